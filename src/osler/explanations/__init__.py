@@ -1,0 +1,1 @@
+"""Why: maps of what an answer rests on, one method a file, each tested like the others."""

@@ -1,0 +1,214 @@
+"""One shape for every image, and where its pixels lie.
+
+An image is an array ``(time, channel, depth, height, width)``. A radiograph has time = depth = 1, a CT has
+time = 1, a cine loop depth = 1. Points are ``(x, y, z)`` = (width, height, depth) in continuous pixel
+coordinates, 0 at the *centre* of the first pixel.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+SpacingSource = Literal["PixelSpacing", "ImagerPixelSpacing", "UltrasoundRegion", "file", "given"]
+
+
+@dataclass(frozen=True)
+class NoGeometry:
+    """Nothing is known about distances (a PNG): nothing is ever reported in millimetres."""
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """Distances between pixel centres are known, a place in the patient is not.
+
+    Attributes:
+        x, y: millimetres between columns and between rows, > 0.
+        z: millimetres between slices; ``None`` where there is one slice or the distance is unknown.
+        source: where the numbers come from. ``ImagerPixelSpacing`` is in the plane of the detector,
+            not of the patient (DICOM PS3.3 C.8.11.4).
+    """
+
+    x: float
+    y: float
+    z: float | None = None
+    source: SpacingSource = "given"
+
+    def __post_init__(self) -> None:
+        for name, value in (("x", self.x), ("y", self.y), ("z", self.z)):
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise ValueError(f"spacing {name} must be a positive number of millimetres; got {value}")
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """A place in the patient: pixel ``(x, y, z, 1)`` to millimetres in LPS, as in DICOM.
+
+    Attributes:
+        matrix: float64 ``(4, 4)``, at pixel centres (DICOM PS3.3 C.7.6.2.1.1 with the slice axis added).
+        frame: DICOM Frame of Reference UID, empty where unknown: two images with the same one share a space.
+    """
+
+    matrix: NDArray[np.float64]
+    frame: str = ""
+
+    def __post_init__(self) -> None:
+        matrix = np.asarray(self.matrix, dtype=np.float64)
+        if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
+            raise ValueError("an affine must be a finite, invertible 4x4 matrix")
+        object.__setattr__(self, "matrix", matrix)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres between neighbouring pixels along x, y, z."""
+        x, y, z = np.linalg.norm(self.matrix[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+
+Geometry = NoGeometry | Spacing | Affine
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """Pixels as they were read, all their bits, with their geometry.
+
+    Attributes:
+        array: ``(time, channel, depth, height, width)``, any real dtype.
+        geometry: see :data:`Geometry`; never invented.
+        times: seconds of each frame from the first, or ``()`` where unknown.
+        modality: DICOM modality code (``CT MR US DX CR``), empty where unknown.
+        unit: ``"HU"`` where the values are Hounsfield units, else empty.
+        notes: what the reader had to assume or repair, a sentence each.
+    """
+
+    array: NDArray[np.generic]
+    geometry: Geometry = field(default_factory=NoGeometry)
+    times: tuple[float, ...] = ()
+    modality: str = ""
+    unit: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 5:
+            raise ValueError(f"an image is (time, channel, depth, height, width); got shape {self.array.shape}")
+        if 0 in self.array.shape:
+            raise ValueError(f"an image has at least one pixel; got shape {self.array.shape}")
+        if self.times and len(self.times) != self.array.shape[0]:
+            raise ValueError(f"{len(self.times)} frame times for {self.array.shape[0]} frames")
+
+    @property
+    def frames(self) -> int:
+        return int(self.array.shape[0])
+
+    @property
+    def channels(self) -> int:
+        return int(self.array.shape[1])
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """``(depth, height, width)`` in pixels."""
+        depth, height, width = self.array.shape[2:]
+        return depth, height, width
+
+    @property
+    def spacing(self) -> tuple[float | None, float, float] | None:
+        """Millimetres along ``(depth, height, width)``, or ``None`` where no distance is known."""
+        match self.geometry:
+            case Affine() as affine:
+                x, y, z = affine.spacing
+                return z, y, x
+            case Spacing(x, y, z):
+                return z, y, x
+            case _:
+                return None
+
+    def to_patient(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Pixel points ``(..., 3)`` as x, y, z to patient millimetres (LPS).
+
+        Raises:
+            ValueError: the image has no place in the patient.
+        """
+        if not isinstance(self.geometry, Affine):
+            raise ValueError("this image has no place in the patient: its geometry is not an affine")
+        matrix = self.geometry.matrix
+        return np.asarray(np.asarray(points, dtype=np.float64) @ matrix[:3, :3].T + matrix[:3, 3])
+
+    def frame(self, index: int) -> "Image":
+        """One moment of a sequence."""
+        if not -self.frames <= index < self.frames:
+            raise ValueError(f"there is no frame {index} among {self.frames}")
+        index %= self.frames
+        times = self.times[index : index + 1]
+        return replace(self, array=self.array[index : index + 1], times=times)
+
+    def crop(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> "Image":
+        """The pixels from ``start`` up to (without) ``stop``, both ``(depth, height, width)``."""
+        if any(not 0 <= a < b <= n for a, b, n in zip(start, stop, self.size, strict=True)):
+            raise ValueError(f"the crop {start} to {stop} is not inside an image of {self.size}")
+        window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        step = np.eye(4)
+        step[:3, 3] = start[::-1]
+        return replace(self, array=self.array[(slice(None), slice(None), *window)], geometry=self._moved(step))
+
+    def flip(self, axis: Literal["depth", "height", "width"]) -> "Image":
+        """Mirrored along one axis; an affine is updated, so every pixel stays where it is in the patient."""
+        number = ("depth", "height", "width").index(axis)
+        step = np.eye(4)
+        step[2 - number, 2 - number] = -1
+        step[2 - number, 3] = self.size[number] - 1
+        return replace(self, array=np.flip(self.array, 2 + number), geometry=self._moved(step))
+
+    def resample(self, size: tuple[int, int, int], *, order: Literal[0, 1] = 1) -> "Image":
+        """The same field of view on a grid of ``size`` (depth, height, width).
+
+        Pixel *edges* stay where they are, so centres move: new centre ``i`` lies at
+        ``(i + .5) * old / new - .5``. With ``order=1`` an axis that shrinks is first smoothed with a
+        Gaussian of ``sigma = (old / new - 1) / 2`` pixels against aliasing; ``order=0`` takes the nearest.
+        """
+        if any(n < 1 for n in size):
+            raise ValueError(f"a size must be at least one pixel along each axis; got {size}")
+        if size == self.size:
+            return self
+        factors = [old / new for old, new in zip(self.size, size, strict=True)]
+        array = self.array if order == 0 else self.array.astype(np.float32)
+        if order == 1:
+            sigmas = (0.0, 0.0, *(max(0.0, (factor - 1) / 2) for factor in factors))
+            if any(sigmas):
+                array = ndimage.gaussian_filter(array, sigmas, mode="nearest")
+        for axis, (factor, new) in enumerate(zip(factors, size, strict=True), start=2):
+            array = _resample_axis(array, axis, factor, new, order)
+        step = np.eye(4)
+        for axis, factor in enumerate(reversed(factors)):
+            step[axis, axis] = factor
+            step[axis, 3] = factor / 2 - 0.5
+        return replace(self, array=array, geometry=self._moved(step))
+
+    def _moved(self, step: NDArray[np.float64]) -> Geometry:
+        """The geometry after new pixel coordinates were mapped to old ones by ``step`` (4x4, x y z)."""
+        match self.geometry:
+            case Affine(matrix, frame):
+                return Affine(matrix @ step, frame)
+            case Spacing(x, y, z, source):
+                scale = np.abs(np.diag(step))
+                return Spacing(x * scale[0], y * scale[1], None if z is None else z * scale[2], source)
+            case nothing:
+                return nothing
+
+
+def _resample_axis(
+    array: NDArray[np.generic], axis: int, factor: float, new: int, order: int
+) -> NDArray[np.generic]:
+    old = array.shape[axis]
+    if old == new:
+        return array
+    centres = np.clip((np.arange(new) + 0.5) * factor - 0.5, 0, old - 1)
+    if order == 0:
+        return np.take(array, np.rint(centres).astype(int), axis)
+    below = np.floor(centres).astype(int)
+    above = np.minimum(below + 1, old - 1)
+    shape = [1] * array.ndim
+    shape[axis] = new
+    weight = (centres - below).astype(np.float32).reshape(shape)
+    return np.asarray(np.take(array, below, axis) * (1 - weight) + np.take(array, above, axis) * weight)

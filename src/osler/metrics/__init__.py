@@ -1,0 +1,1 @@
+"""Pure functions of arrays: what is measured, with its interval."""

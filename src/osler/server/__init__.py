@@ -1,0 +1,1 @@
+"""Online diagnosis: a door to the same `diagnose`."""

@@ -46,6 +46,27 @@ class Finding:
     code: Code | None = None
 
 
+Kind = Literal["multiclass", "multilabel", "ordinal", "regression"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of each case of a cohort, as its labels show it.
+
+    Attributes:
+        task: name, e.g. ``"label"``; it is :attr:`Finding.task` of the answers.
+        kind: ``multiclass`` (exactly one class), ``multilabel`` (any number, each known or unknown),
+            ``ordinal`` (one of ordered classes) or ``regression`` (a number).
+        classes: in a fixed order, for ordinal from low to high; for a regression the name of the quantity.
+        unit: of a regression.
+    """
+
+    task: str
+    kind: Kind
+    classes: tuple[str, ...]
+    unit: str = ""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where the pixels of one image are.

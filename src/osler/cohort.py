@@ -1,0 +1,201 @@
+"""Cohorts: who is in them, and which part of them may be used for what."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from osler import draws, layouts
+from osler.case import Entry, Question
+from osler.problem import Problem
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Entries that were read from one place.
+
+    Attributes:
+        root: the folder or file.
+        entries, questions, grouping, problems, notes: see :class:`osler.layouts.Listing`.
+    """
+
+    root: Path
+    entries: tuple[Entry, ...]
+    questions: tuple[Question, ...]
+    grouping: str = ""
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some entries of a cohort, kept apart from the others by its type."""
+
+    entries: tuple[Entry, ...]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def patients(self) -> int:
+        return len({entry.patient for entry in self.entries})
+
+
+class Training(Part):
+    """Weights and normalisation are fitted on these, and on nothing else."""
+
+
+class Validation(Part):
+    """Chooses when to stop; nothing is fitted on it."""
+
+
+class Calibration(Part):
+    """Temperatures, thresholds, conformal sets and the novelty gate are fitted on these."""
+
+
+class Test(Part):
+    """Touched once, by ``evaluate``."""
+
+    __test__ = False
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A cohort in its four parts; a patient stands in one of them only."""
+
+    training: Training
+    validation: Validation
+    calibration: Calibration
+    test: Test
+    notes: tuple[str, ...] = ()
+
+
+def read(path: Path, cohort_file: Path | None = None) -> Cohort:
+    """Lists a cohort in any layout of ``osler.layouts``; no pixels are read.
+
+    Raises:
+        Problem: there is no such folder or file, or nothing in it that can be used.
+    """
+    if not path.exists():
+        raise Problem("there is no such file or folder", path=path, fix="check the path")
+    listing = layouts.read(path, cohort_file)
+    if not listing.entries:
+        first = f" (the first: {listing.problems[0]})" if listing.problems else ""
+        raise Problem(f"no usable case was found{first}", path=path, fix="see the docs page on cohorts")
+    return Cohort(path, listing.entries, listing.questions, listing.grouping, listing.problems, listing.notes)
+
+
+def label_of(entry: Entry, question: Question) -> str:
+    """The label as one word for counting and stratifying; empty where unknown."""
+    stated = [f for f in entry.findings if f.task == question.task]
+    if question.kind == "regression":
+        return "known" if any(f.value is not None for f in stated) else ""
+    return "+".join(sorted(f.name for f in stated if f.probability == 1))
+
+
+def _groups(entries: Sequence[Entry], question: Question, seed: int) -> list[list[Entry]]:
+    """Patients in a random order that alternates between their labels, so that every share is balanced."""
+    by_patient: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        by_patient[entry.patient].append(entry)
+    by_label: dict[str, list[list[Entry]]] = defaultdict(list)
+    for patient in sorted(by_patient):
+        labels = sorted(label_of(entry, question) for entry in by_patient[patient])
+        by_label[max(set(labels), key=lambda label: (labels.count(label), label))].append(by_patient[patient])
+    placed = []
+    for number, label in enumerate(sorted(by_label)):
+        groups = by_label[label]
+        order = draws.permutation(draws.keys(seed, number), len(groups))
+        placed += [((rank + 0.5) / len(groups), number, groups[i]) for rank, i in enumerate(order)]
+    return [group for _, _, group in sorted(placed, key=lambda item: item[:2])]
+
+
+def _take(groups: list[list[Entry]], share: float) -> tuple[list[Entry], list[Entry]]:
+    """About ``share`` of the groups, evenly spaced in their order, and the rest."""
+    count = min(len(groups) - 1, round(share * len(groups)))
+    chosen = set(np.linspace(0, len(groups) - 1, count).round().astype(int).tolist()) if count > 0 else set()
+    taken = [entry for i, group in enumerate(groups) if i in chosen for entry in group]
+    return taken, [entry for i, group in enumerate(groups) if i not in chosen for entry in group]
+
+
+def split(cohort: Cohort, *, validation: float, calibration: float, test: float, seed: int = 0) -> Splits:
+    """The parts that the cohort names itself; what it does not name is taken by patient.
+
+    A calibration part is half of a given validation part of 400 patients or more, else a share of training.
+    A test part is taken only where the cohort names no parts at all.
+
+    Raises:
+        Problem: one patient stands in two given parts, or nothing is left to train on.
+    """
+    question = cohort.questions[0]
+    roles: dict[str, set[str]] = defaultdict(set)
+    for entry in cohort.entries:
+        roles[entry.patient].add(entry.split or "train")
+    torn = [patient for patient, found in roles.items() if len(found) > 1]
+    if torn and cohort.grouping:
+        raise Problem(
+            f"{len(torn)} patients stand in two splits ({cohort.grouping})",
+            path=cohort.root,
+            fix="give each patient to one split",
+        )
+    named = {role: [e for e in cohort.entries if e.split == role] for role in ("validation", "calibration", "test")}
+    train = [e for e in cohort.entries if e.split in (None, "train")]
+    given = any(entry.split for entry in cohort.entries)
+    notes = []
+    if not given and test > 0:
+        named["test"], train = _take(_groups(train, question, seed), test)
+        notes.append(f"no test part is given: {len(named['test'])} cases were held out by patient")
+    if not named["validation"] and validation > 0:
+        named["validation"], train = _take(_groups(train, question, seed + 1), validation)
+    if not named["calibration"] and calibration > 0:
+        groups = _groups(named["validation"], question, seed + 2)
+        if given and len(groups) >= 400:
+            named["calibration"], named["validation"] = _take(groups, 0.5)
+            notes.append("half of the given validation part is used for calibration")
+        else:
+            named["calibration"], train = _take(_groups(train, question, seed + 2), calibration)
+    if not train:
+        raise Problem("no case is left to train on", path=cohort.root, fix="add cases or lower the held-out shares")
+    return Splits(
+        Training(tuple(train)),
+        Validation(tuple(named["validation"])),
+        Calibration(tuple(named["calibration"])),
+        Test(tuple(named["test"])),
+        tuple(notes),
+    )
+
+
+def folds(entries: Sequence[Entry], question: Question, count: int, seed: int = 0) -> list[tuple[Training, Calibration]]:
+    """``count`` pairs of what is trained on and what is left out, by patient, stratified by label.
+
+    Raises:
+        Problem: there are fewer patients than folds.
+    """
+    groups = _groups(entries, question, seed)
+    if len(groups) < count:
+        raise Problem(f"there are {len(groups)} patients for {count} folds", fix="use fewer folds or more patients")
+    return [
+        (
+            Training(tuple(e for i, group in enumerate(groups) if i % count != fold for e in group)),
+            Calibration(tuple(e for i, group in enumerate(groups) if i % count == fold for e in group)),
+        )
+        for fold in range(count)
+    ]
+
+
+def without(splits: Splits, ids: set[str]) -> Splits:
+    """The same splits, with some cases gone from training."""
+    kept = Training(tuple(e for e in splits.training.entries if e.id not in ids))
+    return replace(splits, training=kept)
+
+
+def digest(entries: Sequence[Entry], pixels: Sequence[str]) -> str:
+    """SHA-256 of a cohort: of its pixels and labels, in whatever order and under whatever names they come."""
+    rows = sorted(
+        f"{pixel}|{sorted((f.task, f.name, f.probability, f.value) for f in entry.findings)}"
+        for entry, pixel in zip(entries, pixels, strict=True)
+    )
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()

@@ -1,0 +1,286 @@
+"""A model: networks, what calibrates them, the recipe that made them, in one safetensors file."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from osler import catalog, recipe
+from osler.problem import Problem
+from osler.recipe import Recipe
+from osler.tasks.classification import Classification
+
+FORMAT_VERSION = 1
+
+
+class Normalise(nn.Module):
+    """Intensities to about mean 0, standard deviation 1: the first layer, fitted on training cases only."""
+
+    low: Tensor
+    high: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, intensity: Literal["cohort", "image", "window"], channels: int) -> None:
+        super().__init__()
+        self.intensity = intensity
+        for name, value in (("low", -math.inf), ("high", math.inf), ("mean", 0.0), ("std", 1.0)):
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def fit(self, pixels: NDArray[np.float32]) -> None:
+        """Learns percentiles, mean and standard deviation from ``(n, t, c, d, h, w)`` of the training part."""
+        for c in range(pixels.shape[2]):
+            values = pixels[:: max(1, len(pixels) // 500), :, c].astype(np.float64)
+            if self.intensity == "window":
+                low, high = np.percentile(values, [0.5, 99.5])
+                self.low[c], self.high[c] = float(low), float(max(high, low + 1e-6))
+                values = values.clip(low, high)
+            self.mean[c], self.std[c] = float(values.mean()), float(values.std() or 1.0)
+
+    def forward(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b t c d h w"]:
+        """The normalised batch."""
+        if self.intensity == "image":
+            mean = x.mean((1, 2, 3, 4, 5), keepdim=True)
+            std = x.std((1, 2, 3, 4, 5), keepdim=True, correction=0)
+            return (x - mean) / torch.where(std > 0, std, torch.ones_like(std))
+        shape = (1, 1, -1, 1, 1, 1)
+        if self.intensity == "window":
+            x = torch.minimum(torch.maximum(x, self.low.view(shape)), self.high.view(shape))
+        return (x - self.mean.view(shape)) / self.std.view(shape)
+
+
+class Network(nn.Module):
+    """Image to outputs: normalise, backbone, pooling or the backbone's own neck, one head a task."""
+
+    def __init__(self, plan: Recipe) -> None:
+        super().__init__()
+        image, parts = plan.image, plan.network
+        self.dims = image.dims
+        self.tasks = {name: Classification(question) for name, question in plan.tasks.items()}
+        self.normalise = Normalise(image.intensity, image.channels)
+        module = catalog.find("backbones", parts.backbone)
+        self.backbone = module.build(
+            recipe.options("backbones", parts.backbone, parts.options),
+            channels=image.channels,
+            dims=image.dims,
+            size=image.size[3 - image.dims :],
+        )
+        if parts.pooling == "neck":
+            if self.backbone.neck is None:
+                raise Problem(f"{parts.backbone} has no neck of its own", fix="set network.pooling=average")
+            self.pooling: nn.Module = self.backbone.neck
+            features = self.backbone.neck_features
+        else:
+            # The neck would hold weights that nothing trains.
+            self.backbone.neck = None
+            options = recipe.options("poolings", parts.pooling, parts.pooling_options)
+            self.pooling = catalog.find("poolings", parts.pooling).build(options, features=self.backbone.features)
+            features = self.backbone.features
+        self.features = features
+        self.dropout = nn.Dropout(parts.dropout)
+        self.heads = nn.ModuleDict({name: task.head(features) for name, task in self.tasks.items()})
+        for name, task in self.tasks.items():
+            self.register_buffer(f"scale_{name}", torch.from_numpy(task.fit(np.zeros((1, _width(task)), np.float32), 0)))
+
+    def scale(self, task: str) -> Tensor:
+        """What :meth:`Classification.fit` learned from the training targets."""
+        return self.get_buffer(f"scale_{task}")
+
+    def forward(self, x: Float[Tensor, "b t c d h w"]) -> dict[str, Tensor]:
+        """Outputs by task of a *normalised* batch; features of moments (and slices, in 2D) are averaged."""
+        return self.answer(self.vector(self.maps(x), len(x)))
+
+    def maps(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "bf k *size"]:
+        """Feature maps; moments (and slices, in 2D) are folded into the batch, in the order of their axes."""
+        b, t, c, d, h, w = x.shape
+        if self.dims == 2:
+            flat = x.permute(0, 1, 3, 2, 4, 5).reshape(b * t * d, c, h, w)
+            if self.channels_last:
+                flat = flat.contiguous(memory_format=torch.channels_last)
+        else:
+            flat = x.reshape(b * t, c, d, h, w)
+            if self.channels_last:
+                flat = flat.contiguous(memory_format=torch.channels_last_3d)
+        return self.backbone(flat)
+
+    channels_last = False
+
+    def vector(self, maps: Float[Tensor, "bf k *size"], cases: int) -> Float[Tensor, "b v"]:
+        """One feature vector a case."""
+        pooled = self.pooling(maps)
+        return pooled.reshape(cases, -1, pooled.shape[-1]).mean(1)
+
+    def answer(self, vector: Float[Tensor, "b v"]) -> dict[str, Tensor]:
+        """Outputs by task of feature vectors."""
+        kept = self.dropout(vector)
+        return {name: head(kept).float() for name, head in self.heads.items()}
+
+
+def _width(task: Classification) -> int:
+    return len(task.question.classes) if task.question.kind == "multilabel" else 1
+
+
+@dataclass(eq=False)
+class Model:
+    """What ``train`` makes and every other verb takes.
+
+    Attributes:
+        recipe: what made it.
+        networks: the members of the ensemble.
+        calibration: arrays by name, fitted on calibration cases (see ``osler.calibration``, ``osler.novelty``).
+        card: plain facts: cohort, counts, results out of fold or on validation, versions.
+        sha256: of its content, once saved or loaded.
+    """
+
+    recipe: Recipe
+    networks: list[Network]
+    calibration: dict[str, NDArray[Any]] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    @property
+    def tasks(self) -> Mapping[str, Classification]:
+        return self.networks[0].tasks
+
+    def save(self, path: Path) -> None:
+        """Writes one safetensors file, whole or not at all; sets :attr:`sha256`."""
+        tensors = {f"members.{m}.{k}": v for m, net in enumerate(self.networks) for k, v in net.state_dict().items()}
+        tensors |= {f"calibration.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in self.calibration.items()}
+        header = {
+            "format": "osler-model",
+            "format_version": str(FORMAT_VERSION),
+            "members": str(len(self.networks)),
+            "recipe": json.dumps(recipe.to_dict(self.recipe), sort_keys=True),
+            "card": json.dumps(self.card, sort_keys=True),
+        }
+        self.sha256 = content_hash(header, tensors)
+        write_tensors(path, tensors, header | {"sha256": self.sha256})
+
+
+def load(path: Path) -> Model:
+    """Reads a model file, or the model of a run folder, and checks it against its hash.
+
+    Raises:
+        Problem: it is missing, cut short, changed, or of another format.
+    """
+    if path.is_dir():
+        if not (path / "model.safetensors").exists():
+            raise Problem("holds no finished model", path=path, fix="let `osler train` finish there first")
+        path = path / "model.safetensors"
+    header, tensors = read_tensors(path)
+    if header.get("format") != "osler-model":
+        raise Problem("this is not an Osler model", path=path, fix="give a run folder or its model.safetensors")
+    if header.get("format_version") != str(FORMAT_VERSION):
+        raise Problem(
+            f"the model has format {header.get('format_version')}, this Osler reads {FORMAT_VERSION}",
+            path=path,
+            fix="use the version of Osler that wrote it, or train again",
+        )
+    expected = header.pop("sha256", "")
+    if content_hash(header, tensors) != expected:
+        raise Problem("the model file was changed or damaged: its SHA-256 does not fit", path=path, fix="copy it again")
+    plan = recipe.build(json.loads(header["recipe"]))
+    networks = []
+    for member in range(int(header["members"])):
+        network = Network(plan)
+        prefix = f"members.{member}."
+        network.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        networks.append(network.eval())
+    calibration = {k[12:]: v.numpy() for k, v in tensors.items() if k.startswith("calibration.")}
+    return Model(plan, networks, calibration, json.loads(header["card"]), expected)
+
+
+def content_hash(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the header's texts and every tensor's name, type, shape and bytes, in the order of names."""
+    digest = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """A safetensors file that is there whole or not at all, even if the machine stops in between."""
+    part = path.with_name(path.name + ".part")
+    try:
+        save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, part, dict(header))
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise Problem(f"cannot be written ({error})", path=path, fix="free some space and run it again") from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a safetensors file.
+
+    Raises:
+        Problem: it is missing, or not a whole safetensors file.
+    """
+    if not path.exists():
+        raise Problem("there is no such file", path=path, fix="check the path")
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {}), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise Problem(
+            f"this is not a whole safetensors file ({str(error)[:120]})", path=path, fix="copy it again"
+        ) from error
+
+
+@torch.inference_mode()
+def outputs(
+    network: Network, pixels: NDArray[np.float32], views: Sequence[Any], batch: int = 32
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float32], NDArray[np.float32]]:
+    """Raw outputs of one network, averaged over ``views``, in float32.
+
+    Args:
+        network: in eval mode.
+        pixels: ``(n, t, c, d, h, w)`` from :func:`osler.data.prepare`.
+        views: functions from a normalised batch to a moved copy of it; the first is the identity.
+        batch: cases at once; it does not change the answer beyond rounding.
+
+    Returns:
+        Outputs by task ``(n, o)``; feature vectors ``(n, v)`` and thumbnails ``(n, p)`` of the unmoved images.
+    """
+    network.eval()
+    answers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in network.tasks}
+    vectors, thumbnails = [], []
+    for start in range(0, len(pixels), batch):
+        x = network.normalise(torch.from_numpy(pixels[start : start + batch]))
+        total: dict[str, Tensor] = {}
+        for number, view in enumerate(views):
+            vector = network.vector(network.maps(view(x)), len(x))
+            for name, value in network.answer(vector).items():
+                total[name] = value.double() + total.get(name, 0)
+            if number == 0:
+                vectors.append(vector.float().numpy())
+                thumbnails.append(thumbnail(x).numpy())
+        for name, value in total.items():
+            answers[name].append((value / len(views)).numpy())
+    return (
+        {name: np.concatenate(values) for name, values in answers.items()},
+        np.concatenate(vectors),
+        np.concatenate(thumbnails),
+    )
+
+
+def thumbnail(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b p"]:
+    """A coarse copy of the normalised image, for the novelty gate: at most 4 x 16 x 16, moments averaged."""
+    mean = x.mean(1)
+    size = tuple(min(n, limit) for n, limit in zip(mean.shape[2:], (4, 16, 16), strict=True))
+    return nn.functional.adaptive_avg_pool3d(mean, size).flatten(1)

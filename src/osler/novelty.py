@@ -1,0 +1,81 @@
+"""How far a case lies from the training cases: the gate before every answer.
+
+Three distances, each of which sees what the others miss: the Mahalanobis distance of the network's feature
+vector (Lee 2018, one Gaussian for each class), and for a coarse copy of the image itself the distance inside the
+principal subspace of the training images and the part that lies outside of it (as in Hotelling's T2 and Q
+statistics; Jackson and Mudholkar 1979). Each is standardised by its logarithm on calibration cases; the
+score is the largest. The threshold is a quantile of calibration scores, so that about a stated share of cases
+like these is refused.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)
+class Subspace:
+    """Principal axes ``(k, p)`` about a centre ``(p,)`` with the standard deviation ``(k,)`` along each."""
+
+    centre: Array
+    axes: Array
+    spread: Array
+
+    def distances(self, x: Array) -> tuple[Array, Array]:
+        """Root mean squared standardised coordinate inside the subspace, and the distance from it."""
+        away = x - self.centre
+        inside = away @ self.axes.T
+        outside = np.sqrt(np.maximum(np.square(away).sum(1) - np.square(inside).sum(1), 1e-12))
+        return np.sqrt(np.square(inside / self.spread).mean(1)), outside
+
+
+def subspace(x: Array, share: float = 0.95, most: int = 64) -> Subspace:
+    """The axes that hold ``share`` of the variance of ``x`` ``(n, p)``, at most ``most`` and n / 4 of them."""
+    x = np.asarray(x, np.float64)
+    centre = x.mean(0)
+    _, values, axes = np.linalg.svd(x - centre, full_matrices=False)
+    held = np.cumsum(values**2) / max((values**2).sum(), 1e-12)
+    count = int(np.clip(np.searchsorted(held, share) + 1, 1, max(1, min(most, len(x) // 4))))
+    spread = np.maximum(values[:count] / np.sqrt(max(1, len(x) - 1)), 1e-6)
+    return Subspace(centre, axes[:count], spread)
+
+
+def fit(vectors: Array, thumbnails: Array) -> dict[str, Array]:
+    """Arrays of one member's gate from the feature vectors and thumbnails of its training cases."""
+    arrays = {}
+    for name, space in (("vector", subspace(vectors)), ("thumbnail", subspace(thumbnails, share=0.9))):
+        arrays |= {f"{name}.centre": space.centre, f"{name}.axes": space.axes, f"{name}.spread": space.spread}
+    return arrays
+
+
+def distances(arrays: dict[str, Array], vectors: Array, thumbnails: Array) -> Array:
+    """Logarithms of the distances ``(n, 4)`` of cases from one member's training cases."""
+    columns = []
+    for name, x in (("vector", vectors), ("thumbnail", thumbnails)):
+        space = Subspace(*(arrays[f"{name}.{part}"] for part in ("centre", "axes", "spread")))
+        columns += list(space.distances(np.asarray(x, np.float64)))
+    return np.log(np.stack(columns, 1) + 1e-12)
+
+
+def standardise(logs: Array) -> tuple[Array, Array]:
+    """Centre and spread of each distance on calibration cases: median and 1.4826 times the median deviation."""
+    centre = np.median(logs, 0)
+    spread = 1.4826 * np.median(np.abs(logs - centre), 0)
+    return centre, np.maximum(spread, 1e-3)
+
+
+def score(logs: Array, centre: Array, spread: Array) -> Array:
+    """The largest standardised distance ``(n,)``: larger is stranger."""
+    return np.asarray(((logs - centre) / spread).max(1))
+
+
+def threshold(scores: Array, refusals: float) -> float:
+    """The score above which about ``refusals`` of cases like the calibration cases lie (finite-sample rank)."""
+    rank = int(np.ceil((1 - refusals) * (len(scores) + 1)))
+    ordered = np.sort(scores)
+    if rank > len(scores):
+        return float(ordered[-1] + (ordered[-1] - ordered[len(scores) // 2]) * 0.25)
+    return float(ordered[rank - 1])

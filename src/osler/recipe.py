@@ -1,0 +1,311 @@
+"""A recipe is data: strict TOML that says everything a training does, with a reason beside each choice."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import pydantic
+
+from osler import catalog
+from osler.case import Question
+from osler.problem import Problem
+
+Options = dict[str, bool | int | float | str]
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """How pixels become the input of the network.
+
+    Attributes:
+        size: ``(depth, height, width)`` that the network sees.
+        dims: 2: the network looks at each slice; 3: at the volume.
+        channels: 1 grey or 3 colour; grey images are repeated where 3 are asked for.
+        frames: moments of a sequence, evenly spaced; their features are averaged.
+        fit: ``stretch`` to the size, or ``pad``: keep height to width (in millimetres where known).
+        intensity: ``cohort``: mean and standard deviation of the training images; ``image``: each image's own
+            (scanners without a common scale); ``window``: clipped to the 0.5 and 99.5 percentiles of the
+            training images, then as ``cohort`` (CT; Isensee 2021).
+    """
+
+    size: tuple[int, int, int]
+    dims: Literal[2, 3] = 2
+    channels: int = 1
+    frames: int = 1
+    fit: Literal["stretch", "pad"] = "stretch"
+    intensity: Literal["cohort", "image", "window"] = "cohort"
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """Which network.
+
+    Attributes:
+        backbone: a file of ``backbones``; ``options`` are its options.
+        pooling: a file of ``poolings``, or ``neck``: the backbone's own flatten and dense layers.
+        dropout: before the last layer.
+        weights: a file made by ``osler import-weights`` or ``osler pretrain`` to start from, else empty.
+    """
+
+    backbone: str = "resnet"
+    options: Options = field(default_factory=dict)
+    pooling: str = "average"
+    pooling_options: Options = field(default_factory=dict)
+    dropout: float = 0.2
+    weights: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How it is trained.
+
+    Attributes:
+        epochs: passes over the training cases; a time budget was turned into this number when planned.
+        batch: cases a step.
+        optimizer: ``adamw`` (Loshchilov 2019), ``adam`` (Kingma 2015) or ``sgd`` with momentum 0.9.
+        learning_rate: highest value; ``backbone_rate`` times it for a backbone that starts from weights.
+        schedule: ``cosine`` to zero after ``warmup`` (share of all steps), or ``constant``.
+        ema: decay of the running average of the weights that is kept in the end; 0 keeps the last weights.
+        smoothing: label smoothing.
+        balance: 0 leaves the classes as frequent as they are, 1 gives each the same weight in the loss.
+        patience: epochs without a better validation loss before it stops; 0 never stops early.
+        folds: 0 trains one model beside a validation part; k trains k models, each without one fold.
+        precision: of the training step; ``channels_last``: memory layout. Both measured when planned.
+        threads: of the machine it was planned on; the same bits come only with the same number.
+        seed: of everything that is random.
+    """
+
+    epochs: int = 10
+    batch: int = 32
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: float = 1e-3
+    backbone_rate: float = 1.0
+    weight_decay: float = 0.05
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = 0.05
+    ema: float = 0.99
+    smoothing: float = 0.0
+    balance: float = 0.0
+    patience: int = 0
+    folds: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = True
+    threads: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """Shares of the patients held out where the cohort does not say it itself."""
+
+    validation: float = 0.15
+    calibration: float = 0.15
+    test: float = 0.2
+    leaks: Literal["fix", "stop", "ignore"] = "fix"
+
+
+@dataclass(frozen=True)
+class InferencePlan:
+    """How an answer is made sure.
+
+    Attributes:
+        views: slightly moved copies of each image whose answers are averaged; 1 uses the image alone.
+        coverage: of the conformal sets.
+        refusals: share of cases like the training cases that the novelty gate may refuse.
+        threshold: where a yes is said in a two-class or multilabel answer: ``balanced`` (best mean of
+            sensitivity and specificity on the calibration cases) or ``half`` (probability 0.5).
+    """
+
+    views: int = 1
+    coverage: float = 0.9
+    refusals: float = 0.02
+    threshold: Literal["balanced", "half"] = "balanced"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a training does. ``tasks`` and ``augmentation`` are keyed by name."""
+
+    image: ImagePlan
+    tasks: dict[str, Question]
+    network: NetworkPlan = field(default_factory=NetworkPlan)
+    training: TrainingPlan = field(default_factory=TrainingPlan)
+    split: SplitPlan = field(default_factory=SplitPlan)
+    inference: InferencePlan = field(default_factory=InferencePlan)
+    augmentation: dict[str, Options] = field(default_factory=dict)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a recipe file, not validated: it may leave out what the plan fills in.
+
+    Raises:
+        Problem: the file cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Problem(f"the recipe cannot be read ({error.strerror})", path=path) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Problem(f"the recipe is not valid TOML ({error})", path=path, fix="correct that line") from error
+
+
+def build(content: Mapping[str, Any]) -> Recipe:
+    """Validates every key and value, down to the options of each variant.
+
+    Raises:
+        Problem: an unknown key (with the nearest known one), a wrong type or an impossible value.
+    """
+    _check_keys(content, Recipe, "")
+    content = dict(content)
+    content["tasks"] = {
+        name: question if isinstance(question, Question) else {"task": name, **question}
+        for name, question in content.get("tasks", {}).items()
+    }
+    try:
+        recipe: Recipe = pydantic.TypeAdapter(Recipe).validate_python(content)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise Problem(f"in the recipe, {key} is wrong: {first['msg'].lower()}", fix="correct it") from error
+    options("backbones", recipe.network.backbone, recipe.network.options)
+    if recipe.network.pooling != "neck":
+        options("poolings", recipe.network.pooling, recipe.network.pooling_options)
+    for name, given in recipe.augmentation.items():
+        options("transforms", name, given)
+    _check_values(recipe)
+    return recipe
+
+
+def options(folder: str, name: str, given: Mapping[str, Any]) -> Any:
+    """The options of one variant, validated: an instance of the ``Options`` of its file."""
+    schema = catalog.find(folder, name).Options
+    _check_keys(given, schema, f"{name}.")
+    try:
+        return pydantic.TypeAdapter(schema).validate_python(dict(given))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise Problem(f"in the recipe, the option {key} of {name} is wrong: {first['msg'].lower()}") from error
+
+
+def _check_values(recipe: Recipe) -> None:
+    plan = recipe.training
+    limits = {
+        "training.epochs": (plan.epochs, 1, 100_000),
+        "training.batch": (plan.batch, 1, 65_536),
+        "training.learning_rate": (plan.learning_rate, 1e-9, 100),
+        "training.folds": (plan.folds, 0, 50),
+        "inference.coverage": (recipe.inference.coverage, 0.5, 0.999),
+        "inference.views": (recipe.inference.views, 1, 64),
+        "network.dropout": (recipe.network.dropout, 0, 0.95),
+        **{f"image.size[{axis}]": (n, 1, 4096) for axis, n in enumerate(recipe.image.size)},
+    }
+    for key, (value, low, high) in limits.items():
+        if not low <= value <= high:
+            raise Problem(f"in the recipe, {key} = {value} is outside {low} to {high}")
+    if plan.folds == 1:
+        raise Problem("in the recipe, training.folds = 1 makes no sense", fix="use 0 for one model, or 2 or more")
+    if not recipe.tasks:
+        raise Problem("the recipe asks nothing", fix="give the cohort labels, or the recipe a [tasks.NAME] table")
+
+
+def _check_keys(content: Mapping[str, Any], schema: type, where: str) -> None:
+    hints = get_type_hints(schema)
+    for key, value in content.items():
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            known = f"did you mean {where}{near[0]}?" if near else f"known are {', '.join(sorted(hints)) or 'none'}"
+            raise Problem(f"the recipe has an unknown key {where}{key}", fix=known)
+        if is_dataclass(hints[key]) and isinstance(value, Mapping) and isinstance(hints[key], type):
+            _check_keys(value, hints[key], f"{where}{key}.")
+
+
+def settings(words: tuple[str, ...]) -> dict[str, Any]:
+    """``("epochs=5", "network.backbone=vgg")`` to a nested mapping.
+
+    A key is written whole (``training.epochs``) or by its last part where only one section has it.
+
+    Raises:
+        Problem: not ``key=value``, or a key that no section or more than one has.
+    """
+    content: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise Problem(f"{word!r} is not a setting", fix="write key=value, e.g. epochs=5")
+        path = _whole_key(key)
+        place = content
+        for part in path[:-1]:
+            place = place.setdefault(part, {})
+        place[path[-1]] = _value(text)
+    return content
+
+
+def _whole_key(key: str) -> list[str]:
+    parts = key.split(".")
+    sections = {f.name: set(get_type_hints(f.type)) for f in fields(Recipe) if is_dataclass(f.type)}
+    if parts[0] in {f.name for f in fields(Recipe)}:
+        return parts
+    owners = [section for section, names in sections.items() if parts[0] in names]
+    if len(owners) == 1:
+        return [owners[0], *parts]
+    if owners:
+        raise Problem(f"{key} stands in more than one section", fix=f"write one of {', '.join(f'{o}.{key}' for o in owners)}")
+    near = difflib.get_close_matches(parts[0], {name for names in sections.values() for name in names}, n=1)
+    raise Problem(f"there is no setting {key!r}", fix=f"did you mean {near[0]}?" if near else "see recipe.toml of any run")
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` wins, table by table; options of another variant than the base's replace, never mix."""
+    result = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            below = dict(result[key])
+            for choice, kept in (("backbone", "options"), ("pooling", "pooling_options")):
+                if choice in value and value[choice] != below.get(choice):
+                    below.pop(kept, None)
+            result[key] = merge(below, value)
+        else:
+            result[key] = value
+    return result
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Plain types only; ``build`` of it gives the same recipe."""
+    content: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    return content
+
+
+def write(recipe: Recipe, reasons: Mapping[str, str], path: Path) -> None:
+    """TOML with a comment beside each key that has a reason (keyed ``section.key``)."""
+    path.write_text(to_toml(to_dict(recipe), reasons), encoding="utf-8")
+
+
+def to_toml(content: Mapping[str, Any], reasons: Mapping[str, str], where: str = "") -> str:
+    """A nested mapping of plain types as TOML."""
+    lines = []
+    plain = {key: value for key, value in content.items() if not isinstance(value, Mapping)}
+    for key, value in plain.items():
+        reason = reasons.get(f"{where}{key}", "")
+        line = f"{_toml_key(key)} = {json.dumps(value, ensure_ascii=False)}"
+        lines.append(f"{line}  # {reason}" if reason else line)
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            reason = reasons.get(f"{where}{key}", "")
+            head = f"\n[{where}{_toml_key(key)}]" + (f"  # {reason}" if reason else "")
+            lines += [head, to_toml(value, reasons, f"{where}{_toml_key(key)}.").rstrip("\n")]
+    return "\n".join(line for line in lines if line) + "\n"
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)

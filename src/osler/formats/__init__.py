@@ -4,3 +4,42 @@ Every file holds ``matches(path) -> bool`` (cheap: name and first bytes) and
 ``read(source) -> Image``, which raises :class:`osler.problem.Problem` for anything it cannot read honestly;
 optionally ``write(image, path)``.
 """
+
+from pathlib import Path
+from types import ModuleType
+
+from osler import catalog
+from osler.case import Source
+from osler.image import Image
+from osler.problem import Problem
+
+
+def find(path: Path) -> ModuleType | None:
+    """The format of a file or folder, or ``None``: the first one that says it ``matches``."""
+    modules = (catalog.find("formats", name) for name in catalog.names("formats"))
+    return next((module for module in modules if module.matches(path)), None)
+
+
+def read(source: Source) -> Image:
+    """The image at ``source``, all its bits and its geometry; one moment of it if ``source.frame`` says so.
+
+    Raises:
+        Problem: the file is missing, empty, unknown, broken, not an image, or has no such frame.
+    """
+    path = source.path
+    if not path.exists():
+        raise Problem("there is no such file or folder", path=path, fix="check the path")
+    if path.is_file() and path.stat().st_size == 0:
+        raise Problem("the file is empty (0 bytes)", path=path, fix="copy it again from where it came from")
+    module = find(path)
+    if module is None:
+        known = ", ".join(catalog.names("formats"))
+        what = "a folder without DICOM files" if path.is_dir() else "a file of an unknown format"
+        raise Problem(f"this is {what}", path=path, fix=f"formats that can be read: {known}")
+    image: Image = module.read(source)
+    if source.frame is None:
+        return image
+    try:
+        return image.frame(source.frame)
+    except ValueError as error:
+        raise Problem(str(error), path=path, fix="choose a frame that exists, counted from 0") from error

@@ -1,0 +1,43 @@
+"""DICOM: a file, or a folder that holds one series.
+
+``files`` opens and says what an object is, ``pixels`` decodes, ``geometry`` places, ``series`` stacks slices.
+"""
+
+from pathlib import Path
+
+from osler.case import Source
+from osler.formats.dicom import series
+from osler.formats.dicom.files import header, is_dicom
+from osler.image import Image
+from osler.problem import Problem
+
+__all__ = ["header", "matches", "read"]
+
+
+def matches(path: Path) -> bool:
+    """Whether this is a DICOM file (by its first bytes or its name) or a folder with at least one."""
+    if path.is_dir():
+        return any(is_dicom(file) for file in series.files_below(path))
+    return path.is_file() and is_dicom(path)
+
+
+def read(source: Source) -> Image:
+    """The image of a file, or of the one series in a folder; ``source.key`` may name its SeriesInstanceUID.
+
+    Values are those of the modality (DICOM PS3.3 C.11.1), Hounsfield units for CT; larger is always brighter.
+
+    Raises:
+        Problem: the object is no image, is broken, cannot be decoded, or its slices do not make one volume.
+    """
+    try:
+        return series.read_folder(source.path, source.key) if source.path.is_dir() else series.read_file(source.path)
+    except Problem as problem:
+        if problem.path is not None:
+            raise
+        raise Problem(problem.what, path=source.path, fix=problem.fix) from problem
+    except ImportError:
+        raise
+    except Exception as error:
+        # A broken data set makes pydicom and its decoders raise nearly anything.
+        what = f"this DICOM object is broken ({type(error).__name__})"
+        raise Problem(what, path=source.path, fix="export it again from where it came from") from error

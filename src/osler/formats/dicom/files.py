@@ -1,0 +1,130 @@
+"""Opening DICOM files, with or without a preamble, and saying what they are."""
+
+import warnings
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from osler.problem import Problem
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+HEADER = [
+    "PatientID",
+    "PatientSex",
+    "PatientAge",
+    "StudyInstanceUID",
+    "StudyDate",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "SeriesDescription",
+    "SOPInstanceUID",
+    "SOPClassUID",
+    "Modality",
+    "ImageType",
+    "InstanceNumber",
+    "NumberOfFrames",
+    "Rows",
+]
+
+_SUFFIXES = (".dcm", ".dicom", ".ima")
+# A data set without a preamble begins with one of these tags, in either byte order.
+_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
+_FIRST_TAGS = tuple(
+    group.to_bytes(2, order) + element.to_bytes(2, order)
+    for order in _ORDERS
+    for group, elements in ((2, (0, 1, 2, 16)), (8, (0, 1, 5, 8, 18, 19, 20, 22, 24, 32)))
+    for element in elements
+)
+_OTHERS = {"SEG": "a segmentation", "RTDOSE": "a radiotherapy dose", "SM": "a whole-slide image made of tiles"}
+_INSTEAD = {
+    "SEG": "give the images that it was drawn on",
+    "RTDOSE": "give the CT that it was planned on",
+    "SM": "export a region of it as TIFF or PNG",
+}
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether name or first bytes look like DICOM; cheap, and wrong now and then for files without a preamble."""
+    with path.open("rb") as file:
+        head = file.read(132)
+    return head[128:] == b"DICM" or path.suffix.lower() in _SUFFIXES or head.startswith(_FIRST_TAGS)
+
+
+def header(path: Path) -> Mapping[str, str]:
+    """The tags named in ``HEADER`` as text, empty where missing; pixels are not read.
+
+    Raises:
+        Problem: this is not a DICOM file.
+    """
+    stat = path.stat()
+    return _header(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=20_000)
+def _header(path: Path, modified: int, size: int) -> Mapping[str, str]:
+    dataset = load(path, tags=HEADER)
+    return {tag: _text(dataset.get(tag)) for tag in HEADER}
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    # Some exporters pad with NUL instead of a space (PS3.5 6.2 allows that for UIDs only).
+    text = "\\".join(map(str, value)) if isinstance(value, (list, tuple)) or _is_many(value) else str(value)
+    return text.strip(" \0")
+
+
+def _is_many(value: Any) -> bool:
+    from pydicom.multival import MultiValue
+
+    return isinstance(value, MultiValue)
+
+
+def load(path: Path, tags: list[str] | None = None) -> "Dataset":
+    """The data set; with ``tags`` only those, and no pixels.
+
+    Raises:
+        Problem: this is not a DICOM file, or it is cut short.
+    """
+    import pydicom
+
+    if path.stat().st_size == 0:
+        raise Problem("the file is empty (0 bytes)", path=path, fix="copy it again from where it came from")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(path, force=True, specific_tags=tags, stop_before_pixels=tags is not None)
+            # Elements are decoded when first touched: broken ones must fail here.
+            known = bool(dataset.get("SOPClassUID") or dataset.get("Rows") or dataset.get("DirectoryRecordSequence"))
+            known = known or "MediaStorageSOPClassUID" in getattr(dataset, "file_meta", {})
+    except Exception as error:
+        # pydicom lets struct, OS, value and its own errors through.
+        what = f"the file is broken or is not DICOM ({type(error).__name__})"
+        raise Problem(what, path=path, fix="export it again from where it came from") from error
+    if not known:
+        raise Problem("this is not DICOM, or its header is missing", path=path, fix="give a DICOM image")
+    return dataset
+
+
+def not_an_image(dataset: "Dataset") -> Problem | None:
+    """Why an object cannot be read as an image, or ``None`` if it can: SR, SEG, RT, DICOMDIR, PDF, ECG, ..."""
+    meta = getattr(dataset, "file_meta", {})
+    uid = dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
+    name = "" if uid is None or uid.name == uid else str(uid.name).removesuffix(" Storage")
+    modality = str(dataset.get("Modality") or "")
+    if "DirectoryRecordSequence" in dataset or name == "Media Storage Directory":
+        return Problem("this is a DICOMDIR, the index of a medium", fix="give the folder of one series")
+    if modality in _OTHERS:
+        return Problem(f"this is {_OTHERS[modality]}, not an image that is read here", fix=_INSTEAD[modality])
+    if not dataset.get("Rows") or not dataset.get("Columns") or not has_pixels(dataset):
+        what = "this object" if not name else f"this is {name}: it"
+        return Problem(f"{what} holds no pixels", fix="give an image")
+    return None
+
+
+def has_pixels(dataset: "Dataset") -> bool:
+    """Whether the data set holds pixel data of any kind."""
+    return any(tag in dataset for tag in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))

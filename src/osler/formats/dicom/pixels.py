@@ -1,0 +1,178 @@
+"""Stored bytes to values: decompression, colour, modality LUT, and larger is brighter."""
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osler.problem import Problem
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_AGAIN = "export it again from where it came from"
+_OTHERWISE = "export it uncompressed, or as JPEG 2000, JPEG-LS or RLE"
+
+
+def frames(dataset: "Dataset", notes: list[str]) -> tuple[NDArray[Any], str]:
+    """Values ``(frame, channel, height, width)`` and their unit (``"HU"`` or empty).
+
+    Raises:
+        Problem: no decoder for the transfer syntax, or pixel data that are cut short or broken.
+    """
+    stored = _decoded(dataset, notes)
+    colour = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
+    if colour == "PALETTE COLOR":
+        from pydicom.pixels.processing import apply_color_lut
+
+        stored = apply_color_lut(stored, dataset)
+    stored = _with_axes(stored, dataset)
+    if stored.shape[1] > 1:
+        return stored, ""
+    padding = dataset.get("PixelPaddingValue")
+    if padding is not None and bool((stored == padding).any()):
+        notes.append(f"Pixels with the stored value {padding} are padding, not tissue.")
+    values, low, high = _modality(stored, dataset)
+    unit = _unit(dataset)
+    if colour == "MONOCHROME1":
+        # Mirrored within the range that can be stored, so that slices of one series stay comparable.
+        values = np.asarray((low + high - values.astype(np.result_type(values, np.int32))).astype(values.dtype))
+        notes.append("Larger values were darker (MONOCHROME1): they were inverted, so that larger is brighter.")
+        unit = ""
+    return values, unit
+
+
+def _decoded(dataset: "Dataset", notes: list[str]) -> NDArray[Any]:
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.pixels.utils import pixel_array
+
+    _complete_meta(dataset, notes)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        available = False
+    if not available:
+        what = f"its pixels are compressed as {syntax.name}, for which no decoder is installed"
+        raise Problem(what, fix=_OTHERWISE)
+    if not syntax.is_compressed:
+        _check_length(dataset)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            array = pixel_array(dataset)
+    except Exception as error:
+        # Each decoder plug-in has its own errors; pydicom joins them into a text of several lines.
+        if syntax.is_compressed and int(dataset.get("BitsStored") or 0) > 8 and "JPEG Extended" in syntax.name:
+            what = (
+                f"its pixels are compressed as {syntax.name} with more than 8 bits, which no installed decoder knows"
+            )
+            raise Problem(what, fix=_OTHERWISE) from error
+        what = f"its pixels ({syntax.name}) cannot be decoded: they are broken, cut short or of a rare kind"
+        raise Problem(what, fix=_AGAIN) from error
+    return np.asarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def _complete_meta(dataset: "Dataset", notes: list[str]) -> None:
+    """Says in the file meta group what the bytes themselves showed, where that group is missing."""
+    from pydicom import uid
+    from pydicom.dataset import FileMetaDataset
+
+    if not hasattr(dataset, "file_meta"):
+        dataset.file_meta = FileMetaDataset()
+    if dataset.file_meta.get("TransferSyntaxUID"):
+        return
+    implicit, little = dataset.original_encoding
+    syntax = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = syntax if little else uid.ExplicitVRBigEndian
+    notes.append(
+        f"The file does not state its transfer syntax: {dataset.file_meta.TransferSyntaxUID.name} was taken."
+    )
+
+
+def _check_length(dataset: "Dataset") -> None:
+    from pydicom.pixels.utils import get_expected_length
+
+    if "PixelData" not in dataset:
+        return
+    expected, found = get_expected_length(dataset), len(dataset.PixelData)
+    if found < expected:
+        raise Problem(f"the pixel data end after {found} of {expected} bytes", fix=_AGAIN)
+
+
+def _with_axes(array: NDArray[Any], dataset: "Dataset") -> NDArray[Any]:
+    """Whatever axes pydicom left out are put back: (frame, channel, row, column)."""
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    grey = int(dataset.get("SamplesPerPixel") or 1) == 1 and array.shape[-2:] == (rows, columns)
+    channels = 1 if grey and dataset.get("PhotometricInterpretation") != "PALETTE COLOR" else array.shape[-1]
+    array = array.reshape(-1, rows, columns, channels)
+    if channels == 4:
+        raise Problem("a colour table with transparency cannot be read", fix="export it as RGB")
+    return np.ascontiguousarray(np.moveaxis(array, -1, 1))
+
+
+def _modality(stored: NDArray[Any], dataset: "Dataset") -> tuple[NDArray[Any], float, float]:
+    """Values after the modality LUT (PS3.3 C.11.1) and the ends of the range they can have."""
+    if dataset.get("ModalityLUTSequence"):
+        from pydicom.pixels.processing import apply_modality_lut
+
+        values = np.asarray(apply_modality_lut(stored, dataset))
+        first, count = (
+            dataset.ModalityLUTSequence[0].LUTDescriptor[1],
+            dataset.ModalityLUTSequence[0].LUTDescriptor[0],
+        )
+        table = np.asarray(apply_modality_lut(np.arange(first, first + (count or 65536)), dataset))
+        return values, float(table.min()), float(table.max())
+    low, high = float(stored.min()), float(stored.max())
+    if stored.dtype.kind != "f":
+        bits = int(dataset.get("BitsStored") or dataset.BitsAllocated)
+        signed = int(dataset.get("PixelRepresentation") or 0)
+        # A lossy codec may overshoot what the header says can be stored.
+        low = min(low, -(2.0 ** (bits - 1)) if signed else 0.0)
+        high = max(high, 2.0 ** (bits - signed) - 1)
+    pairs = rescales(dataset, len(stored))
+    if all(pair == (1.0, 0.0) for pair in pairs):
+        return stored, low, high
+    slopes, intercepts = (np.array(part).reshape(-1, 1, 1, 1) for part in zip(*pairs, strict=True))
+    ends = np.stack([slopes * low + intercepts, slopes * high + intercepts])
+    kind = _smallest(ends, slopes, intercepts, stored.dtype)
+    values = (stored.astype(np.float64) * slopes + intercepts).astype(kind)
+    return values, float(ends.min()), float(ends.max())
+
+
+def rescales(dataset: "Dataset", count: int) -> list[tuple[float, float]]:
+    """Slope and intercept of each frame: of the data set, or of its functional groups."""
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [None])[0]
+    each = dataset.get("PerFrameFunctionalGroupsSequence") or [None] * count
+    pairs = []
+    for group in each[:count]:
+        holder = _transformation(group) or _transformation(shared) or dataset
+        slope, intercept = holder.get("RescaleSlope"), holder.get("RescaleIntercept")
+        pairs.append((1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)))
+    return pairs
+
+
+def _transformation(group: Any) -> Any:
+    return None if group is None else (group.get("PixelValueTransformationSequence") or [None])[0]
+
+
+def _smallest(ends: NDArray[Any], slopes: NDArray[Any], intercepts: NDArray[Any], stored: np.dtype[Any]) -> Any:
+    """The smallest type that holds every possible value: whole numbers stay whole."""
+    if stored.kind == "f" or (slopes % 1).any() or (intercepts % 1).any():
+        return np.float32 if stored.itemsize <= 2 else np.float64
+    fits = (np.int16, np.uint16, np.int32, np.int64)
+    return next(kind for kind in fits if np.iinfo(kind).min <= ends.min() and ends.max() <= np.iinfo(kind).max)
+
+
+def _unit(dataset: "Dataset") -> str:
+    """``HU`` for CT unless another rescale type is stated (PS3.3 C.8.2.1.1.2)."""
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [None])[0]
+    each = (dataset.get("PerFrameFunctionalGroupsSequence") or [None])[0]
+    holder = _transformation(each) or _transformation(shared) or dataset
+    stated = holder.get("RescaleSlope") is not None or bool(dataset.get("ModalityLUTSequence"))
+    return (
+        "HU"
+        if dataset.get("Modality") == "CT" and stated and holder.get("RescaleType", "HU") in ("HU", "", None)
+        else ""
+    )

@@ -45,13 +45,18 @@ def uniform(
 ) -> NDArray[np.float64]:
     """Numbers in ``[low, high)``, shape ``(len(key), *shape)``; ``stream`` names what they are for."""
     unit = (_bits(key, stream, shape) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return np.asarray(low + (high - low) * unit)
+    # Rounding can carry the last number below 1 up to high itself.
+    return np.minimum(low + (high - low) * unit, max(low, math.nextafter(high, low)))
 
 
 def normal(key: NDArray[np.uint64], stream: str, shape: tuple[int, ...] = ()) -> NDArray[np.float64]:
     """Standard normal numbers (Box and Muller, 1958), shape ``(len(key), *shape)``."""
-    radius = np.sqrt(-2 * np.log1p(-uniform(key, stream + "/radius", shape)))
-    return np.asarray(radius * np.cos(2 * np.pi * uniform(key, stream + "/angle", shape)))
+    count = math.prod(shape)
+    pairs = ((count + 1) // 2,)
+    radius = np.sqrt(-2 * np.log1p(-uniform(key, stream + "/radius", pairs)))
+    angle = 2 * np.pi * uniform(key, stream + "/angle", pairs)
+    both = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(len(key), -1)
+    return np.asarray(both[:, :count].reshape(len(key), *shape))
 
 
 def permutation(key: NDArray[np.uint64], count: int) -> NDArray[np.intp]:

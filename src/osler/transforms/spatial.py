@@ -1,0 +1,178 @@
+"""Rotation, scaling, shear, translation, flips and elastic deformation, all in one resampling."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from numpy.typing import NDArray
+from scipy.interpolate import BSpline
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from osler.draws import uniform
+
+_CELLS = 3  # knot spans of the elastic grid along each axis, so _CELLS + 3 control points
+
+
+@dataclass(frozen=True)
+class Options:
+    """How far images are moved; every amount is drawn uniformly, to either side.
+
+    Attributes:
+        probability: share of the images that are moved at all.
+        rotation: largest angle in the plane, degrees.
+        tilt: largest angle out of the plane about x and about y, degrees; 3D only.
+        scale: largest change of size along all axes together, natural logarithm (0.1: -10 % to +11 %).
+        stretch: the same for each axis on its own.
+        shear: largest shift of x per y (and of each axis per each later one in 3D), both in equal lengths.
+        translation: largest shift along each axis, as a fraction of the image's size.
+        elastic: largest shift of an elastic control point, as a fraction of the image's size. Below 0.13 the
+            deformation cannot fold (Choi and Lee, 2000: 0.4 of the distance of control points).
+        elastic_probability: share of the moved images that are bent, too.
+        flip_x, flip_y, flip_z: mirror half of the moved images along the axis. Off unless it is known that a
+            mirrored patient is a possible patient: the heart is on the left.
+        padding: what is seen beyond the edge, the edge's pixels (``border``) or 0 (``zero``).
+        aspect_y, aspect_z: distance between rows, and between slices, over that between columns.
+    """
+
+    probability: float = 0.8
+    rotation: float = 10.0
+    tilt: float = 0.0
+    scale: float = 0.1
+    stretch: float = 0.05
+    shear: float = 0.05
+    translation: float = 0.05
+    elastic: float = 0.03
+    elastic_probability: float = 0.2
+    flip_x: bool = False
+    flip_y: bool = False
+    flip_z: bool = False
+    padding: Literal["border", "zero"] = "border"
+    aspect_y: float = 1.0
+    aspect_z: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.probability <= 1 and 0 <= self.elastic_probability <= 1):
+            raise ValueError("spatial: a probability must lie between 0 and 1")
+        if not (self.aspect_y > 0 and self.aspect_z > 0):
+            raise ValueError("spatial: aspect_y and aspect_z must be positive")
+
+
+def apply(
+    images: Float32[Tensor, "b c d h w"], options: Options, key: NDArray[np.uint64]
+) -> Float32[Tensor, "b c d h w"]:
+    """Moves each chosen image by its own random map, resampled once, linearly."""
+    rows = np.flatnonzero(uniform(key, "spatial/apply") < options.probability)
+    if not len(rows):
+        return images
+    key, chosen = key[rows], torch.from_numpy(rows).to(images.device)
+    depth, height, width = images.shape[2:]
+    size = np.array([width, height, depth])
+    matrix = _matrices(options, key, flat=depth == 1)
+    shift = uniform(key, "spatial/translation", (3,), -options.translation, options.translation) * size
+    result = images.clone()
+    result[chosen] = warp(
+        images[chosen],
+        torch.from_numpy(matrix).to(images),
+        torch.from_numpy(shift).to(images),
+        _bend(options, key, (depth, height, width), images),
+        padding=options.padding,
+        aspect=(1.0, options.aspect_y, options.aspect_z),
+    )
+    return result
+
+
+def warp(
+    images: Float32[Tensor, "b c d h w"],
+    matrix: Float32[Tensor, "b 3 3"],
+    shift: Float32[Tensor, "b 3"],
+    bend: Float32[Tensor, "b 3 d h w"] | None = None,
+    *,
+    padding: Literal["border", "zero"] = "border",
+    aspect: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> Float32[Tensor, "b c d h w"]:
+    """The images resampled at ``matrix @ (point - centre) + centre + shift + bend`` for each output point.
+
+    Args:
+        images: the batch; depth 1 means 2D, and the third row and column of ``matrix`` then do nothing.
+        matrix: from output to input, about the image's centre, x y z, in equal lengths along all axes.
+        shift: pixels, x y z.
+        bend: pixels, x y z, for each output pixel.
+        padding: beyond the edge, the edge's pixels or 0.
+        aspect: the length of a pixel's step along x, y, z.
+    """
+    sizes = images.shape[:1:-1]  # width, height, depth
+    step = torch.tensor(aspect).to(images)
+    matrix = matrix * step / step[:, None]
+    shapes = ((1, 1, 1, -1), (1, 1, -1, 1), (1, -1, 1, 1))
+    along = [
+        (torch.arange(n, device=images.device, dtype=images.dtype) - (n - 1) / 2).view(shape)
+        for n, shape in zip(sizes, shapes, strict=True)
+    ]
+    flat = images.shape[2] == 1
+    places = []
+    for axis in range(2 if flat else 3):
+        row = matrix[:, axis, :, None, None, None]
+        place = row[:, 0] * along[0] + row[:, 1] * along[1] + row[:, 2] * along[2] + shift[:, axis, None, None, None]
+        if bend is not None:
+            place = place + bend[:, axis]
+        places.append(place * (2 / sizes[axis]))  # grid_sample counts from edge to edge: -1 to 1
+    grid = torch.stack(places, -1)
+    mode = "zeros" if padding == "zero" else "border"
+    if flat:
+        return grid_sample(images[:, :, 0], grid[:, 0], padding_mode=mode, align_corners=False)[:, :, None]
+    return grid_sample(images, grid, padding_mode=mode, align_corners=False)
+
+
+def _matrices(options: Options, key: NDArray[np.uint64], *, flat: bool) -> NDArray[np.float64]:
+    """Rotation x shear x scale for each key, ``(b, 3, 3)``."""
+    count = len(key)
+    turn = np.deg2rad(
+        uniform(key, "spatial/rotation", (3,), -1.0, 1.0) * [options.tilt, options.tilt, options.rotation]
+    )
+    scale = np.exp(
+        uniform(key, "spatial/scale", (1,), -options.scale, options.scale)
+        + uniform(key, "spatial/stretch", (3,), -options.stretch, options.stretch)
+    )
+    flips = uniform(key, "spatial/flip", (3,)) < 0.5
+    scale = np.where(flips & [options.flip_x, options.flip_y, options.flip_z], -scale, scale)
+    shear = np.tile(np.eye(3), (count, 1, 1))
+    shear[:, [0, 0, 1], [1, 2, 2]] = uniform(key, "spatial/shear", (3,), -options.shear, options.shear)
+    matrix = np.asarray(shear * scale[:, None, :])
+    for axis in (0, 1, 2) if not flat else (2,):
+        matrix = _rotation(axis, turn[:, axis]) @ matrix
+    return matrix
+
+
+def _rotation(axis: int, angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotations about one axis, ``(b, 3, 3)``."""
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    matrix = np.tile(np.eye(3), (len(angle), 1, 1))
+    matrix[:, first, first] = matrix[:, second, second] = np.cos(angle)
+    matrix[:, second, first] = np.sin(angle)
+    matrix[:, first, second] = -np.sin(angle)
+    return matrix
+
+
+def _bend(
+    options: Options, key: NDArray[np.uint64], size: tuple[int, int, int], like: Tensor
+) -> Float32[Tensor, "b 3 d h w"] | None:
+    """A smooth random displacement in pixels: a cubic B-spline on few control points (Rueckert et al., 1999)."""
+    bent = uniform(key, "spatial/bent") < options.elastic_probability
+    if not (bent.any() and options.elastic):
+        return None
+    flat = size[0] == 1
+    points = _CELLS + 3
+    control = uniform(key, "spatial/elastic", (3, 1 if flat else points, points, points), -1.0, 1.0)
+    control *= (bent[:, None] * options.elastic * np.array(size[::-1]))[:, :, None, None, None]
+    bases = [torch.ones(1, 1) if n == 1 else torch.from_numpy(_spline(n)) for n in size]
+    return torch.einsum("baijk,di,hj,wk->badhw", torch.from_numpy(control).to(like), *(b.to(like) for b in bases))
+
+
+def _spline(size: int) -> NDArray[np.float64]:
+    """The uniform cubic B-splines of an axis at its pixel centres, ``(size, control points)``."""
+    knots = np.arange(-3, _CELLS + 4, dtype=np.float64)
+    place = (np.arange(size) + 0.5) * _CELLS / size
+    return np.asarray(BSpline.design_matrix(place, knots, 3).toarray())

@@ -196,6 +196,23 @@ def _youden(p: Array, y: Array) -> float:
     return float(np.clip(np.median(edges[best]), 0.01, 0.99))
 
 
+def decide(task: Classification, p: Array, threshold: Array) -> NDArray[np.bool_]:
+    """The classes stated ``(n, k)``: one of exclusive classes, all labels above their thresholds.
+
+    Of two exclusive classes the second is stated from its threshold on; of more, the most probable.
+    """
+    match task.question.kind:
+        case "multilabel":
+            return np.asarray(p >= threshold)
+        case "regression":
+            return np.zeros(p.shape, bool)
+        case "multiclass" if p.shape[1] == 2:
+            chosen = (p[:, 1] >= threshold[1]).astype(int)
+        case _:
+            chosen = p.argmax(1)
+    return np.asarray(chosen[:, None] == np.arange(p.shape[1]))
+
+
 def apply(task: Classification, calibrated: Calibrated, outputs: Array) -> Array:
     """Calibrated probabilities ``(n, k)`` of the outputs ``(m, n, o)`` of m members: scaled outputs are averaged."""
     return task.probabilities((outputs / calibrated.temperature + calibrated.bias).mean(0))

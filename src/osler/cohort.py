@@ -168,7 +168,9 @@ def split(cohort: Cohort, *, validation: float, calibration: float, test: float,
     )
 
 
-def folds(entries: Sequence[Entry], question: Question, count: int, seed: int = 0) -> list[tuple[Training, Calibration]]:
+def folds(
+    entries: Sequence[Entry], question: Question, count: int, seed: int = 0
+) -> list[tuple[Training, Calibration]]:
     """``count`` pairs of what is trained on and what is left out, by patient, stratified by label.
 
     Raises:

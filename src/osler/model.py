@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from osler import catalog, recipe
+from osler import catalog, draws, recipe
 from osler.problem import Problem
 from osler.recipe import Recipe
 from osler.tasks.classification import Classification
+from osler.transforms import spatial
 
 FORMAT_VERSION = 1
 
@@ -92,7 +93,9 @@ class Network(nn.Module):
         self.dropout = nn.Dropout(parts.dropout)
         self.heads = nn.ModuleDict({name: task.head(features) for name, task in self.tasks.items()})
         for name, task in self.tasks.items():
-            self.register_buffer(f"scale_{name}", torch.from_numpy(task.fit(np.zeros((1, _width(task)), np.float32), 0)))
+            self.register_buffer(
+                f"scale_{name}", torch.from_numpy(task.fit(np.zeros((1, _width(task)), np.float32), 0))
+            )
 
     def scale(self, task: str) -> Tensor:
         """What :meth:`Classification.fit` learned from the training targets."""
@@ -157,7 +160,9 @@ class Model:
     def save(self, path: Path) -> None:
         """Writes one safetensors file, whole or not at all; sets :attr:`sha256`."""
         tensors = {f"members.{m}.{k}": v for m, net in enumerate(self.networks) for k, v in net.state_dict().items()}
-        tensors |= {f"calibration.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in self.calibration.items()}
+        tensors |= {
+            f"calibration.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in self.calibration.items()
+        }
         header = {
             "format": "osler-model",
             "format_version": str(FORMAT_VERSION),
@@ -190,7 +195,9 @@ def load(path: Path) -> Model:
         )
     expected = header.pop("sha256", "")
     if content_hash(header, tensors) != expected:
-        raise Problem("the model file was changed or damaged: its SHA-256 does not fit", path=path, fix="copy it again")
+        raise Problem(
+            "the model file was changed or damaged: its SHA-256 does not fit", path=path, fix="copy it again"
+        )
     plan = recipe.build(json.loads(header["recipe"]))
     networks = []
     for member in range(int(header["members"])):
@@ -242,6 +249,23 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         ) from error
 
 
+def moved_copies(count: int) -> list[Callable[[Tensor], Tensor]]:
+    """The identity and ``count - 1`` small fixed rotations, scalings and shifts of a normalised batch."""
+
+    def moved(number: int) -> Callable[[Tensor], Tensor]:
+        options = spatial.Options(
+            probability=1, rotation=8, scale=0.1, stretch=0.03, shear=0.03, translation=0.04, elastic_probability=0
+        )
+
+        def view(x: Tensor) -> Tensor:
+            flat = x.reshape(-1, *x.shape[2:])
+            return spatial.apply(flat, options, np.repeat(draws.keys(number), len(flat))).reshape(x.shape)
+
+        return view
+
+    return [lambda x: x, *(moved(number) for number in range(1, count))]
+
+
 @torch.inference_mode()
 def outputs(
     network: Network, pixels: NDArray[np.float32], views: Sequence[Any], batch: int = 32
@@ -258,20 +282,25 @@ def outputs(
         Outputs by task ``(n, o)``; feature vectors ``(n, v)`` and thumbnails ``(n, p)`` of the unmoved images.
     """
     network.eval()
+    device = next(network.parameters()).device
     answers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in network.tasks}
     vectors, thumbnails = [], []
     for start in range(0, len(pixels), batch):
-        x = network.normalise(torch.from_numpy(pixels[start : start + batch]))
+        x = network.normalise(torch.from_numpy(pixels[start : start + batch]).to(device))
         total: dict[str, Tensor] = {}
         for number, view in enumerate(views):
             vector = network.vector(network.maps(view(x)), len(x))
             for name, value in network.answer(vector).items():
                 total[name] = value.double() + total.get(name, 0)
             if number == 0:
-                vectors.append(vector.float().numpy())
-                thumbnails.append(thumbnail(x).numpy())
+                vectors.append(vector.float().cpu().numpy())
+                thumbnails.append(thumbnail(x).cpu().numpy())
         for name, value in total.items():
-            answers[name].append((value / len(views)).numpy())
+            mean = (value / len(views)).cpu().numpy()
+            if network.tasks[name].question.kind == "regression":
+                centre, spread = network.scale(name).double().cpu().numpy()
+                mean = mean * spread + centre
+            answers[name].append(mean)
     return (
         {name: np.concatenate(values) for name, values in answers.items()},
         np.concatenate(vectors),

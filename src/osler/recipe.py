@@ -16,6 +16,7 @@ from osler.problem import Problem
 
 Options = dict[str, bool | int | float | str]
 
+
 @dataclass(frozen=True)
 class ImagePlan:
     """How pixels become the input of the network.
@@ -68,6 +69,7 @@ class TrainingPlan:
         optimizer: ``adamw`` (Loshchilov 2019), ``adam`` (Kingma 2015) or ``sgd`` with momentum 0.9.
         learning_rate: highest value; ``backbone_rate`` times it for a backbone that starts from weights.
         schedule: ``cosine`` to zero after ``warmup`` (share of all steps), or ``constant``.
+        clip: largest norm of the gradient of a step; 0 does not clip.
         ema: decay of the running average of the weights that is kept in the end; 0 keeps the last weights.
         smoothing: label smoothing.
         balance: 0 leaves the classes as frequent as they are, 1 gives each the same weight in the loss.
@@ -86,6 +88,7 @@ class TrainingPlan:
     weight_decay: float = 0.05
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = 0.05
+    clip: float = 0.0
     ema: float = 0.99
     smoothing: float = 0.0
     balance: float = 0.0
@@ -253,9 +256,13 @@ def _whole_key(key: str) -> list[str]:
     if len(owners) == 1:
         return [owners[0], *parts]
     if owners:
-        raise Problem(f"{key} stands in more than one section", fix=f"write one of {', '.join(f'{o}.{key}' for o in owners)}")
+        raise Problem(
+            f"{key} stands in more than one section", fix=f"write one of {', '.join(f'{o}.{key}' for o in owners)}"
+        )
     near = difflib.get_close_matches(parts[0], {name for names in sections.values() for name in names}, n=1)
-    raise Problem(f"there is no setting {key!r}", fix=f"did you mean {near[0]}?" if near else "see recipe.toml of any run")
+    raise Problem(
+        f"there is no setting {key!r}", fix=f"did you mean {near[0]}?" if near else "see recipe.toml of any run"
+    )
 
 
 def _value(text: str) -> Any:

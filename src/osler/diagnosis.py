@@ -1,0 +1,244 @@
+"""The one path from an image to an answer: the command line, Python and the server all go through here."""
+
+import json
+import os
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from osler import calibration, data, model, novelty
+from osler.calibration import Calibrated
+from osler.case import Answer, Case, Diagnosis, Finding, Novelty
+from osler.image import Image
+from osler.model import Model
+from osler.pseudonym import pseudonym
+from osler.tasks.classification import Classification
+
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """Answers for ``n`` cases as arrays, by task.
+
+    Attributes:
+        probability, low, high: ``(n, k)`` calibrated, with the interval of each number.
+        sets: ``(n, k)`` conformal sets.
+        decision: ``(n, k)`` the classes stated if nothing is withheld.
+        score, p_value: ``(n,)`` novelty; NaN without a gate.
+    """
+
+    probability: dict[str, Array]
+    low: dict[str, Array]
+    high: dict[str, Array]
+    sets: dict[str, NDArray[np.bool_]]
+    decision: dict[str, NDArray[np.bool_]]
+    score: Array
+    p_value: Array
+
+
+def answer(made: Model, pixels: NDArray[np.float32]) -> Answered:
+    """Answers of a model for prepared pixels ``(n, t, c, d, h, w)``; what is withheld is decided later."""
+    views = model.moved_copies(made.recipe.inference.views)
+    raw: dict[str, list[Array]] = {name: [] for name in made.tasks}
+    scores = []
+    for number, network in enumerate(made.networks):
+        outputs, vectors, thumbnails = model.outputs(network, pixels, views)
+        for name, values in outputs.items():
+            raw[name].append(values)
+        prefix = f"novelty.{number}."
+        gate = {k[len(prefix) :]: v for k, v in made.calibration.items() if k.startswith(prefix)}
+        if gate:
+            away = novelty.distances(gate, vectors, thumbnails)
+            scores.append(novelty.score(away, gate["log.centre"], gate["log.spread"]))
+    score = np.mean(scores, 0) if scores else np.full(len(pixels), np.nan)
+    reference = made.calibration.get("novelty.scores", np.empty(0))
+    strange = len(reference) - np.searchsorted(reference, score)
+    p_value = (1 + strange) / (1 + len(reference)) if len(reference) else np.full(len(pixels), np.nan)
+    return assemble(made, {name: np.stack(values) for name, values in raw.items()}, score, np.asarray(p_value))
+
+
+def assemble(made: Model, raw: dict[str, Array], score: Array, p_value: Array) -> Answered:
+    """Calibrated answers from raw outputs ``(members, n, o)`` by task."""
+    result = Answered({}, {}, {}, {}, {}, score, p_value)
+    for name, task in made.tasks.items():
+        fitted = calibrated(made, name)
+        p = calibration.apply(task, fitted, raw[name])
+        result.probability[name] = p
+        result.low[name], result.high[name] = calibration.intervals(task, fitted, raw[name])
+        result.sets[name] = calibration.sets(task, p, float(fitted.quantile[0]))
+        result.decision[name] = calibration.decide(task, p, fitted.threshold)
+    return result
+
+
+def calibrated(made: Model, task: str) -> Calibrated:
+    """What the model stores of a task's calibration; neutral where it was trained without one."""
+    stored = {k.split(".", 1)[1]: v for k, v in made.calibration.items() if k.startswith(task + ".")}
+    if stored:
+        return Calibrated(**stored)
+    size, classes = made.tasks[task].outputs, len(made.tasks[task].question.classes)
+    return Calibrated(
+        temperature=np.ones(1),
+        bias=np.zeros(size),
+        bootstrap=np.concatenate([[1.0], np.zeros(size)])[None],
+        quantile=np.array([np.inf]),
+        coverage=np.array([made.recipe.inference.coverage]),
+        threshold=np.full(classes, 0.5),
+    )
+
+
+def diagnose(made: Model, case: Case) -> Diagnosis:
+    """One case to one diagnosis: calibrated answers, how sure they are, and whether they are withheld.
+
+    Raises:
+        Problem: the case's image cannot be given to this model (several images, colour for grey).
+    """
+    began = time.perf_counter()
+    image = data.the_image(case)
+    pixels = data.prepare(image, made.recipe.image)
+    answered = answer(made, pixels[None])
+    return conclude(made, case.id, image, answered, 0, time.perf_counter() - began)
+
+
+def conclude(made: Model, case_id: str, image: Image, answered: Answered, row: int, seconds: float) -> Diagnosis:
+    """The diagnosis of one row of :func:`answer`."""
+    limit = float(made.calibration["novelty.threshold"][0]) if "novelty.threshold" in made.calibration else None
+    reasons, checked = _checks(made, image, float(answered.score[row]), limit)
+    answers: dict[str, Answer] = {}
+    for name, task in made.tasks.items():
+        answers[name] = _answer(made, name, task, answered, row)
+        if not limit:
+            continue
+        if task.question.kind in ("multiclass", "ordinal") and len(answers[name].prediction_set) > 1:
+            among = " or ".join(answers[name].prediction_set)
+            reasons.append(f"{name}: {among} are both possible at {answers[name].coverage:.0%} coverage")
+    if reasons:
+        answers = {name: replace(given, decision=()) for name, given in answers.items()}
+    strange = None
+    if limit is not None:
+        strange = Novelty(float(answered.score[row]), limit, float(answered.p_value[row]))
+    return Diagnosis(
+        case=case_id,
+        answers=answers,
+        novelty=strange,
+        abstained=bool(reasons),
+        reasons=tuple(reasons),
+        checked=tuple(checked),
+        notes=image.notes,
+        model=made.sha256,
+        engine="torch",
+        precision="float32",
+        seconds=seconds,
+        peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )
+
+
+def _answer(made: Model, name: str, task: Classification, answered: Answered, row: int) -> Answer:
+    question = task.question
+    findings = []
+    for k, label in enumerate(question.classes):
+        value = float(answered.probability[name][row, k])
+        interval = (float(answered.low[name][row, k]), float(answered.high[name][row, k]))
+        by = f"model:{made.sha256[:12]}"
+        if question.kind == "regression":
+            bounds = interval if np.isfinite(interval).all() else None
+            findings.append(Finding(name, label, by, value=value, interval=bounds, unit=question.unit))
+        else:
+            rank = float(k) if question.kind == "ordinal" else None
+            findings.append(Finding(name, label, by, probability=value, interval=interval, value=rank))
+    chosen = [c for c, yes in zip(question.classes, answered.decision[name][row], strict=True) if yes]
+    held = [c for c, yes in zip(question.classes, answered.sets[name][row], strict=True) if yes]
+    exclusive = question.kind != "regression"
+    return Answer(
+        task=name,
+        kind=question.kind,
+        findings=tuple(findings),
+        decision=tuple(chosen) if exclusive else (),
+        prediction_set=tuple(held) if exclusive else (),
+        coverage=float(calibrated(made, name).coverage[0]),
+    )
+
+
+def _checks(made: Model, image: Image, score: float, limit: float | None) -> tuple[list[str], list[str]]:
+    """Reasons to withhold the answer, and what was looked at."""
+    reasons, checked = [], []
+    if float(np.ptp(image.array.astype(np.float32))) == 0:
+        reasons.append("the image is blank: every pixel has the same value")
+    checked.append("the image is not blank")
+    known = made.card.get("modalities", [])
+    if known and image.modality:
+        if image.modality not in known:
+            reasons.append(f"the image is {image.modality}, the model was trained on {', '.join(known)}")
+        checked.append(f"the modality is {', '.join(known)}")
+    if limit is not None:
+        if score > limit:
+            reasons.append(f"the image is unlike those the model was trained on (novelty {score:.1f}, limit {limit:.1f})")
+        share = made.recipe.inference.refusals
+        checked.append(f"novelty: about {share:.0%} of images like the training images are refused")
+    else:
+        checked.append("no novelty gate: the model was trained without calibration cases")
+    return reasons, [line for line in checked if not (reasons and line == "the image is not blank" and "blank" in reasons[0])]
+
+
+def diagnose_many(made: Model, entries: Sequence, batch: int = 16) -> Iterator[tuple[Case, Diagnosis]]:
+    """Case by case, in order; the caller handles the :class:`Problem` of a case that cannot be read."""
+    for entry in entries:
+        case = data.read_case(entry)
+        yield case, diagnose(made, case)
+
+
+def to_json(diagnosis: Diagnosis) -> str:
+    """The diagnosis as it is, under a pseudonym."""
+    content = asdict(replace(diagnosis, case=pseudonym(diagnosis.case)))
+    return json.dumps(content, indent=1, ensure_ascii=False)
+
+
+def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, method: str = "auto") -> Path:
+    """``diagnosis.json``, ``overlay.png`` and ``diagnosis.html`` in a folder named by the case's pseudonym.
+
+    Returns:
+        The folder.
+    """
+    from PIL import Image as Picture
+
+    from osler import explanation, report
+
+    folder = out / pseudonym(diagnosis.case)
+    folder.mkdir(parents=True, exist_ok=True)
+    image = data.the_image(case)
+    shown = explanation.picture(image)
+    overlays = {}
+    if method != "none":
+        why = explanation.explain(made, case, method=method)
+        plane = int(why.heatmap.sum((1, 2)).argmax())
+        shown = explanation.picture(image, plane)
+        caption = " ".join(why.sentences)
+        overlays[why.method] = (explanation.overlay(shown, why.heatmap[plane], passed=why.passed), caption)
+        Picture.fromarray(overlays[why.method][0]).save(folder / "overlay.png")
+    _replace_text(folder / "diagnosis.json", to_json(diagnosis))
+    report.diagnosis_page(replace(diagnosis, case=pseudonym(diagnosis.case)), shown, overlays, folder / "diagnosis.html")
+    return folder
+
+
+def _replace_text(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def remember(folder: Path, ids: Sequence[str], name: str = "names.csv") -> None:
+    """The table from pseudonyms back to case ids, readable by this user only."""
+    path = folder / name
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+        file.write("pseudonym,case\n" + "".join(f'{pseudonym(i)},"{i.replace(chr(34), chr(34) * 2)}"\n' for i in ids))
+
+
+def torch_threads(count: int | None) -> None:
+    """As many threads as told; all cores otherwise."""
+    torch.set_num_threads(count or os.cpu_count() or 1)

@@ -1,0 +1,325 @@
+"""From a cohort and a machine to a recipe, with a reason beside each choice."""
+
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from osler import data, recipe
+from osler.case import Question
+from osler.cohort import Cohort, label_of
+from osler.image import Image
+from osler.model import Network
+from osler.problem import Problem
+from osler.recipe import Recipe
+
+SAMPLE = 48
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a sample of a cohort's images and all of its labels look like.
+
+    Attributes:
+        cases, patients: how many.
+        size: median ``(depth, height, width)``; ``aspects``: smallest and largest width / height.
+        frames: largest number of moments; ``channels``: 1 unless real colour was seen.
+        modalities, units, dtypes: those seen.
+        labels: how often each label of the first question stands, unknown under ``""``.
+        split: the cohort names a validation part itself.
+    """
+
+    cases: int
+    patients: int
+    size: tuple[int, int, int]
+    aspects: tuple[float, float]
+    frames: int
+    channels: int
+    modalities: tuple[str, ...]
+    units: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    labels: Mapping[str, int]
+    split: bool
+
+
+def fingerprint(cohort: Cohort) -> Fingerprint:
+    """Reads up to 48 images, evenly spread over the cohort, and all labels.
+
+    Raises:
+        Problem: none of the sample can be read.
+    """
+    step = max(1, len(cohort.entries) // SAMPLE)
+    images: list[Image] = []
+    first: Problem | None = None
+    for entry in cohort.entries[::step]:
+        try:
+            images.append(data.the_image(data.read_case(entry)))
+        except Problem as problem:
+            first = first or problem
+    if not images:
+        raise Problem(f"no image can be read (the first: {first})", path=cohort.root, fix="check the files")
+    sizes = np.array([image.size for image in images])
+    depth, height, width = np.median(sizes, axis=0).astype(int).tolist()
+    aspects = sizes[:, 2] / sizes[:, 1]
+    colour = any(i.channels == 3 and _coloured(i) for i in images)
+    return Fingerprint(
+        cases=len(cohort.entries),
+        patients=len({entry.patient for entry in cohort.entries}),
+        size=(depth, height, width),
+        aspects=(float(aspects.min()), float(aspects.max())),
+        frames=max(image.frames for image in images),
+        channels=3 if colour else max((i.channels for i in images if i.channels != 3), default=1),
+        modalities=tuple(sorted({i.modality for i in images if i.modality})),
+        units=tuple(sorted({i.unit for i in images})),
+        dtypes=tuple(sorted({str(i.array.dtype) for i in images})),
+        labels=Counter(label_of(entry, cohort.questions[0]) for entry in cohort.entries),
+        split=any(entry.split == "validation" for entry in cohort.entries),
+    )
+
+
+def _coloured(image: Image) -> bool:
+    """More than a trace of colour (burned-in coloured text in a grey image is a trace)."""
+    array = image.array.astype(np.float32)
+    spread = array.max(1) - array.min(1)
+    return bool((spread > 0.1 * max(1.0, float(array.max()))).mean() > 0.01)
+
+
+def check(cohort: Cohort) -> None:
+    """Refuses cohorts that nothing honest can be learned from.
+
+    Raises:
+        Problem: no labels, one class, or too few cases of each.
+    """
+    if not cohort.questions:
+        raise Problem("the cohort has no labels", path=cohort.root, fix="add a column label, or class folders")
+    for question in cohort.questions:
+        counts = Counter(label_of(entry, question) for entry in cohort.entries)
+        known = sum(count for label, count in counts.items() if label)
+        if question.kind in ("multiclass", "ordinal"):
+            present = [label for label, count in counts.items() if label and count]
+            if known == 0:
+                raise Problem(f"all labels of {question.task} are missing", path=cohort.root, fix="fill the column")
+            if len(present) < 2:
+                raise Problem(
+                    f"all {known} labels of {question.task} are {present[0]!r}: there is nothing to tell apart",
+                    path=cohort.root, fix="add cases of another class",
+                )  # fmt: skip
+        if known < 10:
+            raise Problem(
+                f"only {known} cases have a known {question.task}: too few to train and check a model",
+                path=cohort.root, fix="collect at least 10, better some hundred",
+            )  # fmt: skip
+
+
+def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Recipe, dict[str, str]]:
+    """The recipe of this cohort on this machine; what is ``given`` is kept, and the rest fits to it.
+
+    Args:
+        cohort: with labels.
+        given: nested settings, e.g. ``{"training": {"folds": 5}}``.
+        minutes: time that training may take; it becomes a number of epochs.
+
+    Returns:
+        The recipe, and a reason for each key (``section.key``).
+    """
+    check(cohort)
+    found = fingerprint(cohort)
+    base: dict[str, Any] = {
+        "tasks": {q.task: q for q in cohort.questions},
+        "image": {}, "network": {}, "training": {}, "split": {}, "inference": {}, "augmentation": {},
+    }  # fmt: skip
+    reasons: dict[str, str] = {}
+    weights = given.get("network", {}).get("weights", "")
+    _plan_image(base["image"], reasons, found, bool(weights))
+    image = {**base["image"], **given.get("image", {})}
+    _plan_network(base["network"], reasons, found, image, given.get("network", {}))
+    _plan_training(base["training"], reasons, found, cohort.questions[0], bool(weights))
+    _plan_rest(base, reasons, found)
+    given_tasks = {name: {"task": name, **value} for name, value in given.get("tasks", {}).items()}
+    if given_tasks:
+        base["tasks"] = {}
+        given = {**given, "tasks": given_tasks}
+    plan = recipe.build(recipe.merge(base, given))
+    for key in _leaves(given):
+        reasons[key] = "given"
+    chosen = given.get("training", {})
+    plan, rate, why = _measure(plan, chosen)
+    reasons |= {key: text for key, text in why.items() if key not in reasons or reasons[key] != "given"}
+    if "epochs" not in chosen:
+        plan, reasons["training.epochs"] = _epochs(plan, found, rate, minutes)
+    return plan, reasons
+
+
+def _leaves(content: Mapping[str, Any], where: str = "") -> list[str]:
+    found = []
+    for key, value in content.items():
+        found += _leaves(value, f"{where}{key}.") if isinstance(value, Mapping) else [f"{where}{key}"]
+    return found
+
+
+def _plan_image(image: dict[str, Any], why: dict[str, str], found: Fingerprint, transfer: bool) -> None:
+    depth, height, width = found.size
+    image["dims"] = 3 if depth >= 8 else 2
+    why["image.dims"] = f"the median image has {depth} slices"
+    if image["dims"] == 3:
+        plane = _multiple(min(96, max(height, width)), 8)
+        image["size"] = [min(32, _multiple(depth, 4)), plane, plane]
+    else:
+        longest = max(height, width)
+        limit = 224 if transfer or torch.cuda.is_available() else 128
+        plane = longest if longest <= 64 else min(limit, _multiple(longest, 32))
+        square = found.aspects[1] - found.aspects[0] > 0.02 or longest > 64
+        image["size"] = [depth if depth < 8 else 8, plane, plane] if square else [depth, height, width]
+    why["image.size"] = f"median {depth} x {height} x {width}, as much of it as this machine trains in time"
+    image["channels"] = found.channels
+    why["image.channels"] = "real colour" if found.channels == 3 else "no colour seen"
+    image["frames"] = min(found.frames, 8)
+    why["image.frames"] = f"sequences of up to {found.frames}"
+    distorted = max(abs(math.log(a)) for a in found.aspects) > 0.1
+    image["fit"] = "pad" if distorted else "stretch"
+    why["image.fit"] = f"width / height from {found.aspects[0]:.2f} to {found.aspects[1]:.2f}"
+    if "HU" in found.units:
+        image["intensity"], why["image.intensity"] = "window", "Hounsfield units"
+    elif found.modalities or found.dtypes != ("uint8",):
+        image["intensity"], why["image.intensity"] = "image", "no scale in common between images"
+    else:
+        image["intensity"], why["image.intensity"] = "cohort", "8-bit images on one scale"
+
+
+def _multiple(value: int, of: int) -> int:
+    return max(of, round(value / of) * of)
+
+
+def _plan_network(
+    network: dict[str, Any],
+    why: dict[str, str],
+    found: Fingerprint,
+    image: Mapping[str, Any],
+    given: Mapping[str, Any],
+) -> None:
+    backbone = given.get("backbone", "resnet")
+    network["backbone"] = backbone
+    why["network.backbone"] = "ResNet-18: strong from scratch and quick on this machine"
+    if backbone == "resnet":
+        volume = math.prod(image["size"])
+        network["options"] = {"depth": 18, "width": 64 if volume <= 64 * 64 or torch.cuda.is_available() else 32}
+        why["network.options.width"] = "64 for small images, 32 where pixels are many and cores few"
+    own_neck = backbone in ("reference_cnn", "alexnet", "vgg")
+    network["pooling"] = "neck" if own_neck else "average"
+    why["network.pooling"] = "the network's own dense layers" if own_neck else "every place counts alike"
+    network["dropout"] = 0.0 if own_neck else 0.2
+    why["network.dropout"] = "the network has its own" if own_neck else "against overfitting"
+
+
+def _plan_training(
+    training: dict[str, Any], why: dict[str, str], found: Fingerprint, question: Question, transfer: bool
+) -> None:
+    counts = [count for label, count in found.labels.items() if label]
+    training["batch"] = (
+        128 if found.cases >= 4000 and math.prod(found.size) <= 64 * 64 else 32 if found.cases >= 200 else 16
+    )
+    why["training.batch"] = f"{found.cases} cases"
+    training["learning_rate"] = 1e-3
+    why["training.learning_rate"] = "AdamW's usual for these networks"
+    training["clip"] = 5.0
+    why["training.clip"] = "one odd case must not undo an epoch"
+    if transfer:
+        training["backbone_rate"] = 0.3
+        why["training.backbone_rate"] = "features that were learned elsewhere move slowly"
+    if question.kind in ("multiclass", "multilabel", "ordinal") and counts:
+        ratio = max(counts) / max(1, min(counts))
+        training["balance"] = 1.0 if ratio > 1.5 else 0.0
+        why["training.balance"] = f"the largest class is {ratio:.1f} times the smallest"
+    training["smoothing"] = 0.05 if question.kind == "multiclass" else 0.0
+    why["training.smoothing"] = "labels are never all right"
+    training["folds"] = 5 if found.patients < 500 and not found.split else 0
+    why["training.folds"] = f"{found.patients} patients: under 500 every one is needed for training and for checking"
+    training["threads"] = torch.get_num_threads()
+    why["training.threads"] = "cores of this machine"
+
+
+def _plan_rest(base: dict[str, Any], why: dict[str, str], found: Fingerprint) -> None:
+    three = base["image"]["dims"] == 3
+    base["inference"]["views"] = 5
+    why["inference.views"] = "answers of slightly moved copies are averaged"
+    base["augmentation"] = {
+        "spatial": {
+            "probability": 0.9, "rotation": 15.0, "scale": 0.2, "stretch": 0.1, "shear": 0.1,
+            "translation": 0.1, "elastic": 0.04, "elastic_probability": 0.3,
+            **({"tilt": 10.0} if three else {}),
+        },
+        "intensity": {"probability": 0.8, "brightness": 0.4, "contrast": 0.35, "gamma": 0.45},
+        "blur": {"probability": 0.2, "low": 0.3, "high": 1.0},
+        "noise": {"probability": 0.2, "high": 0.25},
+        "bias": {"probability": 0.2, "strength": 0.4},
+    }  # fmt: skip
+    why["augmentation"] = (
+        "what differs between scanners, positions and days; no mirror images: the heart is on the left"
+    )
+
+
+def _measure(plan: Recipe, chosen: Mapping[str, Any]) -> tuple[Recipe, float, dict[str, str]]:
+    """The fastest precision and layout for this network here, in cases a second."""
+    rates: dict[tuple[str, bool], float] = {}
+    precisions: list[Literal["float32", "bfloat16"]] = ["float32", "bfloat16"]
+    for precision in [chosen["precision"]] if "precision" in chosen else precisions:
+        for layout in [chosen["channels_last"]] if "channels_last" in chosen else [True, False]:
+            rates[precision, layout] = _rate(plan, precision, layout)
+    (precision, layout), rate = max(rates.items(), key=lambda item: item[1])
+    if precision == "bfloat16" and rate < 1.15 * max((r for (p, _), r in rates.items() if p == "float32"), default=0):
+        (precision, layout), rate = max(((k, r) for k, r in rates.items() if k[0] == "float32"), key=lambda i: i[1])
+    text = ", ".join(f"{p} {'channels last' if c else 'channels first'} {r:.3g}/s" for (p, c), r in rates.items())
+    training = replace(plan.training, precision=precision, channels_last=layout)
+    measured = {"training.precision": f"measured: {text}", "training.channels_last": "measured"}
+    return replace(plan, training=training), rate, measured
+
+
+def _rate(plan: Recipe, precision: str, channels_last: bool) -> float:
+    """Cases a second of a training step on random input, the best of a few."""
+    network = Network(plan)
+    network.channels_last = channels_last
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network.to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6, fused=True)
+    batch = min(plan.training.batch, 32) if device == "cpu" else plan.training.batch
+    image = plan.image
+    x = torch.randn(batch, image.frames, image.channels, *image.size, device=device)
+    best = math.inf
+    began = time.perf_counter()
+    for step in range(4):
+        start = time.perf_counter()
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+            answers = network(x)
+        loss = sum((functional.softplus(a.float()).mean() for a in answers.values()), torch.zeros((), device=device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        if step:
+            best = min(best, time.perf_counter() - start)
+        if step and time.perf_counter() - began > 6:
+            break
+    return batch / best
+
+
+def _epochs(plan: Recipe, found: Fingerprint, rate: float, minutes: float) -> tuple[Recipe, str]:
+    """As many epochs as the time allows, but no more than a cohort of this size profits from."""
+    members = max(1, plan.training.folds)
+    share = (plan.training.folds - 1) / plan.training.folds if plan.training.folds else 0.8
+    possible = minutes * 60 * rate * 0.85 / max(1, found.cases * share * members)
+    useful = max(20, min(150, round(60_000 / found.cases)))
+    epochs = int(np.clip(possible, 3, useful))
+    cores = os.cpu_count() or 1
+    reason = (
+        f"{rate:.3g} cases/s on {cores} cores, {minutes:g} minutes for {members} "
+        f"network{'s' if members > 1 else ''}, at most {useful}"
+    )
+    return replace(plan, training=replace(plan.training, epochs=epochs)), reason

@@ -1,0 +1,35 @@
+"""Names that say nothing: what logs, pages, tables and the service show instead of a case's or patient's id."""
+
+import hashlib
+import hmac
+import os
+import secrets
+from functools import cache
+from pathlib import Path
+
+
+def home() -> Path:
+    """Osler's own folder: ``OSLER_HOME``, else ``~/.config/osler``; private to the user."""
+    folder = Path(os.environ.get("OSLER_HOME", Path.home() / ".config" / "osler"))
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+@cache
+def _key(path: Path) -> bytes:
+    try:
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    with os.fdopen(file, "wb") as stream:
+        key = secrets.token_bytes(32)
+        stream.write(key)
+    return key
+
+
+def pseudonym(name: str) -> str:
+    """Twelve hexadecimal digits: HMAC-SHA-256 (RFC 2104) of a name under this user's own key.
+
+    The same name gives the same pseudonym on this account, and nobody without the key can test a guess.
+    """
+    return hmac.new(_key(home() / "pseudonym.key"), name.encode(), hashlib.sha256).hexdigest()[:12]

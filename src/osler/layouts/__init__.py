@@ -5,9 +5,14 @@ tables but no pixels.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from osler.case import Entry, Question
+from osler import catalog, formats
+from osler.case import Entry, Question, Source
 from osler.problem import Problem
+
+# What is asked first: a file that says what everything is goes before one that only looks like something.
+_ORDER = ("cohort_toml", "medmnist", "manifest", "class_folders", "dicom_tree")
 
 
 @dataclass(frozen=True)
@@ -28,3 +33,51 @@ class Listing:
     grouping: str = ""
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def read(path: Path, cohort_file: Path | None = None) -> Listing:
+    """Lists the cases of a cohort, in whichever layout it comes; ``cohort_file`` maps one that has none.
+
+    Raises:
+        Problem: there is nothing, or nothing that any layout knows.
+    """
+    if not path.exists():
+        raise Problem("there is no such file or folder", path=path, fix="check the path")
+    listing: Listing
+    if cohort_file is not None:
+        listing = catalog.find("layouts", "cohort_toml").read_with(path, cohort_file)
+        return listing
+    if path.is_dir() and not any(path.iterdir()):
+        raise Problem("the folder is empty", path=path, fix="give a folder with a cohort")
+    rest = (name for name in catalog.names("layouts") if name not in _ORDER)
+    for name in (*_ORDER, *rest):
+        module = catalog.find("layouts", name)
+        if module.matches(path):
+            listing = module.read(path)
+            return listing
+    raise Problem(
+        "no cohort was found: no cohort.toml, MedMNIST .npz, table with a column image, folder for each class "
+        "or DICOM files",
+        path=path,
+        fix="name the columns of its table in a cohort file",
+    )
+
+
+def single(path: Path) -> Entry:
+    """One file, or a folder with one DICOM series, as a case of its own.
+
+    Raises:
+        Problem: it is missing or of no known format.
+    """
+    if not path.exists():
+        raise Problem("there is no such file or folder", path=path, fix="check the path")
+    if path.is_file() and path.stat().st_size == 0:
+        raise Problem("the file is empty (0 bytes)", path=path, fix="copy it again from where it came from")
+    if formats.find(path) is None:
+        what = "a folder without DICOM files" if path.is_dir() else "a file of an unknown format"
+        fix = f"formats that can be read: {', '.join(catalog.names('formats'))}"
+        raise Problem(f"this is {what}", path=path, fix=fix)
+    name = path.resolve().name
+    for suffix in (".gz", ".nii", path.suffix) if path.is_file() else ():
+        name = name.removesuffix(suffix)
+    return Entry(name, name, {"image": Source(path)})

@@ -3,6 +3,7 @@
 ``files`` opens and says what an object is, ``pixels`` decodes, ``geometry`` places, ``series`` stacks slices.
 """
 
+import warnings
 from pathlib import Path
 
 from osler.case import Source
@@ -30,7 +31,12 @@ def read(source: Source) -> Image:
         Problem: the object is no image, is broken, cannot be decoded, or its slices do not make one volume.
     """
     try:
-        return series.read_folder(source.path, source.key) if source.path.is_dir() else series.read_file(source.path)
+        # pydicom warns whenever a value that breaks a rule is touched; what matters is said in the notes.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return (
+                series.read_folder(source.path, source.key) if source.path.is_dir() else series.read_file(source.path)
+            )
     except Problem as problem:
         if problem.path is not None:
             raise

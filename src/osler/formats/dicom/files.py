@@ -66,7 +66,13 @@ def header(path: Path) -> Mapping[str, str]:
 @lru_cache(maxsize=20_000)
 def _header(path: Path, modified: int, size: int) -> Mapping[str, str]:
     dataset = load(path, tags=HEADER)
-    return {tag: _text(dataset.get(tag)) for tag in HEADER}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return {tag: _text(dataset.get(tag)) for tag in HEADER}
+    except Exception as error:
+        # Values are decoded when first touched, each with errors of its own.
+        raise Problem("its header is broken", path=path, fix="export it again from where it came from") from error
 
 
 def _text(value: Any) -> str:

@@ -1,6 +1,5 @@
 """Stored bytes to values: decompression, colour, modality LUT, and larger is brighter."""
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,9 +58,7 @@ def _decoded(dataset: "Dataset", notes: list[str]) -> NDArray[Any]:
     if not syntax.is_compressed:
         _check_length(dataset)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            array = pixel_array(dataset)
+        array = pixel_array(dataset)
     except Exception as error:
         # Each decoder plug-in has its own errors; pydicom joins them into a text of several lines.
         if syntax.is_compressed and int(dataset.get("BitsStored") or 0) > 8 and "JPEG Extended" in syntax.name:

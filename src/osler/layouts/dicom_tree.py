@@ -1,0 +1,115 @@
+"""Any tree of DICOM files: one case a series, labels from an optional ``labels.csv`` beside them."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from osler import table
+from osler.case import Source
+from osler.formats import dicom
+from osler.layouts import Listing
+from osler.problem import Problem
+
+# What a row of labels.csv may be keyed by, the most exact first.
+_KEYS = ("SeriesInstanceUID", "path", "StudyInstanceUID", "PatientID", "patient")
+_NOT_IMAGES = ("SEG", "RTDOSE", "SR", "PR", "KO", "ANN", "SM")
+
+
+def matches(path: Path) -> bool:
+    """Whether a DICOM file lies anywhere below the folder."""
+    return path.is_dir() and dicom.matches(path)
+
+
+def read(path: Path) -> Listing:
+    """Series by SeriesInstanceUID, patients by PatientID; without ``labels.csv`` nothing is asked.
+
+    Localizers and objects that are no images are left out with a note, broken files with a problem.
+
+    Raises:
+        Problem: no image at all, or a ``labels.csv`` that names no series.
+    """
+    found, problems, notes = _series(path)
+    if not found:
+        raise Problem("there is no DICOM image in this folder", path=path, fix="give a folder with images")
+    rows, sources = _rows(path, found)
+    labels = next((path / name for name in ("labels.csv", "labels.tsv") if (path / name).is_file()), None)
+    columns = tuple(rows[0])
+    if labels is not None:
+        columns, rows = _with_labels(labels, columns, rows)
+    data = table.Table(labels or path, columns, tuple(rows))
+    roles = table.named_roles(data, "SeriesInstanceUID", ("path",))
+    roles = table.Roles(roles.case, "PatientID", roles.split, roles.labels, roles.covariates, roles.images)
+    cases = table.cases(data, roles, lambda row: {"image": sources[row["SeriesInstanceUID"]]})
+    grouping = "DICOM PatientID" if any(row["PatientID"] for row in rows) else ""
+    return Listing(cases.entries, cases.questions, grouping, (*problems, *cases.problems), (*notes, *cases.notes))
+
+
+def _series(root: Path) -> tuple[Mapping[str, list[Path]], list[Problem], list[str]]:
+    found: dict[str, list[Path]] = defaultdict(list)
+    problems: list[Problem] = []
+    skipped: Counter[str] = Counter()
+    for path in _files(root):
+        if not path.stat().st_size:
+            # It may have been a slice: never skipped silently.
+            problems.append(Problem("the file is empty (0 bytes)", path=path, root=root, fix="copy it again"))
+            continue
+        if not dicom.matches(path):
+            skipped["not DICOM"] += 1
+            continue
+        try:
+            tags = dicom.header(path)
+        except Problem as problem:
+            problems.append(problem)
+            continue
+        if not tags["Rows"] or tags["Modality"] in _NOT_IMAGES:
+            skipped["not an image"] += 1
+        elif "LOCALIZER" in tags["ImageType"].upper():
+            skipped["a localizer"] += 1
+        elif not tags["SeriesInstanceUID"]:
+            problems.append(Problem("it has no SeriesInstanceUID", path=path, root=root, fix="export it again"))
+        else:
+            found[tags["SeriesInstanceUID"]].append(path)
+    return found, problems, [f"{count} files were left out: {why}." for why, count in sorted(skipped.items())]
+
+
+def _files(root: Path) -> list[Path]:
+    found = []
+    for place, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+    return found
+
+
+def _rows(root: Path, found: Mapping[str, list[Path]]) -> tuple[list[dict[str, str]], dict[str, Source]]:
+    """A row for each series, and where it lies: one file, or the folder that holds all of them."""
+    rows, sources = [], {}
+    for uid, paths in sorted(found.items()):
+        tags = dicom.header(paths[0])
+        place = paths[0] if len(paths) == 1 else Path(os.path.commonpath([path.parent for path in paths]))
+        sources[uid] = Source(place, key="" if len(paths) == 1 else uid)
+        names = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "PatientSex")
+        rows.append({**{name: tags[name] for name in names}, "path": place.relative_to(root).as_posix()})
+    return rows, sources
+
+
+def _with_labels(
+    path: Path, columns: tuple[str, ...], rows: list[dict[str, str]]
+) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """The rows widened by ``labels.csv``, looked up by the most exact key that it has."""
+    labels = table.read(path)
+    key = next((name for name in _KEYS if name in labels.columns), None)
+    if key is None:
+        fix = f"its columns are {', '.join(labels.columns)}"
+        raise Problem(f"none of its columns is {', '.join(_KEYS)}", path=path, fix=fix)
+    twice = [cell for cell, count in Counter(row[key] for row in labels.rows).items() if count > 1]
+    if twice:
+        raise Problem(f"{key} {twice[0]!r} is there twice", path=path, fix="keep one row for each")
+    new = tuple(name for name in labels.columns if name not in columns and name != key)
+    by_key = {row[key].strip("/"): row for row in labels.rows}
+    tag = "PatientID" if key == "patient" else key
+    found = [by_key.get(row[tag], {}) for row in rows]
+    if not any(found):
+        raise Problem(f"its column {key} names none of the {len(rows)} series", path=path, fix="check the values")
+    widened = [{**row, **{name: more.get(name, "") for name in new}} for row, more in zip(rows, found, strict=True)]
+    return columns + new, widened

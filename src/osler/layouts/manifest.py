@@ -1,0 +1,86 @@
+"""A CSV, TSV or Parquet table with a column ``image`` (or ``image.<modality>``); paths are relative to it.
+
+Other columns: ``case, patient, label, label.<task>, label.<task>.<class>, split, covariate.<name>``; all the rest
+is metadata.
+"""
+
+import csv
+import difflib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from osler import table
+from osler.case import Source
+from osler.layouts import Listing
+from osler.problem import Problem
+
+
+def matches(path: Path) -> bool:
+    """Whether this is a table, or a folder with a table that has a column ``image``."""
+    return path.suffix.lower() in table.SUFFIXES if path.is_file() else bool(_tables(path))
+
+
+def _tables(folder: Path) -> list[Path]:
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in table.SUFFIXES and path.is_file())
+    return [path for path in paths if any(map(_is_image, _columns(path)))]
+
+
+def _columns(path: Path) -> list[str]:
+    """The header alone; nothing for a file that is not a table."""
+    try:
+        if path.suffix.lower() == ".parquet":
+            return list(table.read(path).columns)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+        return [cell.strip() for cell in next(csv.reader([first], delimiter=max(",;\t", key=first.count)), [])]
+    except (OSError, ValueError, csv.Error, Problem):
+        return []
+
+
+def _is_image(column: str) -> bool:
+    return column == "image" or column.startswith("image.")
+
+
+def read(path: Path) -> Listing:
+    """The cases of the table; without a column ``case`` the image's own name is its id.
+
+    Raises:
+        Problem: several tables, no column ``image``, a misspelt label, or none of the files is there.
+    """
+    if path.is_dir():
+        found = _tables(path)
+        if len(found) > 1:
+            names = ", ".join(each.name for each in found)
+            raise Problem(f"several tables have a column image: {names}", path=path, fix="give the one to read")
+        path = found[0]
+    data = table.read(path)
+    images = [column for column in data.columns if _is_image(column)]
+    if not images:
+        fix = f"its columns are {', '.join(data.columns)}; name them so or write a cohort file"
+        raise Problem("the table has no column image or image.<modality>", path=path, fix=fix)
+    roles = table.named_roles(data, "case" if "case" in data.columns else images[0], images)
+    if not roles.labels:
+        alike = difflib.get_close_matches("label", [name.lower() for name in data.columns], cutoff=0.75)
+        if alike:
+            fix = f"rename {alike[0]!r}; its columns are {', '.join(data.columns)}"
+            raise Problem("the table has no column label or label.<task>", path=path, fix=fix)
+    cases = table.cases(data, roles, partial(_sources, path.parent, images))
+    if not cases.entries:
+        what = f"none of the {len(data.rows)} files named in column {images[0]!r} is there"
+        raise Problem(what, path=path, fix="paths are relative to the table")
+    return Listing(cases.entries, cases.questions, cases.grouping, cases.problems, cases.notes)
+
+
+def _sources(folder: Path, columns: list[str], row: table.Row) -> Mapping[str, Source]:
+    sources = {}
+    for column in columns:
+        if row[column] in table.MISSING:
+            continue
+        path = folder / row[column]
+        if not path.exists():
+            raise Problem("the table names this file, but it is not there", path=path, root=folder)
+        sources[column.partition(".")[2] or "image"] = Source(path)
+    if not sources:
+        raise Problem("a row of the table names no image", path=folder)
+    return sources

@@ -283,9 +283,9 @@ def describe(result: dict[str, Any]) -> list[str]:
     metrics, kind, order = result["metrics"], result["kind"], result["order"]
     counted = {name: entry["n"] for name, entry in result["classes"].items()}
     cases = f"Of {result['n']:,} cases of {result['patients']:,} patients"
-    told = [f"{n:,} {name}" for name, n in counted.items()]
+    told = [f"{name} in {n:,}" for name, n in counted.items()]
     labelled = " and ".join([", ".join(told[:-1]), *told[-1:]] if len(told) > 1 else told)
-    sentences = [f"{cases}, {labelled}." if counted else f"{cases[3:]}, all were measured."]
+    sentences = [f"{cases}, the truth is {labelled}." if counted else f"{cases[3:]} were measured."]
     if result["unknown"]:
         sentences.append(f"{result['unknown']:,} more have no known answer and are not counted.")
     if len(order) == 2 and kind in ("multiclass", "ordinal"):

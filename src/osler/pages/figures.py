@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 # Stand-ins that are drawn by matplotlib and then replaced by the page's own colours.
 INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
@@ -254,16 +254,25 @@ def agreement(curve: Mapping[str, Sequence[float]], quantity: str) -> Markup:
         return _svg(figure, "Predicted against true value")
 
 
-def history(steps: Sequence[float], series: Mapping[str, Sequence[float | None]], across: str) -> Markup:
-    """Values along a training, a line each; gaps where a value was not measured."""
-    with _style(f"Along the training, by {across}"):
-        figure = _figure(5.2, 3.1)
+def history(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], across: str) -> Markup:
+    """Values along a training: for each name one line of ``(x, y)`` for each network."""
+    with _style("Along the training"):
+        figure = _figure(4.8, 3.1)
         axes = figure.subplots()
-        for number, (name, values) in enumerate(series.items()):
-            known = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
-            x, y = zip(*known, strict=True) if known else ((), ())
-            marker = "o" if len(known) <= 30 else ""
-            axes.plot(x, y, color=SERIES[number % len(SERIES)], marker=marker, markersize=3, label=name)
-        axes.set(xlabel=across)
-        axes.legend(loc="best")
-        return _svg(figure, f"Along the training, by {across}")
+        for number, (name, lines) in enumerate(series.items()):
+            for place, line in enumerate(lines):
+                x, y = zip(*line, strict=True) if line else ((), ())
+                axes.plot(
+                    x,
+                    y,
+                    color=SERIES[number % len(SERIES)],
+                    alpha=1 if len(lines) == 1 else 0.7,
+                    marker="o" if len(line) <= 30 else "",
+                    markersize=3,
+                    label=name if place == 0 else None,
+                )
+        axes.set_xlabel(across)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(series) > 1:
+            axes.legend(loc="best")
+        return _svg(figure, "Along the training")

@@ -1,0 +1,129 @@
+"""Names, meanings and numbers as people read them on a page."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from osler.case import Answer
+
+# name: (label, meaning, form, scale)
+_SHARE, _PLAIN = (0.0, 1.0), None
+FIGURES: dict[str, tuple[str, str, str, tuple[float, float] | None]] = {
+    "auroc": ("AUROC", "how often a case with the class ranks above one without", "decimal", (0.5, 1.0)),
+    "accuracy": ("Accuracy", "share of right decisions", "percent", _SHARE),
+    "balanced_accuracy": ("Balanced accuracy", "mean sensitivity over the classes", "percent", _SHARE),
+    "sensitivity": ("Sensitivity", "share of those with the class that are found", "percent", _SHARE),
+    "specificity": ("Specificity", "share of those without it that are cleared", "percent", _SHARE),
+    "ppv": ("Positive predictive value", "share of those stated that have it, at this frequency", "percent", _SHARE),
+    "npv": ("Negative predictive value", "share of those cleared that do not, at this frequency", "percent", _SHARE),
+    "f1": ("F1", "harmonic mean of sensitivity and positive predictive value", "decimal", _SHARE),
+    "brier": ("Brier score", "mean squared error of the probabilities; 0 is best", "decimal", _PLAIN),
+    "ece": (
+        "Expected calibration error",
+        "mean gap between stated and observed; above 0 by chance",
+        "decimal",
+        _PLAIN,
+    ),
+    "calibration_slope": (
+        "Calibration slope",
+        "1 is ideal; below, the probabilities are too extreme",
+        "decimal",
+        (0, 2),
+    ),
+    "calibration_intercept": ("Calibration in the large", "0 is ideal; below, they are too high", "decimal", (-1, 1)),
+    "set_coverage": (
+        "Coverage of the sets",
+        "how often the set of possible answers holds the truth",
+        "percent",
+        _SHARE,
+    ),
+    "set_size": ("Size of the sets", "mean number of possible answers", "decimal", _PLAIN),
+    "quadratic_kappa": ("Quadratic kappa", "agreement on the rank beyond chance", "decimal", _SHARE),
+    "mae": ("Mean absolute error", "in ranks or in the unit of the quantity", "decimal", _PLAIN),
+    "rmse": ("Root mean squared error", "large errors weigh more", "decimal", _PLAIN),
+    "r2": ("R²", "share of the variance explained", "decimal", _SHARE),
+    "spearman": ("Spearman correlation", "agreement of the order", "decimal", (-1, 1)),
+    "interval_coverage": ("Coverage of the intervals", "how often they hold the truth", "percent", _SHARE),
+    "interval_width": ("Width of the intervals", "in the unit of the quantity", "decimal", _PLAIN),
+    "abstained_share": ("Withheld", "share of cases without a decision", "percent", _SHARE),
+    "error": ("Error among all", "share of wrong decisions, or mean absolute error", "decimal", _PLAIN),
+    "error_answered": ("Error among the answered", "the same, without withheld cases", "decimal", _PLAIN),
+    "error_withheld": ("Error among the withheld", "what withholding avoided", "decimal", _PLAIN),
+    "aurc": (
+        "Area under risk and coverage",
+        "mean error over all shares answered; lower is better",
+        "decimal",
+        _PLAIN,
+    ),
+}
+HEADLINES = {
+    "binary": ("auroc", "sensitivity", "specificity", "calibration_slope"),
+    "multiclass": ("auroc", "accuracy", "balanced_accuracy", "set_coverage"),
+    "ordinal": ("quadratic_kappa", "accuracy", "mae", "set_coverage"),
+    "multilabel": ("auroc", "sensitivity", "specificity", "set_coverage"),
+    "regression": ("mae", "r2", "spearman", "interval_coverage"),
+}
+
+
+def shown(value: float | None, form: str = "decimal") -> str:
+    """A number for people: as many digits as it deserves; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if form == "percent":
+        return f"{100 * value:.1f} %" if 0 < value < 1 else f"{100 * value:.0f} %"
+    sign = "−" if value < 0 and round(value, 3) != 0 else "+" if form == "signed" and value > 0 else ""
+    size = abs(value)
+    return sign + (f"{size:.3f}" if size < 10 else f"{size:.2f}" if size < 100 else f"{size:,.0f}")
+
+
+def row(key: str, estimate: Mapping[str, Any]) -> dict[str, Any]:
+    """A figure of ``evaluation.json`` with its name, meaning, form and scale."""
+    label, meaning, form, scale = FIGURES.get(key, (key, "", "decimal", None))
+    if key.startswith("net_benefit_"):
+        threshold = 100 * float(key.removeprefix("net_benefit_"))
+        label = f"Net benefit at {threshold:g} %"
+        meaning = "true positives a case, less the false ones at that exchange rate"
+    plain = {"value": None, "note": "", "method": "", "low": None, "high": None, "n": 0} | dict(estimate)
+    return {"label": label, "meaning": meaning, "form": form, "scale": scale, "estimate": plain}
+
+
+def answer_in_words(answer: Answer) -> dict[str, Any]:
+    """What is said about one task, in words and bars."""
+    by_name = {finding.name: finding for finding in answer.findings}
+    if answer.kind == "regression":
+        finding = answer.findings[0]
+        verdict = f"{shown(finding.value)} {finding.unit}".strip()
+        ends = "" if finding.interval is None else " to ".join(shown(x) for x in finding.interval)
+        level = "" if answer.coverage is None else f", made to hold the truth in {100 * answer.coverage:g} % of cases"
+        number = f"{finding.name}; prediction interval {ends}{level}" if ends else finding.name
+        return {"task": answer.task, "verdict": verdict, "number": number, "sets": "", "bars": []}
+    nothing = "nothing found" if answer.kind == "multilabel" else "no decision"
+    bars = [
+        {
+            "name": name,
+            "probability": finding.probability,
+            "interval": finding.interval,
+            "stated": name in answer.decision,
+        }
+        for name, finding in by_name.items()
+        if finding.probability is not None
+    ]
+    if answer.kind != "ordinal":
+        bars.sort(key=lambda bar: (not bar["stated"], -float(str(bar["probability"]))))
+    verdict = ", ".join(answer.decision) or nothing
+    return {"task": answer.task, "verdict": verdict, "number": "", "sets": _set_in_words(answer), "bars": bars}
+
+
+def _set_in_words(answer: Answer) -> str:
+    if answer.coverage is None:
+        return ""
+    level, names = f"{100 * answer.coverage:g} %", answer.prediction_set
+    if not names:
+        return f"No class is likely enough for a set that holds the truth in {level} of such cases."
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    if answer.kind == "multilabel":
+        return f"Cannot be ruled out, at {level}: {listed}."
+    if len(names) == len(answer.findings):
+        return f"No class can be ruled out: a set made to hold the truth in {level} of such cases holds all of them."
+    only = "only " if len(names) == 1 else ""
+    return f"Possible answers: {only}{listed} (sets made like this hold the truth in {level} of such cases)."

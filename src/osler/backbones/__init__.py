@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from osler.problem import Problem
+
 
 class Backbone(nn.Module, ABC):
     """Looks along ``dims`` spatial axes and returns a feature map.
@@ -13,7 +15,8 @@ class Backbone(nn.Module, ABC):
 
     - ``Options``: a frozen dataclass of plain types (int, float, str, bool, ``Literal``), all with defaults;
     - ``build(options, *, channels, dims, size) -> Backbone`` with ``channels`` of the input, ``dims`` 2 or 3
-      and ``size`` the spatial size of the input, ``(height, width)`` or ``(depth, height, width)``;
+      and ``size`` the spatial size of the input, ``(height, width)`` or ``(depth, height, width)``; it raises
+      :class:`osler.problem.Problem` where the network cannot work on so small an image;
     - optionally ``from_foreign(state) -> state``: maps the names of a foreign state dict to its own,
       and ``FOREIGN``: what that file is, its licence and its source.
 
@@ -25,9 +28,62 @@ class Backbone(nn.Module, ABC):
     """
 
     features: int
-    neck: nn.Module | None = None
-    neck_features: int = 0
+    neck: nn.Module | None
+    neck_features: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not class attributes: a ``None`` on the class would hide the module that is set on the instance.
+        self.neck = None
+        self.neck_features = 0
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b k *smaller"]:
         """The feature map."""
+
+
+def convolution(dims: int) -> type[nn.Conv2d] | type[nn.Conv3d]:
+    """The convolution layer along 2 or 3 spatial axes."""
+    return nn.Conv2d if dims == 2 else nn.Conv3d
+
+
+def max_pool(dims: int) -> type[nn.MaxPool2d] | type[nn.MaxPool3d]:
+    """The max-pooling layer along 2 or 3 spatial axes."""
+    return nn.MaxPool2d if dims == 2 else nn.MaxPool3d
+
+
+def average_pool_to(dims: int) -> type[nn.AdaptiveAvgPool2d] | type[nn.AdaptiveAvgPool3d]:
+    """The layer that averages a map of any size down to a grid of fixed size."""
+    return nn.AdaptiveAvgPool2d if dims == 2 else nn.AdaptiveAvgPool3d
+
+
+def batch_norm(dims: int) -> type[nn.BatchNorm2d] | type[nn.BatchNorm3d]:
+    """The batch normalisation layer along 2 or 3 spatial axes."""
+    return nn.BatchNorm2d if dims == 2 else nn.BatchNorm3d
+
+
+def initialise(module: nn.Module) -> None:
+    """Draws the weights of every convolution and dense layer for ReLU networks, sets every bias to 0.
+
+    Normal with variance 2 / fan-in (He et al., 2015, eq. 10), so that the signal keeps its scale on the way
+    forward, also without normalisation and in depthwise layers.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def require_size(name: str, size: tuple[int, ...], least: int) -> None:
+    """Checks that an image is large enough for a network.
+
+    Raises:
+        Problem: an axis has fewer than ``least`` pixels.
+    """
+    if min(size) < least:
+        raise Problem(
+            f"the backbone {name} needs at least {least} pixels along each axis; the images have "
+            + " x ".join(map(str, size)),
+            fix=f"set a size of at least {least} or choose another backbone",
+        )

@@ -56,8 +56,12 @@ class Affine:
 
     def __post_init__(self) -> None:
         matrix = np.asarray(self.matrix, dtype=np.float64)
-        if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
-            raise ValueError("an affine must be a finite, invertible 4x4 matrix")
+        if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+            raise ValueError("an affine must be a finite 4x4 matrix")
+        # Relative to the spacings: pixels of a microscope are small, not degenerate.
+        spacings = np.linalg.norm(matrix[:3, :3], axis=0)
+        if abs(np.linalg.det(matrix[:3, :3])) <= 1e-6 * np.prod(spacings) or list(matrix[3]) != [0, 0, 0, 1]:
+            raise ValueError("an affine must be invertible, with a last row of 0 0 0 1")
         object.__setattr__(self, "matrix", matrix)
 
     @property
@@ -197,15 +201,13 @@ class Image:
                 return nothing
 
 
-def _resample_axis(
-    array: NDArray[np.generic], axis: int, factor: float, new: int, order: int
-) -> NDArray[np.generic]:
+def _resample_axis(array: NDArray[np.generic], axis: int, factor: float, new: int, order: int) -> NDArray[np.generic]:
     old = array.shape[axis]
     if old == new:
         return array
     centres = np.clip((np.arange(new) + 0.5) * factor - 0.5, 0, old - 1)
     if order == 0:
-        return np.take(array, np.rint(centres).astype(int), axis)
+        return np.asarray(np.take(array, np.rint(centres).astype(int), axis))
     below = np.floor(centres).astype(int)
     above = np.minimum(below + 1, old - 1)
     shape = [1] * array.ndim

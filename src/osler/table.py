@@ -154,11 +154,12 @@ def named_roles(table: Table, case: str, images: Iterable[str]) -> Roles:
         task, _, name = rest.partition(".")
         if kind != "label":
             continue
+        task = task or "label"
+        before = labels.get(task, Label(task))
         if name:
-            before = labels.get(task, Label(task, kind="multilabel"))
-            labels[task] = replace(before, by_class={**before.by_class, name: column})
+            labels[task] = replace(before, kind="multilabel", by_class={**before.by_class, name: column})
         else:
-            labels[task or "label"] = Label(task or "label", column)
+            labels[task] = replace(before, column=column)
     clash = next((label.task for label in labels.values() if label.column and label.by_class), None)
     if clash:
         what = f"the task {clash!r} has both a column of its own and columns for its classes"

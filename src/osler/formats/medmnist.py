@@ -45,7 +45,8 @@ def _array(path: Path, key: str, modified: int, size: int) -> NDArray[Any]:
     try:
         if path.suffix.lower() == ".npy":
             return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: numpy leaves the file open where the archive is broken.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if key not in arrays.files:
                 raise Problem(f"there is no array {key!r}", path=path, fix=f"it holds {', '.join(arrays.files)}")
             array: NDArray[Any] = arrays[key]

@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from osler import formats
+from osler.case import Source
+from osler.image import Affine, NoGeometry
+from osler.problem import Problem
+
+VOLUME = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
+OBLIQUE = np.array([[0.9, -0.2, 0.1, 5], [0.3, 1.1, -0.4, -7], [0.0, 0.5, 2.0, 11], [0, 0, 0, 1.0]])
+
+
+def read(path: Path):
+    return formats.read(Source(path))
+
+
+def saved(path: Path, array: np.ndarray, affine=OBLIQUE, *, unit="mm", time="sec", code=1, **header) -> Path:
+    made = nibabel.Nifti1Image(array, affine)
+    made.header.set_xyzt_units(unit, time)
+    made.set_sform(affine, code)
+    made.set_qform(None, 0)
+    for name, value in header.items():
+        made.header[name] = value
+    nibabel.save(made, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.hdr"])
+def test_voxels_and_their_places_are_those_of_nibabel(tmp_path, name):
+    image = read(saved(tmp_path / name, VOLUME))
+    assert image.array.shape == (1, 1, 2, 3, 4) and image.array.dtype == np.int16
+    assert isinstance(image.geometry, Affine)
+    for x, y, z in [(0, 0, 0), (3, 2, 1), (1, 2, 0)]:
+        assert image.array[0, 0, z, y, x] == VOLUME[x, y, z]
+        right, front, up = nibabel.affines.apply_affine(OBLIQUE, [x, y, z])
+        assert image.to_patient(np.array([x, y, z], float)) == pytest.approx([-right, -front, up], abs=1e-5)
+
+
+def test_slope_is_applied_only_where_stated(tmp_path):
+    made = nibabel.Nifti1Image(VOLUME, OBLIQUE)
+    made.header.set_slope_inter(0.5, 10)
+    nibabel.save(made, tmp_path / "a.nii")
+    stored = np.asanyarray(nibabel.load(tmp_path / "a.nii").dataobj)
+    image = read(tmp_path / "a.nii")
+    assert image.array.dtype == np.float32 and image.array[0, 0].transpose(2, 1, 0) == pytest.approx(stored)
+
+
+def test_units_other_than_millimetres_are_converted(tmp_path):
+    image = read(saved(tmp_path / "a.nii", VOLUME, unit="meter"))
+    assert image.geometry.matrix[0, 3] == pytest.approx(-5000)
+
+
+def test_time_is_the_fourth_axis_and_channels_the_fifth(tmp_path):
+    array = np.arange(2 * 3 * 4 * 5 * 2, dtype=np.float32).reshape(2, 3, 4, 5, 2)
+    made = nibabel.Nifti1Image(array, OBLIQUE)
+    made.header.set_xyzt_units("mm", "msec")
+    made.header["pixdim"][4] = 250
+    nibabel.save(made, tmp_path / "a.nii")
+    image = read(tmp_path / "a.nii")
+    assert image.array.shape == (5, 2, 4, 3, 2) and image.times == pytest.approx((0, 0.25, 0.5, 0.75, 1))
+    assert image.array[3, 1, 2, 1, 0] == array[0, 1, 2, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("unit", "code", "affine", "known"),
+    [
+        ("mm", 0, OBLIQUE, False),
+        ("unknown", 2, np.eye(4), False),
+        ("mm", 2, np.eye(4), True),
+        ("unknown", 2, OBLIQUE, True),
+    ],
+)
+def test_distances_are_never_invented(tmp_path, unit, code, affine, known):
+    image = read(saved(tmp_path / "a.nii", VOLUME, affine, unit=unit, code=code))
+    assert isinstance(image.geometry, Affine if known else NoGeometry)
+    assert bool(image.notes) == (unit == "unknown" or not known)
+
+
+def test_rgb_voxels_are_channels(tmp_path):
+    colours = np.zeros((2, 2, 2), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    colours["G"][1, 0, 1] = 9
+    nibabel.save(nibabel.Nifti1Image(colours, OBLIQUE), tmp_path / "a.nii")
+    image = read(tmp_path / "a.nii")
+    assert image.channels == 3 and image.array[0, 1, 1, 0, 1] == 9
+
+
+def test_broken_files_are_named(tmp_path):
+    whole = saved(tmp_path / "a.nii.gz", np.random.default_rng(0).normal(size=(9, 9, 9))).read_bytes()
+    (tmp_path / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.nii").write_text("hello")
+    for name in ("cut.nii.gz", "text.nii"):
+        with pytest.raises(Problem, match=f"{name}: the NIfTI file is broken"):
+            read(tmp_path / name)
+    with pytest.raises(Problem, match="not real numbers"):
+        read(saved(tmp_path / "c.nii", VOLUME.astype(np.complex64)))
+
+
+@pytest.mark.real_data
+def test_a_heart_of_acdc_has_two_moments_and_no_millimetres(real_data):
+    image = read(real_data / "acdc" / "images" / "heart_008.nii.gz")
+    assert image.array.shape == (2, 1, 10, 174, 208) and image.array.dtype == np.uint8
+    assert image.spacing is None and image.times == () and image.notes

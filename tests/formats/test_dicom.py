@@ -319,3 +319,17 @@ def test_real_files_lie_where_an_independent_reader_puts_them(real_data, name):
     for point in [(0, 0, 0), (width - 1, 0, 0), (0, height - 1, 0), (3, 2, depth - 1)]:
         there = volume.TransformContinuousIndexToPhysicalPoint([float(number) for number in point])
         assert image.to_patient(np.array(point, float)) == pytest.approx(there, abs=1e-3)
+
+
+def test_damaged_bytes_are_an_image_or_a_sentence(tmp_path):
+    rng = np.random.default_rng(0)
+    whole = write(tmp_path / "a.dcm", enhanced([(0, 0, 0), (0, 0, 1)])).read_bytes()
+    path = tmp_path / "b.dcm"
+    for _ in range(60):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[rng.integers(132, len(whole), 3)] = rng.integers(0, 256, 3)
+        path.write_bytes(damaged.tobytes())
+        try:
+            assert read(path).array.ndim == 5
+        except Problem as problem:
+            assert str(problem).isprintable()

@@ -40,7 +40,9 @@ def read(source: Source) -> Image:
     except Problem as problem:
         if problem.path is not None:
             raise
-        raise Problem(problem.what, path=source.path, fix=problem.fix) from problem
+        # Values of a broken header may be in the text: nothing of theirs may steer a terminal.
+        what = "".join(letter if letter.isprintable() else " " for letter in problem.what)
+        raise Problem(what, path=source.path, fix=problem.fix) from problem
     except ImportError:
         raise
     except Exception as error:

@@ -59,8 +59,10 @@ def _decoded(dataset: "Dataset", notes: list[str]) -> NDArray[Any]:
         _check_length(dataset)
     try:
         array = pixel_array(dataset)
-    except Exception as error:
-        # Each decoder plug-in has its own errors; pydicom joins them into a text of several lines.
+    except BaseException as error:
+        # Each decoder plug-in has its own errors; a panic of those in Rust is not even an Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         if syntax.is_compressed and int(dataset.get("BitsStored") or 0) > 8 and "JPEG Extended" in syntax.name:
             what = (
                 f"its pixels are compressed as {syntax.name} with more than 8 bits, which no installed decoder knows"

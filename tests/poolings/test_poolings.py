@@ -50,11 +50,9 @@ def test_the_gradient_is_the_numerical_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if hasattr(built(name), "weights")])
 def test_the_weights_of_the_places_sum_to_one(name: str, size: tuple[int, ...]) -> None:
     pooling, x = built(name), maps(*size)
-    if not hasattr(pooling, "weights"):
-        pytest.skip(f"{name} gives no weights")
     weights = pooling.weights(x)
     assert weights.shape == (2, *size)
     assert (weights >= 0).all()

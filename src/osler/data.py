@@ -5,11 +5,12 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import formats
+from osler import formats, layouts
 from osler.case import Case, Entry
 from osler.image import Image
 from osler.problem import Problem
@@ -52,6 +53,15 @@ def read_case(entry: Entry) -> Case:
     """
     images = {name: formats.read(source) for name, source in entry.images.items()}
     return Case(entry.id, entry.patient, images, entry.findings, entry.covariates, entry.metadata)
+
+
+def read_case_at(path: Path | str) -> Case:
+    """One file, or a folder with one DICOM series, as a case.
+
+    Raises:
+        Problem: it cannot be read.
+    """
+    return read_case(layouts.single(Path(path)))
 
 
 def the_image(case: Case) -> Image:

@@ -4,19 +4,19 @@ import json
 import os
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from osler import calibration, data, model, novelty
+from osler import calibration, catalog, data, formats, layouts, model, novelty
 from osler.calibration import Calibrated
-from osler.case import Answer, Case, Diagnosis, Finding, Novelty
+from osler.case import Answer, Case, Diagnosis, Entry, Finding, Novelty
 from osler.image import Image
 from osler.model import Model
+from osler.problem import Problem, shown_path
 from osler.pseudonym import pseudonym
 from osler.tasks.classification import Classification
 
@@ -178,19 +178,119 @@ def _checks(made: Model, image: Image, score: float, limit: float | None) -> tup
         checked.append(f"the modality is {', '.join(known)}")
     if limit is not None:
         if score > limit:
-            reasons.append(f"the image is unlike those the model was trained on (novelty {score:.1f}, limit {limit:.1f})")
+            reasons.append(
+                f"the image is unlike those the model was trained on (novelty {score:.1f}, limit {limit:.1f})"
+            )
         share = made.recipe.inference.refusals
         checked.append(f"novelty: about {share:.0%} of images like the training images are refused")
     else:
         checked.append("no novelty gate: the model was trained without calibration cases")
-    return reasons, [line for line in checked if not (reasons and line == "the image is not blank" and "blank" in reasons[0])]
+    return reasons, [
+        line for line in checked if not (reasons and line == "the image is not blank" and "blank" in reasons[0])
+    ]
 
 
-def diagnose_many(made: Model, entries: Sequence, batch: int = 16) -> Iterator[tuple[Case, Diagnosis]]:
-    """Case by case, in order; the caller handles the :class:`Problem` of a case that cannot be read."""
-    for entry in entries:
-        case = data.read_case(entry)
-        yield case, diagnose(made, case)
+def cases_below(path: Path) -> list[Entry]:
+    """What a path holds: a file or a folder with one series is one case, a folder of files is one case each.
+
+    Raises:
+        Problem: there is nothing that can be read.
+    """
+    if path.is_file() or not path.exists() or _one_series(path):
+        return [layouts.single(path)]
+    found: list[Entry] = []
+    try:
+        found = list(layouts.read(path).entries)
+    except Problem:
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        for file in files:
+            if formats.find(file) is not None:
+                found.append(replace(layouts.single(file), id=str(file.relative_to(path))))
+    if not found:
+        raise Problem(
+            "holds no image of a known format", path=path, fix="give an image, a series or a folder of them"
+        )
+    return found
+
+
+def _one_series(folder: Path) -> bool:
+    """Only files, and all of them DICOM."""
+    below = list(folder.iterdir())
+    dicom = catalog.find("formats", "dicom")
+    return bool(below) and all(file.is_file() and dicom.matches(file) for file in below)
+
+
+def diagnose_paths(
+    run: Path, inputs: Sequence[Path], out: Path, *, method: str = "auto", say: Callable[[str], None] = print
+) -> tuple[int, int]:
+    """Diagnoses files, series and folders; what cannot be read is said, and the rest goes on.
+
+    Args:
+        run: run folder or model file.
+        inputs: paths.
+        out: gets a folder for each case, ``index.html``, ``diagnoses.json`` and the private ``names.csv``.
+        method: of the overlay, ``auto`` or ``none``.
+        say: takes one line at a time.
+
+    Returns:
+        How many were diagnosed, and how many failed.
+    """
+    from osler import report
+
+    made = model.load(run)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Problem(f"the folder cannot be made ({error.strerror})", path=out, fix="give another --out") from error
+    done: list[Diagnosis] = []
+    names: list[str] = []
+    failed = 0
+    for path in inputs:
+        try:
+            entries = cases_below(path)
+        except Problem as problem:
+            say(f"left out: {problem}")
+            failed += 1
+            continue
+        for entry in entries:
+            # The whole path makes the name, so that two folders with an image.png each stay two cases.
+            named = replace(entry, id=str(path.resolve() / entry.id) if len(entries) > 1 else str(path.resolve()))
+            try:
+                case = data.read_case(named)
+                found = diagnose(made, case)
+                write_diagnosis(found, case, made, out, method)
+            except Problem as problem:
+                say(f"left out: {problem}")
+                failed += 1
+                continue
+            done.append(replace(found, case=pseudonym(found.case)))
+            names.append(named.id)
+            say(f"{shown_path(Path(entry.id) if len(entries) > 1 else path)}: {in_one_line(found)}")
+    if done:
+        remember(out, names)
+        _replace_text(out / "diagnoses.json", json.dumps([asdict(d) for d in done], indent=1, ensure_ascii=False))
+        report.diagnoses_page(done, out / "index.html", {d.case: f"{d.case}/diagnosis.html" for d in done})
+    return len(done), failed
+
+
+def in_one_line(diagnosis: Diagnosis) -> str:
+    """``label pneumonia 97 % (94 to 99 %)``, or what is withheld and why; seconds and memory."""
+    parts = []
+    for task, given in diagnosis.answers.items():
+        if given.kind == "regression":
+            number = given.findings[0]
+            span = f" ({number.interval[0]:.3g} to {number.interval[1]:.3g})" if number.interval else ""
+            parts.append(f"{task} {number.value:.3g}{span} {number.unit}".rstrip())
+            continue
+        likely = max(given.findings, key=lambda finding: finding.probability or 0)
+        stated = [f for f in given.findings if f.name in given.decision] or ([] if diagnosis.abstained else [likely])
+        for one in stated or [likely]:
+            low, high = one.interval or (float("nan"), float("nan"))
+            parts.append(f"{task} {one.name} {one.probability:.0%} ({low:.0%} to {high:.0%})")
+    text = ", ".join(parts)
+    if diagnosis.abstained:
+        text = f"withheld: {'; '.join(diagnosis.reasons)} (would be {text})"
+    return f"{text}; {diagnosis.seconds:.2f} s, {diagnosis.peak_mib:.0f} MiB"
 
 
 def to_json(diagnosis: Diagnosis) -> str:
@@ -222,7 +322,9 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
         overlays[why.method] = (explanation.overlay(shown, why.heatmap[plane], passed=why.passed), caption)
         Picture.fromarray(overlays[why.method][0]).save(folder / "overlay.png")
     _replace_text(folder / "diagnosis.json", to_json(diagnosis))
-    report.diagnosis_page(replace(diagnosis, case=pseudonym(diagnosis.case)), shown, overlays, folder / "diagnosis.html")
+    report.diagnosis_page(
+        replace(diagnosis, case=pseudonym(diagnosis.case)), shown, overlays, folder / "diagnosis.html"
+    )
     return folder
 
 
@@ -237,8 +339,3 @@ def remember(folder: Path, ids: Sequence[str], name: str = "names.csv") -> None:
     path = folder / name
     with os.fdopen(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
         file.write("pseudonym,case\n" + "".join(f'{pseudonym(i)},"{i.replace(chr(34), chr(34) * 2)}"\n' for i in ids))
-
-
-def torch_threads(count: int | None) -> None:
-    """As many threads as told; all cores otherwise."""
-    torch.set_num_threads(count or os.cpu_count() or 1)

@@ -123,6 +123,7 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     for number, (training, validation, _) in enumerate(pairs):
         networks.append(fit(examples(training), examples(validation), plan, number, out, say, began, len(pairs)))
     say("calibrating")
+    digests = [int(loaded.digests[row_of[e.id]][:15], 16) for _, _, c in pairs for e in c.entries]
     fitted, card, held = _calibrate(networks, [(examples(t), examples(c)) for t, _, c in pairs], plan)
     seen = {e.id for t, v, c in pairs for part in (t, v, c) for e in part.entries}
     fitted["seen"] = np.array(
@@ -133,6 +134,7 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     card |= {"training_cases": len(pairs[0][0]), "modalities": sorted(planning.fingerprint(found).modalities)}
     made = Model(plan, networks, fitted, card)
     if plan.training.folds:
+        held["digest"] = torch.tensor(digests)
         model.write_tensors(out / "out_of_fold.safetensors", held, {"format": "osler-out-of-fold"})
     made.save(out / "model.safetensors")
     _training_page(out, card)
@@ -373,9 +375,11 @@ def fit(
         save(state, path)
         saved = time.monotonic()
         _write_history(out, member, state.history)
+        _write_tensorboard(out, member, row)
         pace = (saved - start) * steps / max(1, steps - first)
         left = pace * (plan.training.epochs * (members - member) - state.epoch)
         say(_line(row, plan, member, members, left, saved - began))
+    _write_history(out, member, state.history)
     network.load_state_dict(state.best if state.best else state.average)
     return network.eval().cpu()
 
@@ -566,7 +570,7 @@ def restore(state: State, path: Path) -> None:
 
 
 def _write_history(out: Path, member: int, rows: Sequence[Mapping[str, float]]) -> None:
-    """``history.csv`` of all members so far, and TensorBoard files of this one."""
+    """``history.csv`` of all members so far."""
     path = out / "history.csv"
     others: list[Mapping[str, Any]] = []
     if path.exists():
@@ -576,12 +580,15 @@ def _write_history(out: Path, member: int, rows: Sequence[Mapping[str, float]]) 
     lines = [",".join(names)]
     lines += [",".join(str(row.get(name, "")) for name in names) for row in [*others, *rows]]
     _write_text(path, "\n".join(lines) + "\n")
+
+
+def _write_tensorboard(out: Path, member: int, row: Mapping[str, float]) -> None:
     from tensorboardX import SummaryWriter
 
     with SummaryWriter(str(out / "tensorboard" / f"network-{member}")) as writer:
-        for name, value in rows[-1].items():
+        for name, value in row.items():
             if name not in ("member", "epoch"):
-                writer.add_scalar(name.replace(".", "/"), value, int(rows[-1]["epoch"]))
+                writer.add_scalar(name.replace(".", "/"), value, int(row["epoch"]))
 
 
 # --- what makes a network's outputs a diagnosis ------------------------------------------------------------

@@ -1,0 +1,279 @@
+"""The command line: parses, calls the public function of the same name, prints. Nothing is computed here."""
+
+import ctypes
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Literal
+
+from cyclopts import App
+from cyclopts.exceptions import CycloptsError
+
+from osler.problem import Problem, shown_path
+
+app = App(
+    name="osler",
+    help="Medical image diagnosis with neural networks: trained, calibrated, explained, honestly evaluated, served. "
+    "For research; not a medical device. Add --debug to any command for a traceback.",
+    version_flags=["--version"],
+)
+
+
+@app.command
+def demo(out: Path = Path("demo"), *, open_page: bool = False) -> None:
+    """Makes a phantom cohort on the spot and takes it through every verb, in under three minutes.
+
+    Parameters
+    ----------
+    out
+        Folder for the cohort, the run and the pages; begin with index.html in it.
+    open_page
+        Open the page in the browser at the end.
+    """
+    from osler import demonstration
+
+    page = demonstration.demo(out, say=_say)
+    print(f"open {shown_path(page)}")
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
+
+
+@app.command
+def train(
+    cohort: Path,
+    *settings: str,
+    out: Path,
+    recipe: Path | None = None,
+    cohort_file: Path | None = None,
+    minutes: float = 12.0,
+) -> None:
+    """Trains, calibrates and stores a model of a cohort; run it again to go on after an interruption.
+
+    Parameters
+    ----------
+    cohort
+        Class folders, a MedMNIST .npz, a folder with manifest.csv or cohort.toml, or a DICOM tree.
+    settings
+        key=value for anything in the recipe, e.g. epochs=20 folds=5 backbone=vgg network.options.depth=11.
+    out
+        Run folder.
+    recipe
+        A recipe file to start from; what it leaves out is planned.
+    cohort_file
+        A cohort.toml outside the cohort's folder.
+    minutes
+        Time for training, turned into a number of epochs when the plan is made.
+    """
+    from osler import recipe as recipes
+    from osler import training
+
+    given = recipes.settings(settings)
+    if recipe is not None:
+        given = recipes.merge(recipes.read(recipe), given)
+    training.train(cohort, out, given, cohort_file=cohort_file, minutes=minutes, say=_say)
+    print(f"model {shown_path(out / 'model.safetensors')}")
+    print(f"page  {shown_path(out / 'training.html')}")
+
+
+@app.command
+def evaluate(
+    run: Path,
+    cohort: Path,
+    *,
+    out: Path,
+    cohort_file: Path | None = None,
+    against: Path | None = None,
+    out_of_fold: bool = False,
+) -> None:
+    """Measures a model on cases that it has not seen, with intervals, and writes a page.
+
+    Parameters
+    ----------
+    run
+        Run folder or model file.
+    cohort
+        Any cohort; its test part if it names one, else all of it.
+    out
+        Folder for evaluation.json, predictions.csv and evaluation.html.
+    cohort_file
+        A cohort.toml outside the cohort's folder.
+    against
+        Another run, compared on the same cases.
+    out_of_fold
+        For a run with folds on its own cohort: each case by the network that was trained without it.
+    """
+    from osler import evaluation
+
+    evaluation.evaluate(run, cohort, out, cohort_file=cohort_file, against=against, out_of_fold=out_of_fold, say=_say)
+    print(f"page {shown_path(out / 'evaluation.html')}")
+
+
+@app.command
+def diagnose(
+    run: Path,
+    *inputs: Path,
+    out: Path,
+    method: Literal["auto", "gradcam", "occlusion", "integrated_gradients", "attention", "none"] = "auto",
+) -> None:
+    """Answers for images, folders of images, or DICOM series: a page, an overlay and JSON for each.
+
+    Parameters
+    ----------
+    run
+        Run folder or model file.
+    inputs
+        Files, series folders, or folders of files.
+    out
+        A folder for each case, under a pseudonym; names.csv in it leads back and is private.
+    method
+        How the overlay is made; none makes no overlay.
+    """
+    from osler import diagnosis
+
+    if not inputs:
+        raise Problem("no input was given", fix="name at least one file or folder")
+    done, failed = diagnosis.diagnose_paths(run, inputs, out, method=method, say=_say)
+    if not done:
+        raise Problem(f"none of the {failed} inputs could be diagnosed", fix="see the lines above")
+    print(f"page {shown_path(out / 'index.html')}")
+    if failed:
+        sys.exit(2)
+
+
+@app.command
+def explain(
+    run: Path,
+    source: Path,
+    *,
+    out: Path,
+    method: Literal["gradcam", "occlusion", "integrated_gradients", "attention", "all"] = "gradcam",
+    finding: str = "",
+) -> None:
+    """Shows where an answer comes from, with the map's own test beside it.
+
+    Parameters
+    ----------
+    run
+        Run folder or model file.
+    source
+        One image, or a folder with one series.
+    out
+        Folder for the pictures and explanation.json.
+    method
+        One method, or all of them.
+    finding
+        The class to explain; the most probable one if left out.
+    """
+    from osler import explanation
+
+    for line in explanation.explain_path(run, source, out, method=method, finding=finding or None):
+        print(line)
+
+
+@app.command
+def serve(run: Path, *, port: int = 8765, host: str = "127.0.0.1") -> None:
+    """A page on this machine onto which an image is dropped and the diagnosis comes back; also as JSON.
+
+    Parameters
+    ----------
+    run
+        Run folder or model file.
+    port
+        To listen on.
+    host
+        Loopback only.
+    """
+    from osler.server import serve as start
+
+    start(run, port=port, host=host)
+
+
+@app.command
+def import_weights(file: Path, *, backbone: str, out: Path, licence: str, source: str, channels: int = 3) -> None:
+    """Takes foreign weights (.pth) in, once: read in a child process, checked, stored as safetensors.
+
+    Parameters
+    ----------
+    file
+        The foreign file.
+    backbone
+        Whose weights they are, e.g. efficientnet_lite.
+    out
+        The .safetensors file to write; give it to training with weights=FILE.
+    licence
+        Of the weights, e.g. Apache-2.0; kept in the file.
+    source
+        Where they come from; kept in the file.
+    channels
+        Of the images they were trained on.
+    """
+    from osler import weights
+
+    path = weights.import_weights(file, backbone, out, licence=licence, source=source, channels=channels)
+    print(f"weights {shown_path(path)}")
+
+
+@app.command
+def doctor() -> None:
+    """What this machine has, and what is missing for what."""
+    from osler import machine
+
+    for line in machine.describe():
+        print(line)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def keep_memory() -> None:
+    """Tells glibc to keep large blocks: every step of a training asks for the same ones again.
+
+    Without it a third of the time goes into page faults. Off with ``OSLER_MALLOPT=0``; nothing happens
+    on other C libraries. Parameters as in mallopt(3).
+    """
+    if os.environ.get("OSLER_MALLOPT") == "0" or not sys.platform.startswith("linux"):
+        return
+    try:
+        library = ctypes.CDLL("libc.so.6")
+        trim_threshold, top_pad, mmap_max = -1, -2, -4
+        library.mallopt(mmap_max, 0)
+        library.mallopt(trim_threshold, 2**31 - 1)
+        library.mallopt(top_pad, 256 * 2**20)
+    except (OSError, AttributeError):
+        return
+
+
+def main(words: list[str] | None = None) -> None:
+    """Entry point: bad input gives one sentence and exit code 2, never a traceback without --debug."""
+    given = list(sys.argv[1:] if words is None else words)
+    debug = "--debug" in given
+    given = [word for word in given if word != "--debug"]
+    keep_memory()
+    try:
+        app(given, exit_on_error=False, print_error=False)
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on where it was")
+        sys.exit(130)
+    except (Problem, CycloptsError, OSError, MemoryError) as error:
+        if debug:
+            traceback.print_exc()
+        _say(f"osler: {_sentence(error)}")
+        sys.exit(2)
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"osler: unexpected: {type(error).__name__}: {error}; please report it, with the output of --debug")
+        sys.exit(1)
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and not isinstance(error, Problem):
+        where = f"{shown_path(Path(error.filename))}: " if isinstance(error.filename, str) else ""
+        return f"{where}{(error.strerror or str(error)).lower()}."
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; lower batch or image.size."
+    return str(error)

@@ -1,0 +1,459 @@
+"""How good a model is on cases that it has not seen, with intervals, and how often that was looked at."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osler import calibration, cohort, data, diagnosis, model, report, scoring
+from osler.case import Diagnosis, Entry, Finding, Question
+from osler.cohort import Cohort, Test
+from osler.diagnosis import Answered
+from osler.model import Model
+from osler.predictions import Predictions
+from osler.problem import Problem
+from osler.pseudonym import pseudonym
+
+Say = Callable[[str], None]
+CHUNK = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What one model said about many cases.
+
+    Attributes:
+        entries: those that could be read.
+        digests: of their pixels.
+        answered: arrays, a row a case.
+        abstained: ``(n,)``.
+        reasons: a text each, empty where it did not abstain.
+        seconds: wall time a case, reading included.
+    """
+
+    entries: tuple[Entry, ...]
+    digests: tuple[str, ...]
+    answered: Answered
+    abstained: NDArray[np.bool_]
+    reasons: tuple[str, ...]
+    seconds: float
+
+
+def evaluate(
+    run: Path | str,
+    cohort_path: Path | str,
+    out: Path | str,
+    *,
+    cohort_file: Path | str | None = None,
+    against: Path | str | None = None,
+    out_of_fold: bool = False,
+    draws: int = 2000,
+    say: Say = print,
+) -> dict[str, Any]:
+    """Measures a model on the test part of a cohort, or on all of a cohort that names no parts.
+
+    Cases whose pixels the model has seen in training or calibration are left out, and it is said.
+
+    Args:
+        run: run folder or model file.
+        cohort_path: in any layout; ``cohort_file`` is a ``cohort.toml`` outside of it.
+        out: folder for ``evaluation.json``, ``predictions.csv``, ``evaluation.html``, ``names.csv``.
+        cohort_file: see above.
+        against: another run, compared case by case on the same cases.
+        out_of_fold: instead take the answers that each fold's network gave to the cases it was not trained on,
+            calibrated on the other folds.
+        draws: of the bootstrap.
+        say: takes one line at a time.
+
+    Returns:
+        The content of ``evaluation.json``.
+
+    Raises:
+        Problem: nothing can be measured honestly.
+    """
+    run, out = Path(run), Path(out)
+    made = model.load(run)
+    found = cohort.read(Path(cohort_path), None if cohort_file is None else Path(cohort_file))
+    found, notes = _in_the_models_words(found, made)
+    for problem in found.problems[:5]:
+        say(f"left out: {problem}")
+    answers, more = _out_of_fold(made, run, found, say) if out_of_fold else _unseen(made, found, say)
+    notes += more
+    digest = cohort.digest(answers.entries, answers.digests)
+    _make(out)
+    times = _log(run, digest, len(answers.entries))
+    tasks, tables = {}, []
+    for name in made.tasks:
+        table = _predictions(made, name, answers)
+        tasks[name] = scoring.score(table, draws=draws)
+        tables.append(table)
+    result: dict[str, Any] = {
+        "schema_version": 1,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": made.sha256,
+        "cohort": digest,
+        "part": _part_name(found, out_of_fold),
+        "times_evaluated": times,
+        "cases": len(answers.entries),
+        "patients": len({entry.patient for entry in answers.entries}),
+        "abstained": int(answers.abstained.sum()),
+        "refused_as_novel": _refused(made, answers),
+        "grouping": found.grouping or "each case its own patient",
+        "seconds_per_case": answers.seconds,
+        "notes": notes,
+        "tasks": tasks,
+    }
+    if against is not None:
+        result["comparison"] = _compare(Path(against), answers, tables, say)
+    _write(out, result, tables, answers)
+    for note in notes:
+        say(note)
+    for name in tasks:
+        for line in scoring.describe(tasks[name]):
+            say(line)
+    say(f"this cohort was evaluated {times} time{'s' if times > 1 else ''} with models of this run folder")
+    return result
+
+
+def _part_name(found: Cohort, out_of_fold: bool) -> str:
+    if out_of_fold:
+        return "out of fold"
+    return "test" if any(entry.split == "test" for entry in found.entries) else "all"
+
+
+def _refused(made: Model, answers: Answers) -> int:
+    limit = made.calibration.get("novelty.threshold")
+    return 0 if limit is None else int((answers.answered.score > limit[0]).sum())
+
+
+# --- labels ------------------------------------------------------------------------------------------------
+
+
+def _in_the_models_words(found: Cohort, made: Model) -> tuple[Cohort, list[str]]:
+    """The cohort with its tasks and classes named as the model names them.
+
+    Raises:
+        Problem: the cohort lacks a task of the model, or has a class that the model does not know.
+    """
+    notes: list[str] = []
+    if not found.questions:
+        raise Problem(
+            "the cohort has no labels, so nothing can be measured", path=found.root, fix="use osler diagnose"
+        )
+    renamed: dict[str, str] = {}
+    for name, task in made.tasks.items():
+        given = next((q for q in found.questions if q.task == name), None)
+        if given is None and len(found.questions) == 1 and len(made.tasks) == 1:
+            given = found.questions[0]
+            notes.append(f"the cohort's {given.task} is taken for the model's {name}")
+        if given is None:
+            known = ", ".join(q.task for q in found.questions)
+            raise Problem(f"the model answers {name!r}, the cohort has labels for {known}", path=found.root)
+        renamed[given.task] = name
+        found, note = _same_classes(found, given, task.question)
+        notes += note
+    entries = tuple(
+        replace(e, findings=tuple(replace(f, task=renamed[f.task]) for f in e.findings if f.task in renamed))
+        for e in found.entries
+    )
+    return replace(found, entries=entries, questions=tuple(t.question for t in made.tasks.values())), notes
+
+
+def _same_classes(found: Cohort, given: Question, wanted: Question) -> tuple[Cohort, list[str]]:
+    strange = [name for name in given.classes if name not in wanted.classes]
+    if not strange or wanted.kind == "regression":
+        return found, []
+    if all(name.isdigit() and int(name) < len(wanted.classes) for name in given.classes):
+        table = {name: wanted.classes[int(name)] for name in given.classes}
+
+        def named(finding: Finding) -> Finding:
+            return replace(finding, name=table[finding.name]) if finding.task == given.task else finding
+
+        entries = tuple(replace(e, findings=tuple(named(f) for f in e.findings)) for e in found.entries)
+        pairs = ", ".join(f"{a} = {b}" for a, b in table.items())
+        return replace(found, entries=entries), [f"the classes have numbers, taken in the model's order: {pairs}"]
+    raise Problem(
+        f"the cohort has classes that the model does not know: {', '.join(strange)}",
+        path=found.root,
+        fix=f"rename them to {', '.join(wanted.classes)}",
+    )
+
+
+# --- answers -----------------------------------------------------------------------------------------------
+
+
+def _unseen(made: Model, found: Cohort, say: Say) -> tuple[Answers, list[str]]:
+    """Answers for the test part (or all), without what the model has seen."""
+    part = [e for e in found.entries if e.split == "test"] or list(found.entries)
+    answers = answer_all(made, Test(tuple(part)), say)
+    seen = set(made.calibration.get("seen", np.empty(0, np.int64)).tolist())
+    fresh = np.array([int(d[:15], 16) not in seen for d in answers.digests])
+    notes = []
+    if len(answers.entries) < len(part):
+        notes.append(f"{len(part) - len(answers.entries)} cases could not be read and are not counted")
+    if not fresh.all():
+        notes.append(f"{(~fresh).sum()} cases were left out: the model saw their pixels in training or calibration")
+        if not fresh.any():
+            raise Problem(
+                "the model has seen every case of this cohort", path=found.root,
+                fix="evaluate on other cases, or with --out-of-fold where it was trained with folds",
+            )  # fmt: skip
+        answers = _take(answers, np.flatnonzero(fresh))
+    return answers, notes
+
+
+def answer_all(made: Model, part: Test, say: Say = lambda line: None) -> Answers:
+    """Every case of a part through the one path of ``diagnose``; unreadable cases are said and left out.
+
+    Raises:
+        Problem: none can be read.
+    """
+    if not isinstance(part, Test):
+        raise TypeError("a model is evaluated on Test, nothing else")
+    kept: list[Entry] = []
+    digests: list[str] = []
+    diagnoses: list[Diagnosis] = []
+    pieces: list[Answered] = []
+    began = last = time.monotonic()
+    for start in range(0, len(part.entries), CHUNK):
+        images, pixels, ready = [], [], []
+        for entry in part.entries[start : start + CHUNK]:
+            try:
+                image = data.the_image(data.read_case(entry))
+                pixels.append(data.prepare(image, made.recipe.image))
+                images.append(image)
+                ready.append(entry)
+            except Problem as problem:
+                say(f"left out: {problem}")
+        if not ready:
+            continue
+        answered = diagnosis.answer(made, np.stack(pixels))
+        pieces.append(answered)
+        kept += ready
+        digests += [data.pixel_digest(image) for image in images]
+        diagnoses += [
+            diagnosis.conclude(made, e.id, i, answered, row, 0.0)
+            for row, (e, i) in enumerate(zip(ready, images, strict=True))
+        ]
+        if time.monotonic() - last > 10:
+            last = time.monotonic()
+            share = (start + CHUNK) / len(part.entries)
+            say(f"{start + CHUNK} of {len(part.entries)} cases, about {(last - began) * (1 / share - 1):.0f} s left")
+    if not kept:
+        raise Problem("no case could be read", fix="see the lines above")
+    return Answers(
+        tuple(kept),
+        tuple(digests),
+        _concatenate(pieces),
+        np.array([d.abstained for d in diagnoses]),
+        tuple("; ".join(d.reasons) for d in diagnoses),
+        (time.monotonic() - began) / len(kept),
+    )
+
+
+def _concatenate(pieces: Sequence[Answered]) -> Answered:
+    def joined(name: str) -> Any:
+        first = getattr(pieces[0], name)
+        if isinstance(first, dict):
+            return {task: np.concatenate([getattr(piece, name)[task] for piece in pieces]) for task in first}
+        return np.concatenate([getattr(piece, name) for piece in pieces])
+
+    return Answered(**{name: joined(name) for name in vars(pieces[0])})
+
+
+def _take(answers: Answers, rows: NDArray[np.intp]) -> Answers:
+    def taken(value: Any) -> Any:
+        return {task: v[rows] for task, v in value.items()} if isinstance(value, dict) else value[rows]
+
+    return Answers(
+        tuple(answers.entries[i] for i in rows),
+        tuple(answers.digests[i] for i in rows),
+        Answered(**{name: taken(value) for name, value in vars(answers.answered).items()}),
+        answers.abstained[rows],
+        tuple(answers.reasons[i] for i in rows),
+        answers.seconds,
+    )
+
+
+def _out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answers, list[str]]:
+    """The answers of each fold's network to the cases left out of it; calibrated without that fold, too.
+
+    Raises:
+        Problem: the run has no folds, or the cohort is not the one it was trained on.
+    """
+    path = run / "out_of_fold.safetensors"
+    if not path.exists():
+        raise Problem("this run has no out-of-fold answers", path=run, fix="train with folds=5")
+    _, held = model.read_tensors(path)
+    loaded = data.load(found.entries, replace(made.recipe.image, size=(1, 1, 1), fit="stretch"))
+    row_of = {int(d): i for i, d in enumerate(held["digest"].tolist())}
+    pairs = [(e, d, row_of[int(d[:15], 16)]) for e, d in zip(loaded.entries, loaded.digests, strict=True)
+             if int(d[:15], 16) in row_of]  # fmt: skip
+    if len(pairs) < 0.9 * len(row_of):
+        raise Problem("this is not the cohort that the run was trained on", path=found.root)
+    rows = np.array([row for _, _, row in pairs])
+    fold = held["fold"].numpy()
+    patients = np.array([e.patient for e, _, _ in pairs])
+    answered = Answered({}, {}, {}, {}, {}, held["novelty"].numpy()[rows], np.full(len(rows), np.nan))
+    for name, task in made.tasks.items():
+        outputs, target = held[f"outputs.{name}"].numpy()[rows], held[f"target.{name}"].numpy()[rows]
+        size = (len(rows), len(task.question.classes))
+        p, low, high = np.zeros(size), np.zeros(size), np.zeros(size)
+        sets, decision = np.zeros(size, bool), np.zeros(size, bool)
+        for k in np.unique(fold):
+            inside = fold[rows] == k
+            fitted = calibration.fit(
+                task, outputs[~inside], target[~inside], patients[~inside].tolist(),
+                coverage=made.recipe.inference.coverage, rule=made.recipe.inference.threshold,
+            )  # fmt: skip
+            p[inside] = calibration.apply(task, fitted, outputs[None, inside])
+            low[inside], high[inside] = calibration.intervals(task, fitted, outputs[None, inside])
+            sets[inside] = calibration.sets(task, p[inside], float(fitted.quantile[0]))
+            decision[inside] = calibration.decide(task, p[inside], fitted.threshold)
+        answered.probability[name], answered.low[name], answered.high[name] = p, low, high
+        answered.sets[name], answered.decision[name] = sets, decision
+    limit = made.calibration["novelty.threshold"][0]
+    several = [
+        s.sum(1) > 1 for n, s in answered.sets.items() if made.tasks[n].question.kind in ("multiclass", "ordinal")
+    ]
+    abstained = np.logical_or.reduce([answered.score > limit, *several])
+    notes = [
+        "each case is answered by the network that was trained without its patient, calibrated on the other folds"
+    ]
+    entries, digests = tuple(e for e, _, _ in pairs), tuple(d for _, d, _ in pairs)
+    return Answers(entries, digests, answered, abstained, ("",) * len(entries), float("nan")), notes
+
+
+def _predictions(made: Model, name: str, answers: Answers) -> Predictions:
+    task = made.tasks[name]
+    question = task.question
+    target = np.stack([task.encode(entry.findings) for entry in answers.entries]).astype(float)
+    names = sorted({key for e in answers.entries for key in (*e.metadata, *e.covariates)})
+    metadata = {key: tuple({**e.metadata, **e.covariates}.get(key) for e in answers.entries) for key in names}
+    fitted = diagnosis.calibrated(made, name)
+    number = question.kind == "regression"
+    a = answers.answered
+
+    def picture(row: int) -> NDArray[np.uint8]:
+        from osler import explanation
+
+        return explanation.picture(data.the_image(data.read_case(answers.entries[row])))
+
+    return Predictions(
+        cases=tuple(pseudonym(e.id) for e in answers.entries),
+        patients=tuple(pseudonym(e.patient) for e in answers.entries),
+        question=question,
+        target=target if question.kind == "multilabel" else target[:, 0],
+        probability=a.probability[name],
+        abstained=answers.abstained,
+        threshold=None if number else fitted.threshold,
+        low=a.low[name] if number and np.isfinite(a.low[name]).all() else None,
+        high=a.high[name] if number and np.isfinite(a.high[name]).all() else None,
+        sets=None if number else a.sets[name],
+        coverage=float(fitted.coverage[0]),
+        novelty=a.score if np.isfinite(a.score).all() else None,
+        metadata=metadata,
+        images=picture,
+    )
+
+
+def _compare(other: Path, answers: Answers, tables: Sequence[Predictions], say: Say) -> dict[str, Any]:
+    """Paired differences, this run minus the other, on the cases that both can be measured on."""
+    made = model.load(other)
+    theirs = answer_all(made, Test(answers.entries), say)
+    place = {entry.id: i for i, entry in enumerate(answers.entries)}
+    rows = np.array([place[entry.id] for entry in theirs.entries])
+    mask = np.zeros(len(answers.entries), bool)
+    mask[rows] = True
+    result: dict[str, Any] = {"model": made.sha256, "tasks": {}}
+    for table in tables:
+        if table.question.task in made.tasks:
+            second = _predictions(made, table.question.task, theirs)
+            result["tasks"][table.question.task] = scoring.compare(table.take(mask), second)
+    return result
+
+
+# --- what is written ---------------------------------------------------------------------------------------
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Problem(f"the folder cannot be made ({error.strerror})", path=out, fix="give another --out") from error
+
+
+def _log(run: Path, digest: str, cases: int) -> int:
+    """Notes this evaluation beside the model; returns how often this cohort was evaluated there."""
+    path = (run if run.is_dir() else run.parent) / "evaluations.jsonl"
+    before = []
+    if path.exists():
+        before = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    row = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "cohort": digest, "cases": cases}
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise Problem(
+            f"the log of evaluations cannot be written ({error.strerror})",
+            path=path,
+            fix="make the run folder writable",
+        ) from error
+    return 1 + sum(entry["cohort"] == digest for entry in before)
+
+
+def _write(out: Path, result: dict[str, Any], tables: Sequence[Predictions], answers: Answers) -> None:
+    try:
+        _replace(out / "evaluation.json", json.dumps(result, indent=1, allow_nan=False, default=_plain))
+        _replace(out / "predictions.csv", _csv(tables, answers))
+        diagnosis.remember(out, [entry.id for entry in answers.entries])
+        report.evaluation_page(result, list(tables), out / "evaluation.html")
+    except OSError as error:
+        raise Problem(f"cannot be written ({error.strerror})", path=out, fix="free some space") from error
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value.tolist()
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _csv(tables: Sequence[Predictions], answers: Answers) -> str:
+    """A row a case: truth, probabilities, decision, conformal set, of each task; novelty, abstained, reasons."""
+    columns: dict[str, Sequence[Any]] = {"case": tables[0].cases, "patient": tables[0].patients}
+    for table in tables:
+        name, classes = table.question.task, table.question.classes
+        if table.question.kind == "multilabel":
+            columns |= {f"{name}.{c}.truth": table.target[:, k].tolist() for k, c in enumerate(classes)}
+        elif table.question.kind == "regression":
+            columns[f"{name}.truth"] = table.target.tolist()
+        else:
+            columns[f"{name}.truth"] = [classes[int(t)] if np.isfinite(t) else "" for t in table.target]
+        columns |= {f"{name}.{c}": table.probability[:, k].tolist() for k, c in enumerate(classes)}
+        if table.question.kind != "regression":
+            columns[f"{name}.stated"] = [_words(classes, row) for row in table.stated]
+            if table.sets is not None:
+                columns[f"{name}.set"] = [_words(classes, row) for row in table.sets]
+    columns |= {"novelty": answers.answered.score.tolist(), "abstained": answers.abstained.astype(int).tolist()}
+    columns["reasons"] = answers.reasons
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()
+
+
+def _words(classes: Sequence[str], row: NDArray[np.bool_]) -> str:
+    return "|".join(name for name, yes in zip(classes, row, strict=True) if yes)

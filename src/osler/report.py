@@ -82,15 +82,26 @@ def _task(name: str, result: Mapping[str, Any], predictions: Predictions | None)
     return {
         "name": name,
         "summary": describe(dict(result)),
-        "tiles": [row(key, metrics[key]) for key in headlines if key in metrics],
+        "tiles": [_fitted(row(key, metrics[key]), key, result) for key in headlines if key in metrics],
         "figures": _figures(result, binary),
         "subgroups": _subgroup_tables(result),
-        "rows": [row(key, estimate) for key, estimate in (metrics | selective).items()],
+        "rows": [_fitted(row(key, estimate), key, result) for key, estimate in (metrics | selective).items()],
         "classes": [] if binary else _class_table(result),
         "best": best,
         "worst": worst,
         "notes": result["notes"],
     }
+
+
+def _fitted(entry: dict[str, Any], key: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """A figure whose form or unit depends on what was asked."""
+    number = result["kind"] == "regression"
+    if key.startswith("error") and not number:
+        return entry | {"form": "percent"}
+    if key in ("mae", "rmse", "interval_width"):
+        unit = result["unit"] or "the unit of the quantity"
+        return entry | {"meaning": f"in {unit}" if number else "in ranks"}
+    return entry
 
 
 def _figures(result: Mapping[str, Any], binary: bool) -> list[dict[str, Any]]:
@@ -159,8 +170,8 @@ def _best_and_worst(predictions: Predictions) -> tuple[list[dict[str, Any]], lis
     else:
         distance = np.nanmean(np.abs(known.probability - known.truth), axis=1)
     order = np.argsort(-distance, kind="stable")
-    few = max(1, min(8, len(order) // 2))
-    best = order[::-1][: min(4, few)]
+    few = max(1, min(6, len(order) // 2))
+    best = order[::-1][:few]
     return [_card(known, int(i)) for i in best], [_card(known, int(i)) for i in order[:few]]
 
 
@@ -273,7 +284,7 @@ def training_page(
     lines = {name: [_line(history, name, member) for member in members] for name in names}
     lines = {name: found for name, found in lines.items() if any(found)}
     losses = {name: found for name, found in lines.items() if name.endswith("loss")}
-    networks = "one network" if len(members) < 2 else f"{len(members)} networks"
+    networks = "One network" if len(members) < 2 else f"{len(members)} networks"
     drawn = (
         [("Loss", losses, "What is minimised, beside the same on cases that are not trained on.")] if losses else []
     )
@@ -282,7 +293,7 @@ def training_page(
     _write(
         path,
         "training.html",
-        title=f"{len(history):,} epochs of {networks}" if history else "Not trained yet",
+        title=f"{networks}, {len(history):,} epochs in all" if history else "Not trained yet",
         tiles=[_best(name, found) for name, found in lines.items()],
         figures=[
             {"title": title, "drawing": figures.history(found, "epoch"), "caption": caption + many}

@@ -171,28 +171,30 @@ def _subgroups(rows: Predictions, draws: int, seed: int) -> tuple[dict[str, Any]
     """Figures by the values of each metadata column; groups too small to say anything are counted only."""
     result, notes = {}, []
     for column, values in rows.metadata.items():
-        groups = _grouped(values)
-        count = groups.nunique()
+        groups, order = _grouped(values)
+        count = len(order)
         if not 2 <= count <= MOST_SUBGROUPS:
             notes.append(f"No subgroups by {column}: it has {count} different value{'s' * (count != 1)}.")
             continue
-        result[column] = {
-            str(name): _subgroup(rows.take((groups == name).to_numpy()), draws, seed)
-            for name in sorted(groups.unique(), key=lambda name: (name == "missing", list(groups).index(name)))
-        }
+        names = [*(name for name in order if name != "missing"), *(name for name in order if name == "missing")]
+        result[column] = {name: _subgroup(rows.take((groups == name).to_numpy()), draws, seed) for name in names}
     return result, notes
 
 
-def _grouped(values: tuple[Any, ...]) -> "pd.Series[Any]":
-    """Values as names of groups: numbers with many values in thirds, what is missing by that name."""
+def _grouped(values: tuple[Any, ...]) -> "tuple[pd.Series[Any], list[str]]":
+    """The group of each row and the groups in order: numbers with many values in thirds, blanks as ``missing``."""
     column = pd.Series(list(values), dtype=object)
+    column = column.where(column.notna() & (column != ""), None)
     number = pd.to_numeric(column, errors="coerce")
     if number.notna().sum() == column.notna().sum() and number.nunique() > MOST_SUBGROUPS // 2:
         low, high = (float(f"{edge:.4g}") for edge in number.quantile([1 / 3, 2 / 3]))
-        names = [f"up to {low:g}", f"{low:g} to {high:g}", f"over {high:g}"]
-        parts = pd.Series(np.select([number <= low, number <= high], names[:2], names[2]), dtype=object)
-        return parts.where(number.notna(), "missing")
-    return column.where(column.notna() & (column != ""), "missing").astype(str)
+        order = [f"up to {low:g}", f"over {low:g} to {high:g}", f"over {high:g}"]
+        parts = pd.Series(np.select([number <= low, number <= high], order[:2], order[2]), dtype=object)
+        groups = parts.where(number.notna(), "missing")
+    else:
+        groups = column.map(str).where(column.notna(), "missing")
+        order = sorted(set(groups)) if number.isna().any() else sorted(set(groups), key=float)
+    return groups, [name for name in (*order, *({"missing"} - set(order))) if (groups == name).any()]
 
 
 def _subgroup(rows: Predictions, draws: int, seed: int) -> dict[str, Any]:

@@ -27,8 +27,7 @@ _COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER
 _STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,
-    "font.size": 9.5,
-    "axes.titlesize": 9.5,
+    "font.size": 11,
     "text.color": INK,
     "axes.labelcolor": MUTED,
     "axes.edgecolor": GRID,
@@ -47,7 +46,7 @@ _STYLE: Any = {
     "lines.linewidth": 1.9,
     "lines.solid_capstyle": "round",
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 10,
 }
 
 
@@ -60,7 +59,7 @@ def _style(label: str) -> Iterator[None]:
         yield
 
 
-def _figure(width: float = 4.4, height: float = 3.7) -> Figure:
+def _figure(width: float = 4.4, height: float = 3.9) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -150,7 +149,7 @@ def reliability(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Markup:
                 yerr=(low, high),
                 color=colour,
                 label=name,
-                elinewidth=1.2,
+                elinewidth=1.2 if len(curves) == 1 else 0.5,
                 linewidth=1.4 if len(curves) > 1 else 0,
                 marker="o",
                 markersize=6,
@@ -199,13 +198,14 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Markup
                 )
                 if size <= 6:
                     axes.text(
-                        column + 0.5, row + 0.68, f"{share:.1%}", ha="center", va="center", fontsize=7.5, color=MUTED
+                        column + 0.5, row + 0.68, f"{share:.1%}", ha="center", va="center", fontsize=9, color=MUTED
                     )
         middles = np.arange(size) + 0.5
         axes.set(xlim=(0, size), ylim=(size, 0), xlabel="stated by the model", ylabel="truth")
-        turn = 0 if sum(map(len, classes)) < 11 * side else 40
-        axes.set_xticks(middles, classes, rotation=turn, ha="center" if turn == 0 else "right")
-        axes.set_yticks(middles, classes, rotation=90 if turn == 0 else 0, va="center")
+        names = [name if len(name) <= 22 else f"{name[:21]}…" for name in classes]
+        fits = max(map(len, names)) * 6 < 50 * side / size
+        axes.set_xticks(middles, names, rotation=0 if fits else 35, ha="center" if fits else "right")
+        axes.set_yticks(middles, names, rotation=90 if fits else 0, va="center")
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         return _svg(figure, "Confusion matrix")

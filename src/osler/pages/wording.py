@@ -70,7 +70,9 @@ def shown(value: float | None, form: str = "decimal") -> str:
     if value is None or not math.isfinite(value):
         return "–"
     if form == "percent":
-        return f"{100 * value:.1f} %" if 0 < value < 1 else f"{100 * value:.0f} %"
+        if 0 < value < 0.0005 or 0.9995 < value < 1:
+            return "<\u00a00.1\u00a0%" if value < 0.5 else ">\u00a099.9\u00a0%"
+        return f"{100 * value:.1f}\u00a0%" if 0 < value < 1 else f"{100 * value:.0f}\u00a0%"
     sign = "−" if value < 0 and round(value, 3) != 0 else "+" if form == "signed" and value > 0 else ""
     size = abs(value)
     return sign + (f"{size:.3f}" if size < 10 else f"{size:.2f}" if size < 100 else f"{size:,.0f}")
@@ -97,7 +99,7 @@ def answer_in_words(answer: Answer) -> dict[str, Any]:
         level = "" if answer.coverage is None else f", made to hold the truth in {100 * answer.coverage:g} % of cases"
         number = f"{finding.name}; prediction interval {ends}{level}" if ends else finding.name
         return {"task": answer.task, "verdict": verdict, "number": number, "sets": "", "bars": []}
-    nothing = "nothing found" if answer.kind == "multilabel" else "no decision"
+    nothing = "Nothing above its threshold" if answer.kind == "multilabel" else "No decision"
     bars = [
         {
             "name": name,

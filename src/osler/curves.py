@@ -20,8 +20,8 @@ def _thin(count: int) -> NDArray[np.intp]:
     return np.unique(np.linspace(0, count - 1, min(count, _MOST_POINTS)).round().astype(np.intp))
 
 
-def roc(target: Floats, score: Floats, clusters: NDArray[np.intp], seed: int) -> dict[str, Any]:
-    """The ROC curve and a pointwise 95 % band of sensitivity, patients drawn again and again."""
+def roc(target: Floats, score: Floats, clusters: NDArray[np.intp], seed: int | None) -> dict[str, Any]:
+    """The ROC curve and, with a seed, a pointwise 95 % band of sensitivity, patients drawn again and again."""
     fpr, tpr, _ = auroc.roc_curve(target, score)
     # A point between two others on one horizontal or vertical line adds nothing.
     inner = ((np.diff(fpr)[:-1] == 0) & (np.diff(fpr)[1:] == 0)) | (
@@ -29,6 +29,11 @@ def roc(target: Floats, score: Floats, clusters: NDArray[np.intp], seed: int) ->
     )
     corners = np.flatnonzero(np.concatenate([[True], ~inner, [True]]))
     kept = corners[_thin(len(corners))]
+    band = {} if seed is None else _band(target, score, clusters, seed)
+    return {"fpr": fpr[kept].tolist(), "tpr": tpr[kept].tolist(), **band}
+
+
+def _band(target: Floats, score: Floats, clusters: NDArray[np.intp], seed: int) -> dict[str, Any]:
     grid, generator = np.linspace(0, 1, 101), np.random.default_rng(seed)
     rows_of = np.split(
         np.argsort(clusters, kind="stable"), np.cumsum(np.unique(clusters, return_counts=True)[1])[:-1]
@@ -39,11 +44,10 @@ def roc(target: Floats, score: Floats, clusters: NDArray[np.intp], seed: int) ->
         if 0 < target[rows].mean() < 1:
             across, along, _ = auroc.roc_curve(target[rows], score[rows])
             heights.append(along[np.searchsorted(across, grid, side="right") - 1])
-    band = {}
-    if heights:
-        low, high = np.quantile(heights, [0.025, 0.975], axis=0)
-        band = {"band": {"fpr": grid.tolist(), "low": low.tolist(), "high": high.tolist()}}
-    return {"fpr": fpr[kept].tolist(), "tpr": tpr[kept].tolist(), **band}
+    if not heights:
+        return {}
+    low, high = np.quantile(heights, [0.025, 0.975], axis=0)
+    return {"band": {"fpr": grid.tolist(), "low": low.tolist(), "high": high.tolist()}}
 
 
 def reliability(target: Floats, probability: Floats) -> list[dict[str, Any]]:

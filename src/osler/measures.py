@@ -4,7 +4,7 @@ A weight says how often a row was drawn, so one function serves the value, its b
 paired comparison of two models. Where a closed form is sound (DeLong, Wilson, sandwich variance) it is used.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -164,6 +164,28 @@ def two_sided(target: Floats, probability: Floats, stated: NDArray[np.bool_], cl
     return measures
 
 
+def _ranking(target: Floats, score: Floats) -> Statistic:
+    """:func:`osler.metrics.auroc.auroc` as a function of the weight, sorted once for all draws."""
+    yes, place = (target == 1).astype(float), np.unique(score, return_inverse=True)[1]
+
+    def area(weight: NDArray[Any]) -> float:
+        positive, negative = np.bincount(place, weight * yes), np.bincount(place, weight * (1 - yes))
+        pairs = float(positive.sum() * negative.sum())
+        return float(positive @ (np.cumsum(negative) - negative / 2)) / pairs if pairs > 0 else np.nan
+
+    return area
+
+
+def _macro(statistics: Sequence[Statistic], known: NDArray[np.bool_]) -> Statistic:
+    """The mean of the statistics of all classes, each over its known rows, where it is defined."""
+
+    def macro(weight: NDArray[Any]) -> float:
+        found = np.array([statistic(weight * known[:, j]) for j, statistic in enumerate(statistics)])
+        return float(np.mean(found[np.isfinite(found)])) if np.isfinite(found).any() else np.nan
+
+    return macro
+
+
 def several(truth: Floats, probability: Floats, stated: NDArray[np.bool_], clusters: NDArray[np.intp]) -> Measures:
     """Figures of exclusive classes together, all arrays ``(n, k)``, one-hot truth without unknown rows."""
     number, called, k, n = truth.argmax(1), stated.argmax(1), truth.shape[1], len(truth)
@@ -173,7 +195,7 @@ def several(truth: Floats, probability: Floats, stated: NDArray[np.bool_], clust
         return Measure(statistic, clusters, n)
 
     return {
-        "auroc": drawn(lambda w: auroc.macro_auroc(truth, probability, w)),
+        "auroc": drawn(_macro([_ranking(*pair) for pair in zip(truth.T, probability.T, strict=True)], truth >= 0)),
         "accuracy": share(right, np.ones(n, bool), clusters),
         "balanced_accuracy": drawn(lambda w: confusion.balanced_accuracy(number, called, k, w)),
         "f1": drawn(lambda w: confusion.f1(number, called, k, w)),
@@ -197,14 +219,11 @@ def labels(truth: Floats, probability: Floats, stated: NDArray[np.bool_], cluste
     yes, n = truth == 1, len(truth)
 
     def over_labels(statistic: Callable[[int, NDArray[Any]], float]) -> Measure:
-        def macro(w: NDArray[Any]) -> float:
-            found = np.array([statistic(j, w * known[:, j]) for j in range(truth.shape[1])])
-            return float(np.mean(found[np.isfinite(found)])) if np.isfinite(found).any() else np.nan
+        return Measure(_macro([partial(statistic, j) for j in range(truth.shape[1])], known), clusters, n)
 
-        return Measure(macro, clusters, n)
-
+    ranked = [_ranking(*pair) for pair in zip(truth.T, probability.T, strict=True)]
     return {
-        "auroc": Measure(lambda w: auroc.macro_auroc(truth, probability, w), clusters, n),
+        "auroc": Measure(_macro(ranked, known), clusters, n),
         "accuracy": over_labels(lambda j, w: mean(yes[:, j] == stated[:, j], w)),
         "sensitivity": over_labels(lambda j, w: mean(stated[:, j], w * yes[:, j])),
         "specificity": over_labels(lambda j, w: mean(~stated[:, j], w * ~yes[:, j])),

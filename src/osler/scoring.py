@@ -21,6 +21,7 @@ __all__ = ["Predictions", "compare", "describe", "score"]
 
 SMALLEST_SUBGROUP = 20
 MOST_SUBGROUPS = 12
+BANDS_UP_TO = 3
 _IN_SUBGROUPS = (
     "auroc",
     "accuracy",
@@ -67,7 +68,7 @@ def score(predictions: Predictions, draws: int = 2000, seed: int = 0) -> dict[st
     if question.kind != "regression":
         result["threshold"] = dict(zip(question.classes, rows.thresholds.tolist(), strict=True))
     result["metrics"] = _estimates(_measures(rows), draws, seed)
-    result["classes"] = _classes(rows, draws, seed)
+    result["classes"] = _classes(rows, result["metrics"], draws, seed)
     result["subgroups"], result["notes"] = _subgroups(rows, draws, seed)
     result["selective"] = _selective(rows, draws, seed)
     result["curves"] = _curves(rows, result, seed)
@@ -153,16 +154,18 @@ def _one_class(rows: Predictions, number: int) -> Measures:
     )
 
 
-def _classes(rows: Predictions, draws: int, seed: int) -> dict[str, Any]:
+def _classes(rows: Predictions, whole: dict[str, Any], draws: int, seed: int) -> dict[str, Any]:
     if rows.question.kind == "regression":
         return {}
     result = {}
     for number, name in enumerate(rows.question.classes):
-        truth = rows.truth[:, number]
+        truth, found = rows.truth[:, number], _one_class(rows, number)
+        # Of two classes, the figures of the whole are those of the second.
+        same = rows.binary and number == 1
         result[name] = {
             "n": int((truth == 1).sum()),
             "known": int(np.isfinite(truth).sum()),
-            "metrics": _estimates(_one_class(rows, number), draws, seed),
+            "metrics": {key: whole[key] for key in found} if same else _estimates(found, draws, seed),
         }
     return result
 
@@ -274,7 +277,8 @@ def _curves(rows: Predictions, result: dict[str, Any], seed: int) -> dict[str, A
         found["reliability"][name] = curves.reliability(*arguments)
         found["decision"][name] = curves.decision(*arguments)
         if 0 < truth[known].mean() < 1:
-            found["roc"][name] = curves.roc(*arguments, rows.clusters[known], seed)
+            few = len(question.classes) <= BANDS_UP_TO
+            found["roc"][name] = curves.roc(*arguments, rows.clusters[known], seed if few else None)
     return found
 
 

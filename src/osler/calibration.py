@@ -124,7 +124,7 @@ def _least_class(task: Classification, target: Array) -> int:
     return int(min((target == c).sum() for c in range(len(task.question.classes))))
 
 
-def _resamples(groups: NDArray[np.str_], draws_wanted: int, seed: int) -> list[NDArray[np.intp]]:
+def _resamples(groups: NDArray[Any], draws_wanted: int, seed: int) -> list[NDArray[np.intp]]:
     """Rows of patients drawn with replacement."""
     names, inverse = np.unique(groups, return_inverse=True)
     rows_of = [np.flatnonzero(inverse == i) for i in range(len(names))]
@@ -144,7 +144,7 @@ def conformal_scores(task: Classification, p: Array, target: Array) -> Array:
     return np.asarray(1 - p[np.arange(len(p)), target[:, 0].astype(int)])
 
 
-def _one_each(scores: Array, groups: NDArray[np.str_]) -> Array:
+def _one_each(scores: Array, groups: NDArray[Any]) -> Array:
     """The worst score of each patient: patients, not images, are exchangeable."""
     _, inverse = np.unique(groups, return_inverse=True)
     worst = np.full(inverse.max() + 1 if len(inverse) else 0, -np.inf)

@@ -1,12 +1,10 @@
 """Cohorts: who is in them, and which part of them may be used for what."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from osler import draws, layouts
 from osler.case import Entry, Question
@@ -96,8 +94,11 @@ def label_of(entry: Entry, question: Question) -> str:
     return "+".join(sorted(f.name for f in stated if f.probability == 1))
 
 
-def _groups(entries: Sequence[Entry], question: Question, seed: int) -> list[list[Entry]]:
-    """Patients in a random order that alternates between their labels, so that every share is balanced."""
+Groups = list[tuple[str, list[Entry]]]
+
+
+def _groups(entries: Sequence[Entry], question: Question, seed: int) -> Groups:
+    """Patients with their most frequent label, in a random order that alternates between the labels."""
     by_patient: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         by_patient[entry.patient].append(entry)
@@ -109,16 +110,21 @@ def _groups(entries: Sequence[Entry], question: Question, seed: int) -> list[lis
     for number, label in enumerate(sorted(by_label)):
         groups = by_label[label]
         order = draws.permutation(draws.keys(seed, number), len(groups))
-        placed += [((rank + 0.5) / len(groups), number, groups[i]) for rank, i in enumerate(order)]
-    return [group for _, _, group in sorted(placed, key=lambda item: item[:2])]
+        placed += [((rank + 0.5) / len(groups), number, label, groups[i]) for rank, i in enumerate(order)]
+    return [(label, group) for _, _, label, group in sorted(placed, key=lambda item: item[:2])]
 
 
-def _take(groups: list[list[Entry]], share: float) -> tuple[list[Entry], list[Entry]]:
-    """About ``share`` of the groups, evenly spaced in their order, and the rest."""
-    count = min(len(groups) - 1, round(share * len(groups)))
-    chosen = set(np.linspace(0, len(groups) - 1, count).round().astype(int).tolist()) if count > 0 else set()
-    taken = [entry for i, group in enumerate(groups) if i in chosen for entry in group]
-    return taken, [entry for i, group in enumerate(groups) if i not in chosen for entry in group]
+def _take(groups: Groups, share: float) -> tuple[list[Entry], list[Entry]]:
+    """About ``share`` of the patients of each label, and the rest; one patient at least stays."""
+    taken: list[Entry] = []
+    rest: list[Entry] = []
+    seen: Counter[str] = Counter()
+    for label, group in groups:
+        count = seen[label]
+        seen[label] += 1
+        chosen = int((count + 1) * share + 0.5) > int(count * share + 0.5)
+        (taken if chosen else rest).extend(group)
+    return (taken, rest) if rest else ([], taken)
 
 
 def split(cohort: Cohort, *, validation: float, calibration: float, test: float, seed: int = 0) -> Splits:
@@ -179,10 +185,13 @@ def folds(
     groups = _groups(entries, question, seed)
     if len(groups) < count:
         raise Problem(f"there are {len(groups)} patients for {count} folds", fix="use fewer folds or more patients")
+    # Label by label, so that each fold gets its share of each; the count goes on from one label to the next.
+    by_label = sorted(range(len(groups)), key=lambda i: (groups[i][0], i))
+    place = {i: rank % count for rank, i in enumerate(by_label)}
     return [
         (
-            Training(tuple(e for i, group in enumerate(groups) if i % count != fold for e in group)),
-            Calibration(tuple(e for i, group in enumerate(groups) if i % count == fold for e in group)),
+            Training(tuple(e for i, (_, group) in enumerate(groups) if place[i] != fold for e in group)),
+            Calibration(tuple(e for i, (_, group) in enumerate(groups) if place[i] == fold for e in group)),
         )
         for fold in range(count)
     ]

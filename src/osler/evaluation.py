@@ -36,7 +36,7 @@ class Answers:
         answered: arrays, a row a case.
         abstained: ``(n,)``.
         reasons: a text each, empty where it did not abstain.
-        seconds: wall time a case, reading included.
+        seconds: wall time a case, reading included; None where nothing was run.
     """
 
     entries: tuple[Entry, ...]
@@ -44,7 +44,7 @@ class Answers:
     answered: Answered
     abstained: NDArray[np.bool_]
     reasons: tuple[str, ...]
-    seconds: float
+    seconds: float | None
 
 
 def evaluate(
@@ -329,7 +329,7 @@ def _out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answe
         "each case is answered by the network that was trained without its patient, calibrated on the other folds"
     ]
     entries, digests = tuple(e for e, _, _ in pairs), tuple(d for _, d, _ in pairs)
-    return Answers(entries, digests, answered, abstained, ("",) * len(entries), float("nan")), notes
+    return Answers(entries, digests, answered, abstained, ("",) * len(entries), None), notes
 
 
 def _predictions(made: Model, name: str, answers: Answers) -> Predictions:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,8 @@ from osler.tasks.classification import Classification
 from osler.transforms import spatial
 
 FORMAT_VERSION = 1
+# Not infinity: the average of the weights would turn it into NaN.
+_LARGEST = torch.finfo(torch.float32).max
 
 
 class Normalise(nn.Module):
@@ -37,7 +38,7 @@ class Normalise(nn.Module):
     def __init__(self, intensity: Literal["cohort", "image", "window"], channels: int) -> None:
         super().__init__()
         self.intensity = intensity
-        for name, value in (("low", -math.inf), ("high", math.inf), ("mean", 0.0), ("std", 1.0)):
+        for name, value in (("low", -_LARGEST), ("high", _LARGEST), ("mean", 0.0), ("std", 1.0)):
             self.register_buffer(name, torch.full((channels,), value))
 
     def fit(self, pixels: NDArray[np.float32]) -> None:

@@ -75,6 +75,7 @@ class TrainingPlan:
         balance: 0 leaves the classes as frequent as they are, 1 gives each the same weight in the loss.
         patience: epochs without a better validation loss before it stops; 0 never stops early.
         folds: 0 trains one model beside a validation part; k trains k models, each without one fold.
+        members: networks that are trained alike from different starts and answer together; 1 beside folds.
         precision: of the training step; ``channels_last``: memory layout. Both measured when planned.
         threads: of the machine it was planned on; the same bits come only with the same number.
         seed: of everything that is random.
@@ -94,6 +95,7 @@ class TrainingPlan:
     balance: float = 0.0
     patience: int = 0
     folds: int = 0
+    members: int = 1
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True
     threads: int = 1
@@ -201,6 +203,7 @@ def _check_values(recipe: Recipe) -> None:
         "training.batch": (plan.batch, 1, 65_536),
         "training.learning_rate": (plan.learning_rate, 1e-9, 100),
         "training.folds": (plan.folds, 0, 50),
+        "training.members": (plan.members, 1, 50),
         "inference.coverage": (recipe.inference.coverage, 0.5, 0.999),
         "inference.views": (recipe.inference.views, 1, 64),
         "network.dropout": (recipe.network.dropout, 0, 0.95),
@@ -211,6 +214,8 @@ def _check_values(recipe: Recipe) -> None:
             raise Problem(f"in the recipe, {key} = {value} is outside {low} to {high}")
     if plan.folds == 1:
         raise Problem("in the recipe, training.folds = 1 makes no sense", fix="use 0 for one model, or 2 or more")
+    if plan.folds and plan.members > 1:
+        raise Problem("in the recipe, folds make an ensemble already", fix="set either folds or members")
     if not recipe.tasks:
         raise Problem("the recipe asks nothing", fix="give the cohort labels, or the recipe a [tasks.NAME] table")
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from osler import calibration, catalog, cohort, data, draws, model, novelty, planning, recipe
@@ -288,7 +289,7 @@ def _members(
 ) -> list[tuple[Training, Validation, Calibration]]:
     """For each network what it is trained on, watched on and calibrated on."""
     if not plan.training.folds:
-        return [(splits.training, splits.validation, splits.calibration)]
+        return [(splits.training, splits.validation, splits.calibration)] * plan.training.members
     pool = [*splits.training.entries, *splits.validation.entries, *splits.calibration.entries]
     question = next(iter(plan.tasks.values()))
     # A fold is watched but never chosen by: its outputs stay out of fold.
@@ -357,6 +358,7 @@ def fit(
         restore(state, path)
         if state.epoch or state.step:
             say(f"network {member + 1}: going on from epoch {state.epoch + 1}, step {state.step}")
+    writer = SummaryWriter(str(out / "tensorboard" / f"network-{member}"))
     steps = max(1, math.ceil(len(training) / plan.training.batch))
     saved = time.monotonic()
     while state.epoch < plan.training.epochs and not _stalled(state, plan):
@@ -375,10 +377,11 @@ def fit(
         save(state, path)
         saved = time.monotonic()
         _write_history(out, member, state.history)
-        _write_tensorboard(out, member, row)
+        _write_tensorboard(writer, row)
         pace = (saved - start) * steps / max(1, steps - first)
         left = pace * (plan.training.epochs * (members - member) - state.epoch)
         say(_line(row, plan, member, members, left, saved - began))
+    writer.close()
     _write_history(out, member, state.history)
     network.load_state_dict(state.best if state.best else state.average)
     return network.eval().cpu()
@@ -582,13 +585,11 @@ def _write_history(out: Path, member: int, rows: Sequence[Mapping[str, float]]) 
     _write_text(path, "\n".join(lines) + "\n")
 
 
-def _write_tensorboard(out: Path, member: int, row: Mapping[str, float]) -> None:
-    from tensorboardX import SummaryWriter
-
-    with SummaryWriter(str(out / "tensorboard" / f"network-{member}")) as writer:
-        for name, value in row.items():
-            if name not in ("member", "epoch"):
-                writer.add_scalar(name.replace(".", "/"), value, int(row["epoch"]))
+def _write_tensorboard(writer: SummaryWriter, row: Mapping[str, float]) -> None:
+    for name, value in row.items():
+        if name not in ("member", "epoch"):
+            writer.add_scalar(name.replace(".", "/"), value, int(row["epoch"]))
+    writer.flush()
 
 
 # --- what makes a network's outputs a diagnosis ------------------------------------------------------------
@@ -626,15 +627,18 @@ def _calibrate(
             raw.setdefault(name, []).append(value)
     if not logs:
         return arrays, {"calibrated": False}, {}
-    scores = np.concatenate(logs)
+    # Folds answer for different cases; members of one ensemble answer the same cases together.
+    together = np.concatenate if plan.training.folds else _mean
+    scores = together(logs)
     arrays["novelty.threshold"] = np.array([novelty.threshold(scores, plan.inference.refusals)])
     arrays["novelty.scores"] = np.sort(scores)
-    patients = [entry.patient for _, held in parts for entry in held.part.entries]
-    held_tensors = {"fold": torch.from_numpy(np.concatenate(fold)), "novelty": torch.from_numpy(scores)}
+    held_parts = [held for _, held in parts] if plan.training.folds else [parts[0][1]]
+    patients = [entry.patient for held in held_parts for entry in held.part.entries]
+    held_tensors = {"fold": torch.from_numpy(together(fold).astype(np.int64)), "novelty": torch.from_numpy(scores)}
     card: dict[str, Any] = {"calibrated": True, "calibration_cases": len(scores), "isotonic": {}}
     for name, task in networks[0].tasks.items():
-        outputs = np.concatenate(raw[name])
-        target = np.concatenate([held.targets[name] for _, held in parts])
+        outputs = together(raw[name])
+        target = np.concatenate([held.targets[name] for held in held_parts])
         held_tensors |= {f"outputs.{name}": torch.from_numpy(outputs), f"target.{name}": torch.from_numpy(target)}
         fitted = calibration.fit(
             task, outputs, target, patients, coverage=plan.inference.coverage, rule=plan.inference.threshold
@@ -642,6 +646,10 @@ def _calibrate(
         arrays |= {f"{name}.{k}": v for k, v in vars(fitted).items()}
         card["isotonic"][name] = calibration.against_isotonic(task, outputs, target, patients)
     return arrays, card, held_tensors
+
+
+def _mean(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return np.asarray(np.mean(values, axis=0))
 
 
 def _training_page(out: Path, card: Mapping[str, Any]) -> None:

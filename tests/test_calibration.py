@@ -1,0 +1,164 @@
+"""Probabilities mean what they say; sets hold the truth as often as promised; unknown labels count for nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from osler import calibration, novelty
+from osler.case import Finding, Question
+from osler.tasks.classification import Classification, OrderedHead
+
+RNG = np.random.default_rng(1)
+
+
+def task(kind: str, count: int) -> Classification:
+    return Classification(Question("label", kind, tuple(f"c{i}" for i in range(count))))  # type: ignore[arg-type]
+
+
+def drawn(n: int, k: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Logits whose softmax at a temperature is the true distribution of the labels."""
+    outputs = RNG.normal(0, 3, (n, k))
+    p = task("multiclass", k).probabilities(outputs / temperature)
+    number = (p.cumsum(1) > RNG.random((n, 1))).argmax(1)
+    return outputs, number[:, None].astype(np.float32)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_true_temperature_is_found(temperature: float) -> None:
+    outputs, target = drawn(4000, 3, temperature)
+    people = [str(i) for i in range(len(outputs))]
+    fitted = calibration.fit(task("multiclass", 3), outputs, target, people, coverage=0.9, rule="balanced")
+    assert fitted.temperature[0] == pytest.approx(temperature, rel=0.08)
+    assert np.abs(fitted.bias - fitted.bias.mean()).max() < 0.25
+    low, high = np.quantile(fitted.bootstrap[:, 0], [0.01, 0.99])
+    assert low < temperature < high
+
+
+def test_a_shift_by_class_balance_is_undone() -> None:
+    outputs, target = drawn(6000, 2, 1.0)
+    shifted = outputs + np.array([0.0, 1.5])
+    people = [str(i) for i in range(len(outputs))]
+    fitted = calibration.fit(task("multiclass", 2), shifted, target, people, coverage=0.9, rule="balanced")
+    p = calibration.apply(task("multiclass", 2), fitted, shifted[None])
+    assert p[:, 1].mean() == pytest.approx(target.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
+def test_conformal_sets_hold_the_truth_as_often_as_promised(coverage: float) -> None:
+    kind, held = task("multiclass", 4), []
+    for _ in range(60):
+        outputs, target = drawn(400, 4, 2.0)
+        people = [str(i) for i in range(200)]
+        p = kind.probabilities(outputs)
+        quantile = calibration.conformal_quantile(
+            calibration._one_each(calibration.conformal_scores(kind, p[:200], target[:200]), np.asarray(people)),
+            coverage,
+        )
+        sets = calibration.sets(kind, p[200:], quantile)
+        held.append(sets[np.arange(200), target[200:, 0].astype(int)].mean())
+    assert np.mean(held) == pytest.approx(coverage, abs=0.015)
+
+
+def test_too_few_cases_give_the_set_of_everything() -> None:
+    assert calibration.conformal_quantile(np.array([0.1, 0.2]), 0.9) == np.inf
+    assert calibration.sets(task("multiclass", 3), np.full((2, 3), 1 / 3), np.inf).all()
+
+
+def test_the_worst_score_of_a_patient_counts() -> None:
+    worst = calibration._one_each(np.array([0.1, 0.9, 0.4]), np.array(["a", "a", "b"]))
+    assert sorted(worst.tolist()) == [0.4, 0.9]
+
+
+def test_ordinal_sets_have_no_gaps() -> None:
+    p = np.array([[0.4, 0.05, 0.35, 0.2]])
+    assert calibration.sets(task("ordinal", 4), p, 0.7).tolist() == [[True, True, True, False]]
+
+
+def test_youden_threshold_by_hand() -> None:
+    p = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.35, 0.7, 0.8, 0.9, 0.95])
+    y = np.array([0.0, 0, 0, 0, 0, 1, 1, 1, 1, 1])
+    assert calibration._youden(p, y) == pytest.approx(0.65)
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel", "ordinal", "regression"])
+def test_unknown_labels_change_no_loss_and_no_gradient(kind: str) -> None:
+    asked = task(kind, 1 if kind == "regression" else 4)
+    torch.manual_seed(0)
+    outputs = torch.randn(6, asked.outputs, requires_grad=True)
+    target = torch.from_numpy(RNG.integers(0, 2, (6, 4 if kind == "multilabel" else 1)).astype(np.float32))
+    scale = torch.from_numpy(asked.fit(target.numpy(), 1.0))
+    known = asked.loss(outputs[:4], target[:4], scale)
+    target[4:] = torch.nan
+    masked = asked.loss(outputs, target, scale)
+    assert masked.item() == pytest.approx(known.item(), rel=1e-6)
+    masked.backward()
+    assert outputs.grad is not None and outputs.grad[4:].abs().max() == 0 and outputs.grad[:4].abs().max() > 0
+    nothing = asked.loss(outputs, torch.full_like(target, torch.nan), scale)
+    assert nothing.item() == 0
+
+
+def test_losses_are_those_of_the_books() -> None:
+    logits = torch.tensor([[2.0, -1.0, 0.5]])
+    p = torch.softmax(logits, 1)
+    asked = task("multiclass", 3)
+    assert float(asked.loss(logits, torch.tensor([[1.0]]), torch.ones(3))) == pytest.approx(
+        -float(p[0, 1].log()), rel=1e-6
+    )
+    many = task("multilabel", 3)
+    s = torch.sigmoid(logits)[0]
+    wanted = -(s[0].log() + (1 - s[1]).log() + s[2].log()) / 3
+    assert float(many.loss(logits, torch.tensor([[1.0, 0.0, 1.0]]), torch.ones(3))) == pytest.approx(
+        float(wanted), rel=1e-6
+    )
+
+
+def test_ordinal_probabilities_sum_to_one_and_fall_in_order() -> None:
+    torch.manual_seed(0)
+    head = OrderedHead(5, 3)
+    with torch.no_grad():
+        out = head(torch.randn(7, 5))
+    assert (out[:, :-1] > out[:, 1:]).all()
+    p = task("ordinal", 4).probabilities(out.double().numpy())
+    assert np.allclose(p.sum(1), 1) and (p >= 0).all()
+
+
+def test_readers_who_disagree_leave_the_label_unknown() -> None:
+    asked = task("multiclass", 3)
+    same = [Finding("label", "c1", "reader:a", 1.0), Finding("label", "c1", "reader:b", 1.0)]
+    apart = [Finding("label", "c1", "reader:a", 1.0), Finding("label", "c2", "reader:b", 1.0)]
+    assert asked.encode(same)[0] == 1
+    assert np.isnan(asked.encode(apart)[0]) and np.isnan(asked.encode([])[0])
+
+
+def test_class_weights_give_each_class_as_much() -> None:
+    target = np.array([[0]] * 30 + [[1]] * 10, np.float32)
+    weight = task("multiclass", 2).fit(target, 1.0)
+    assert weight[0] * 30 == pytest.approx(weight[1] * 10)
+    assert task("multiclass", 2).fit(target, 0.0).tolist() == [1, 1]
+
+
+# --- novelty -----------------------------------------------------------------------------------------------
+
+
+def test_inside_a_subspace_the_distance_is_mahalanobis() -> None:
+    scales = np.array([5.0, 2.0, 1.0])
+    x = RNG.normal(0, 1, (5000, 3)) * scales
+    space = novelty.subspace(x, share=1.0)
+    inside, outside = space.distances(x[:50])
+    exact = np.sqrt(np.square((x[:50] - x.mean(0)) / x.std(0)).mean(1))
+    assert np.allclose(inside, exact, rtol=0.05)
+    assert outside.max() < 1e-3
+
+
+def test_what_lies_off_the_training_plane_is_strange() -> None:
+    basis = RNG.normal(0, 1, (4, 40))
+    train, held = (RNG.normal(0, 1, (n, 4)) @ basis + RNG.normal(0, 0.05, (n, 40)) for n in (800, 400))
+    arrays = novelty.fit(train, train)
+    logs = novelty.distances(arrays, held, held)
+    centre, spread = novelty.standardise(logs)
+    limit = novelty.threshold(novelty.score(logs, centre, spread), 0.05)
+    fresh = RNG.normal(0, 1, (2000, 4)) @ basis + RNG.normal(0, 0.05, (2000, 40))
+    refused = (novelty.score(novelty.distances(arrays, fresh, fresh), centre, spread) > limit).mean()
+    assert refused == pytest.approx(0.05, abs=0.04)
+    strange = RNG.normal(0, 1, (200, 40))
+    assert (novelty.score(novelty.distances(arrays, strange, strange), centre, spread) > limit).all()

@@ -66,8 +66,8 @@ class Phantom:
     size: int = 64
     classes: tuple[str, ...] = ("normal", "benign", "malignant")
     prevalence: tuple[float, ...] = (0.5, 0.25, 0.25)
-    lesion: tuple[float, float] = (7.0, 13.0)
-    contrast: tuple[float, float] = (0.3, 1.0)
+    lesion: tuple[float, float] = (9.0, 16.0)
+    contrast: tuple[float, float] = (0.5, 1.2)
     noise: float = 1.0
     age_effect: float = 0.5
     sex_effect: float = 0.3

@@ -1,0 +1,168 @@
+"""The real thing: a server of its own process, and a browser that drops an image onto its page."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from chromium import CHROMIUM, Browser, browser
+
+from osler.problem import Problem
+from osler.pseudonym import pseudonym
+from osler.server import serve
+
+NAME = "Mustermann^Erika 1964"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that is running."""
+
+    address: str
+    process: subprocess.Popen[str]
+
+    def stop(self) -> list[dict[str, object]]:
+        """Ends it as Ctrl+C does; the lines of its log."""
+        self.process.send_signal(signal.SIGINT)
+        _, errors = self.process.communicate(timeout=300)
+        return [json.loads(line) for line in errors.splitlines()]
+
+
+@pytest.fixture
+def served(run: Path, private: Path, tmp_path: Path) -> Iterator[Served]:
+    code = "import sys, pathlib, osler.server as s; s.serve(pathlib.Path(sys.argv[1]), port=0)"
+    environment = os.environ | {"OSLER_HOME": str(tmp_path / "home"), "TMPDIR": str(private)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(run)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    assert process.stdout
+    words = process.stdout.readline().split()
+    address = next((word for word in words if word.startswith("http")), "")
+    try:
+        assert address, process.communicate()[1]
+        yield Served(address, process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_it_answers_over_the_network_of_this_machine_and_stops(served: Served, png: bytes, private: Path) -> None:
+    with httpx.Client(base_url=served.address, trust_env=False) as client:
+        assert client.get("/health").json()["ready"] is True
+        answer = client.post("/diagnoses", files={"file": (f"{NAME}.png", png)})
+        assert answer.json()["case"] == pseudonym(NAME)
+        assert "server" not in answer.headers
+        assert client.get("/", headers={"Host": "evil.example"}).status_code == 421
+    log = served.stop()
+    assert [line["status"] for line in log] == [200, 200, 421]
+    assert "Mustermann" not in json.dumps(log)
+    assert not list(private.iterdir())
+
+
+@pytest.fixture
+def tab(tmp_path: Path) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed: apt-get install chromium")
+    with browser(tmp_path / "chromium") as made:
+        yield made
+
+
+@pytest.mark.slow
+def test_a_person_gets_the_diagnosis(served: Served, tab: Browser, png: bytes, tmp_path: Path) -> None:
+    image, text = tmp_path / f"{NAME}.png", tmp_path / "letter.txt"
+    image.write_bytes(png)
+    text.write_text("no image")
+    shots = Path(os.environ.get("OSLER_SCREENSHOTS", tmp_path))
+    answer = "document.getElementById('answer').contentDocument"
+
+    tab.open(served.address)
+    tab.screenshot(shots / "page.png")
+    tab.drop(image, 500, 400)
+    tab.until(f"!document.getElementById('result').hidden && {answer}.querySelector('h1')")
+    assert pseudonym(NAME) in tab.value(f"{answer}.body.textContent")
+    # The frame is as high as what stands in it, its images are drawn, its own styles hold, and focus went there.
+    tab.until(
+        f"Math.abs(document.getElementById('answer').offsetHeight - {answer}.documentElement.offsetHeight) < 20"
+    )
+    assert tab.value(f"[...{answer}.images].length > 0 && [...{answer}.images].every(i => i.naturalWidth > 0)")
+    assert tab.value("document.activeElement.id") == "heading"
+    assert tab.value(f"getComputedStyle({answer}.querySelector('.diagnosis')).display") == "grid"
+    tab.screenshot(shots / "answer.png")
+    tab.tell("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    tab.screenshot(shots / "answer-dark.png")
+    assert tab.complaints == []
+    assert {url.partition(":")[0] for url in tab.asked} <= {"http", "data", "blob", "about"}
+    assert all(url.startswith(served.address) for url in tab.asked if url.startswith("http"))
+
+    # Now by keyboard alone, with a file that is no image.
+    tab.choose(text)
+    tab.value("document.getElementById('file').focus()")
+    tab.press("Tab", 9)
+    assert tab.value("document.activeElement.id") == "send"
+    tab.press("Enter", 13)
+    assert "unknown format" in tab.until("document.getElementById('problem').textContent")
+    assert tab.value("document.getElementById('result').hidden") is True
+    tab.screenshot(shots / "problem.png")
+
+
+@pytest.mark.slow
+def test_it_works_without_scripts_and_not_from_other_sites(
+    served: Served, tab: Browser, png: bytes, tmp_path: Path
+) -> None:
+    image = tmp_path / f"{NAME}.png"
+    image.write_bytes(png)
+    elsewhere = f"fetch('{served.address}/diagnoses', {{method: 'POST', mode: 'no-cors', body: new FormData()}})"
+    tab.value(f"{elsewhere}.then(() => 1)")
+
+    tab.tell("Emulation.setScriptExecutionDisabled", value=True)
+    tab.open(served.address)
+    assert tab.value("document.getElementById('invitation').textContent") == "Choose an image"
+    tab.choose(image)
+    tab.value("document.getElementById('send').focus()")
+    tab.press("Enter", 13)
+    tab.until("location.pathname === '/diagnoses' && document.readyState === 'complete'")
+    assert pseudonym(NAME) in tab.value("document.body.textContent")
+    assert "no image" not in tab.value("document.body.textContent")
+    assert [line["status"] for line in served.stop() if line["method"] == "POST"] == [403, 200]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "example.org", ""])
+def test_only_loopback_is_served(host: str, run: Path) -> None:
+    with pytest.raises(Problem, match="accounts and encryption come later"):
+        serve(run, host=host)
+
+
+def test_a_taken_port_is_said(run: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(Problem, match="cannot be used"):
+            serve(run, port=taken.getsockname()[1])
+    with pytest.raises(Problem, match="cannot be used"):
+        serve(run, port=70_000)
+
+
+def test_a_missing_package_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "python_multipart", None)
+    with pytest.raises(Problem, match=r'pip install "osler\[serve\]"'):
+        serve(run)
+
+
+def test_osler_itself_needs_none_of_it() -> None:
+    code = (
+        "import sys, osler, osler.server, osler.diagnosis\n"
+        "assert not {'fastapi', 'uvicorn', 'starlette', 'python_multipart'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

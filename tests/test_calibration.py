@@ -6,6 +6,7 @@ import torch
 
 from osler import calibration, novelty
 from osler.case import Finding, Question
+from osler.model import Outputs, appearance
 from osler.tasks.classification import Classification, OrderedHead
 
 RNG = np.random.default_rng(1)
@@ -150,15 +151,35 @@ def test_inside_a_subspace_the_distance_is_mahalanobis() -> None:
     assert outside.max() < 1e-3
 
 
+def seen(x: np.ndarray) -> Outputs:
+    y = x.astype(np.float32)
+    return Outputs({}, y, y, y[:, :6])
+
+
 def test_what_lies_off_the_training_plane_is_strange() -> None:
     basis = RNG.normal(0, 1, (4, 40))
-    train, held = (RNG.normal(0, 1, (n, 4)) @ basis + RNG.normal(0, 0.05, (n, 40)) for n in (800, 400))
-    arrays = novelty.fit(train, train)
-    logs = novelty.distances(arrays, held, held)
+
+    def like(n: int) -> np.ndarray:
+        return RNG.normal(0, 1, (n, 4)) @ basis + RNG.normal(0, 0.05, (n, 40))
+
+    train, held = like(800), like(400)
+    arrays = novelty.fit(seen(train))
+    logs = novelty.distances(arrays, seen(held))
     centre, spread = novelty.standardise(logs)
     limit = novelty.threshold(novelty.score(logs, centre, spread), 0.05)
-    fresh = RNG.normal(0, 1, (2000, 4)) @ basis + RNG.normal(0, 0.05, (2000, 40))
-    refused = (novelty.score(novelty.distances(arrays, fresh, fresh), centre, spread) > limit).mean()
+    refused = (novelty.score(novelty.distances(arrays, seen(like(2000))), centre, spread) > limit).mean()
     assert refused == pytest.approx(0.05, abs=0.04)
     strange = RNG.normal(0, 1, (200, 40))
-    assert (novelty.score(novelty.distances(arrays, strange, strange), centre, spread) > limit).all()
+    assert (novelty.score(novelty.distances(arrays, seen(strange)), centre, spread) > limit).all()
+
+
+def test_appearance_knows_brightness_contrast_and_sharpness() -> None:
+    x = torch.from_numpy(RNG.normal(0, 1, (1, 1, 1, 1, 32, 32)).astype(np.float32))
+    plain, brighter, stronger = (appearance(y)[0] for y in (x, x + 1, x * 2))
+    assert torch.allclose(brighter[:7], plain[:7] + 1, atol=1e-5) and torch.allclose(
+        brighter[7:], plain[7:], atol=1e-4
+    )
+    assert stronger[7] - plain[7] == pytest.approx(np.log(2), abs=1e-4)
+    assert torch.allclose(stronger[8:], plain[8:], atol=1e-2)
+    smooth = torch.nn.functional.avg_pool2d(x[0, 0], 5, 1, 2)[None, None]
+    assert (appearance(smooth)[0, 8:10] < plain[8:10]).all()

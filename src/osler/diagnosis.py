@@ -49,13 +49,13 @@ def answer(made: Model, pixels: NDArray[np.float32]) -> Answered:
     raw: dict[str, list[Array]] = {name: [] for name in made.tasks}
     scores = []
     for number, network in enumerate(made.networks):
-        outputs, vectors, thumbnails = model.outputs(network, pixels, views)
-        for name, values in outputs.items():
+        seen = model.outputs(network, pixels, views)
+        for name, values in seen.answers.items():
             raw[name].append(values)
         prefix = f"novelty.{number}."
         gate = {k[len(prefix) :]: v for k, v in made.calibration.items() if k.startswith(prefix)}
         if gate:
-            away = novelty.distances(gate, vectors, thumbnails)
+            away = novelty.distances(gate, seen)
             scores.append(novelty.score(away, gate["log.centre"], gate["log.spread"]))
     score = np.mean(scores, 0) if scores else np.full(len(pixels), np.nan)
     reference = made.calibration.get("novelty.scores", np.empty(0))

@@ -225,6 +225,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     part = path.with_name(path.name + ".part")
     try:
         save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, part, dict(header))
+        part.chmod(0o644)
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
@@ -267,25 +268,38 @@ def moved_copies(count: int) -> list[Callable[[Tensor], Tensor]]:
     return [lambda x: x, *(moved(number) for number in range(1, count))]
 
 
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What one network says about ``n`` cases.
+
+    Attributes:
+        answers: raw outputs by task ``(n, o)``; a regression in its own unit.
+        vectors: feature vectors ``(n, v)``; ``thumbnails`` ``(n, p)`` and ``appearances`` ``(n, 12)`` of the
+            normalised images. All three are of the unmoved images, for the novelty gate.
+    """
+
+    answers: dict[str, NDArray[np.float64]]
+    vectors: NDArray[np.float32]
+    thumbnails: NDArray[np.float32]
+    appearances: NDArray[np.float32]
+
+
 @torch.inference_mode()
 def outputs(
-    network: Network, pixels: NDArray[np.float32], views: Sequence[Any], batch: int = 32
-) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float32], NDArray[np.float32]]:
-    """Raw outputs of one network, averaged over ``views``, in float32.
+    network: Network, pixels: NDArray[np.float32], views: Sequence[Callable[[Tensor], Tensor]], batch: int = 32
+) -> Outputs:
+    """What one network says, averaged over ``views``, in float32.
 
     Args:
-        network: in eval mode.
+        network: is put into eval mode.
         pixels: ``(n, t, c, d, h, w)`` from :func:`osler.data.prepare`.
         views: functions from a normalised batch to a moved copy of it; the first is the identity.
         batch: cases at once; it does not change the answer beyond rounding.
-
-    Returns:
-        Outputs by task ``(n, o)``; feature vectors ``(n, v)`` and thumbnails ``(n, p)`` of the unmoved images.
     """
     network.eval()
     device = next(network.parameters()).device
     answers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in network.tasks}
-    vectors, thumbnails = [], []
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
     for start in range(0, len(pixels), batch):
         x = network.normalise(torch.from_numpy(pixels[start : start + batch]).to(device))
         total: dict[str, Tensor] = {}
@@ -294,19 +308,15 @@ def outputs(
             for name, value in network.answer(vector).items():
                 total[name] = value.double() + total.get(name, 0)
             if number == 0:
-                vectors.append(vector.float().cpu().numpy())
-                thumbnails.append(thumbnail(x).cpu().numpy())
+                seen.append((vector.float().cpu(), thumbnail(x).cpu(), appearance(x).cpu()))
         for name, value in total.items():
             mean = (value / len(views)).cpu().numpy()
             if network.tasks[name].question.kind == "regression":
                 centre, spread = network.scale(name).double().cpu().numpy()
                 mean = mean * spread + centre
             answers[name].append(mean)
-    return (
-        {name: np.concatenate(values) for name, values in answers.items()},
-        np.concatenate(vectors),
-        np.concatenate(thumbnails),
-    )
+    joined = {name: np.concatenate(values) for name, values in answers.items()}
+    return Outputs(joined, *(torch.cat(parts).numpy() for parts in zip(*seen, strict=True)))
 
 
 def thumbnail(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b p"]:
@@ -314,3 +324,29 @@ def thumbnail(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b p"]:
     mean = x.mean(1)
     size = tuple(min(n, limit) for n, limit in zip(mean.shape[2:], (4, 16, 16), strict=True))
     return nn.functional.adaptive_avg_pool3d(mean, size).flatten(1)
+
+
+def appearance(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b 12"]:
+    """Exposure, contrast and sharpness of the normalised image, for the novelty gate.
+
+    Seven quantiles, the logarithm of the standard deviation, and that of the mean absolute difference between
+    neighbours down and across, over the deviation, at full and at half resolution.
+    """
+    flat = x.mean((1, 2)).flatten(0, 1).unsqueeze(1)
+    per_case = x.shape[3]
+    values = x.mean((1, 2)).flatten(1)
+    # torch.quantile refuses long inputs; every n-th pixel is enough for an image's exposure.
+    sample = values[:, :: max(1, values.shape[1] // 16_384)]
+    levels = torch.tensor([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98], device=x.device)
+    deviation = values.std(1, correction=0).clamp(min=1e-3)
+    columns = [*torch.quantile(sample, levels, dim=1), deviation.log()]
+    for scale in (1, 2):
+        small = nn.functional.avg_pool2d(flat, scale, ceil_mode=True) if scale > 1 else flat
+        for axis in (2, 3):
+            size = small.shape[axis]
+            step = (
+                (small.narrow(axis, 1, size - 1) - small.narrow(axis, 0, size - 1)).abs() if size > 1 else small * 0
+            )
+            mean = step.mean((1, 2, 3)).view(-1, per_case).mean(1)
+            columns.append((mean / deviation + 1e-3).log())
+    return torch.stack(columns, 1)

@@ -1,17 +1,25 @@
 """How far a case lies from the training cases: the gate before every answer.
 
-Three distances, each of which sees what the others miss: the Mahalanobis distance of the network's feature
-vector (Lee 2018, one Gaussian for each class), and for a coarse copy of the image itself the distance inside the
-principal subspace of the training images and the part that lies outside of it (as in Hotelling's T2 and Q
-statistics; Jackson and Mudholkar 1979). Each is standardised by its logarithm on calibration cases; the
-score is the largest. The threshold is a quantile of calibration scores, so that about a stated share of cases
+Four distances, each of which sees what the others miss:
+
+- of the network's feature vector from the principal subspace of the training cases (its residual; Ndiour 2020);
+- of a coarse copy of the image, the Mahalanobis distance inside the principal subspace of the training images and
+  the residual outside of it (as Hotelling's T2 and Q statistics; Jackson and Mudholkar 1979): another organ,
+  another position;
+- of its exposure, contrast and sharpness, the Mahalanobis distance: another machine, another magnification.
+
+The logarithm of each is standardised on calibration cases; the score is the root of the sum of squares of those
+that are larger than usual. The threshold is a quantile of calibration scores, so that about a stated share of cases
 like these is refused.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from osler.model import Outputs
 
 Array = NDArray[np.floating]
 
@@ -43,21 +51,30 @@ def subspace(x: Array, share: float = 0.95, most: int = 64) -> Subspace:
     return Subspace(centre, axes[:count], spread)
 
 
-def fit(vectors: Array, thumbnails: Array) -> dict[str, Array]:
-    """Arrays of one member's gate from the feature vectors and thumbnails of its training cases."""
-    arrays = {}
-    for name, space in (("vector", subspace(vectors)), ("thumbnail", subspace(thumbnails, share=0.9))):
+def fit(seen: Outputs) -> dict[str, Array]:
+    """Arrays of one member's gate from what it saw of its training cases."""
+    arrays: dict[str, Array] = {}
+    spaces = {
+        "vector": subspace(seen.vectors),
+        "thumbnail": subspace(seen.thumbnails, share=0.9),
+        "appearance": subspace(seen.appearances, share=1.0),
+    }
+    for name, space in spaces.items():
         arrays |= {f"{name}.centre": space.centre, f"{name}.axes": space.axes, f"{name}.spread": space.spread}
     return arrays
 
 
-def distances(arrays: dict[str, Array], vectors: Array, thumbnails: Array) -> Array:
-    """Logarithms of the distances ``(n, 4)`` of cases from one member's training cases."""
-    columns = []
-    for name, x in (("vector", vectors), ("thumbnail", thumbnails)):
+def distances(arrays: Mapping[str, Array], seen: Outputs) -> Array:
+    """Logarithms of the four distances ``(n, 4)`` of cases from one member's training cases."""
+
+    def apart(name: str, x: Array) -> tuple[Array, Array]:
         space = Subspace(*(arrays[f"{name}.{part}"] for part in ("centre", "axes", "spread")))
-        columns += list(space.distances(np.asarray(x, np.float64)))
-    return np.log(np.stack(columns, 1) + 1e-12)
+        return space.distances(np.asarray(x, np.float64))
+
+    _, features = apart("vector", seen.vectors)
+    inside, outside = apart("thumbnail", seen.thumbnails)
+    appearance, _ = apart("appearance", seen.appearances)
+    return np.log(np.stack([features, inside, outside, appearance], 1) + 1e-12)
 
 
 def standardise(logs: Array) -> tuple[Array, Array]:
@@ -68,8 +85,8 @@ def standardise(logs: Array) -> tuple[Array, Array]:
 
 
 def score(logs: Array, centre: Array, spread: Array) -> Array:
-    """The largest standardised distance ``(n,)``: larger is stranger."""
-    return np.asarray(((logs - centre) / spread).max(1))
+    """Root of the sum of squares of the standardised distances above 0, ``(n,)``: larger is stranger."""
+    return np.asarray(np.sqrt(np.square(np.maximum((logs - centre) / spread, 0)).sum(1)))
 
 
 def threshold(scores: Array, refusals: float) -> float:

@@ -1,18 +1,20 @@
 """From a cohort and a machine to a recipe, with a reason beside each choice."""
 
+import json
 import math
 import os
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from osler import data, recipe
+from osler import data, model, recipe
 from osler.case import Question
 from osler.cohort import Cohort, label_of
 from osler.image import Image
@@ -130,6 +132,7 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
         The recipe, and a reason for each key (``section.key``).
     """
     check(cohort)
+    given = _with_weights(given)
     found = fingerprint(cohort)
     base: dict[str, Any] = {
         "tasks": {q.task: q for q in cohort.questions},
@@ -157,6 +160,19 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     if "epochs" not in chosen:
         plan, reasons["training.epochs"] = _epochs(plan, found, rate, minutes)
     return plan, reasons
+
+
+def _with_weights(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Weights name their own backbone and its options, so that the file alone is enough."""
+    network = dict(given.get("network", {}))
+    if not network.get("weights"):
+        return given
+    network["weights"] = str(Path(network["weights"]).resolve())
+    header, _ = model.read_tensors(Path(network["weights"]))
+    if "backbone" not in network and header.get("backbone"):
+        network["backbone"] = header["backbone"]
+        network["options"] = {**json.loads(header.get("options") or "{}"), **network.get("options", {})}
+    return {**given, "network": network}
 
 
 def _leaves(content: Mapping[str, Any], where: str = "") -> list[str]:

@@ -479,9 +479,9 @@ def watch(state: State, validation: Examples, plan: Recipe) -> dict[str, float]:
     network = Network(plan)
     network.load_state_dict(state.average)
     network.channels_last = plan.training.channels_last
-    answers, _, _ = model.outputs(
+    answers = model.outputs(
         network.to(next(state.network.parameters()).device), validation.pixels, [lambda x: x]
-    )
+    ).answers
     row: dict[str, float] = {}
     total = 0.0
     for name, task in network.tasks.items():
@@ -613,17 +613,16 @@ def _calibrate(
         if not len(held):
             continue
         chosen = draws.permutation(draws.keys(plan.training.seed, number, 5), len(training))[:3000]
-        _, vectors, thumbnails = model.outputs(network, training.pixels[np.sort(chosen)], views[:1])
-        gate = novelty.fit(vectors, thumbnails)
-        answers, vectors, thumbnails = model.outputs(network, held.pixels, views)
-        away = novelty.distances(gate, vectors, thumbnails)
+        gate = novelty.fit(model.outputs(network, training.pixels[np.sort(chosen)], views[:1]))
+        seen = model.outputs(network, held.pixels, views)
+        away = novelty.distances(gate, seen)
         centre, spread = novelty.standardise(away)
         arrays |= {
             f"novelty.{number}.{k}": v for k, v in {**gate, "log.centre": centre, "log.spread": spread}.items()
         }
         logs.append(novelty.score(away, centre, spread))
         fold.append(np.full(len(held), number))
-        for name, value in answers.items():
+        for name, value in seen.answers.items():
             raw.setdefault(name, []).append(value)
     if not logs:
         return arrays, {"calibrated": False}, {}

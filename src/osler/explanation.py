@@ -1,0 +1,416 @@
+"""Where an answer comes from, as a map that is itself put to the test, with the result beside it."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from torch import Tensor
+from torch.nn import functional
+
+from osler import calibration, catalog, data, diagnosis, draws, formats
+from osler.case import Case, Finding, Source
+from osler.data import Placement
+from osler.explanations import removed as with_removed
+from osler.image import Image
+from osler.model import Model, Network
+from osler.problem import Problem
+from osler.pseudonym import pseudonym
+
+STEPS = 8  # of a deletion or insertion curve
+ORDERS = 6  # random orders that a map is compared with
+ROUNDS = 2  # networks with random weights
+LEAST = 0.02  # difference between insertion and deletion that counts as one
+SIMILAR = 0.5  # rank correlation from which two maps count as the same
+_AUTO = ("gradcam", "occlusion", "integrated_gradients")
+_WARNING = "Failed its own test: do not rely on this map."
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """A map of what an answer rests on, and whether it may be relied on.
+
+    Attributes:
+        method: a file of ``explanations``.
+        task: the name of the question, and ``name`` of the class (or quantity) that is explained.
+        heatmap: float32 ``(depth, height, width)`` on the image as it was read; 1 where it counts most, 0 where
+            it does not count.
+        tests: what :func:`removal` and :func:`randomised` measured.
+        passed: it passed both; a map that did not must not be relied on.
+        sentences: what is shown and what the tests say, for people.
+    """
+
+    method: str
+    task: str
+    name: str
+    heatmap: NDArray[np.float32]
+    tests: Mapping[str, float]
+    passed: bool
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What is explained: a class, and the image as each member of the ensemble sees it."""
+
+    made: Model
+    task: str
+    target: int
+    inputs: Sequence[Tensor]
+
+    @property
+    def name(self) -> str:
+        return self.made.tasks[self.task].question.classes[self.target]
+
+
+def explain(made: Model, case: Case, finding: Finding | None = None, method: str = "gradcam") -> Explanation:
+    """Which places of the image speak for a finding, with the result of the map's own tests.
+
+    Args:
+        made: the model; of an ensemble the mean of the members' maps is shown.
+        case: with one image.
+        finding: its task and name say what is explained; ``None``: what the first task decides on.
+        method: a file of ``explanations``; or ``auto``: the first of Grad-CAM, occlusion and integrated gradients
+            that passes its tests; where none does, the first of them, which then says so.
+
+    Raises:
+        Problem: there is no such task, class or method, or the method does not fit the network.
+    """
+    image = data.the_image(case)
+    pixels = data.prepare(image, made.recipe.image)[None]
+    task, target = _which(made, finding, pixels)
+    with torch.no_grad():
+        inputs = [net.normalise(torch.from_numpy(pixels).to(_device(net))) for net in made.networks]
+    asked = _Asked(made, task, target, inputs)
+    where = data.place(image, made.recipe.image)
+    if method != "auto":
+        return _explained(asked, method, where)
+    failed: list[Explanation] = []
+    for name in _AUTO:
+        found = _explained(asked, name, where)
+        if found.passed:
+            tried = " and ".join(_title(one.method) for one in failed)
+            note = (f"{tried} failed the test before.",) if failed else ()
+            return replace(found, sentences=(*found.sentences, *note))
+        failed.append(found)
+    others = " and ".join(_title(one.method) for one in failed[1:])
+    return replace(failed[0], sentences=(*failed[0].sentences, f"{others} failed too."))
+
+
+def _which(made: Model, finding: Finding | None, pixels: NDArray[np.float32]) -> tuple[str, int]:
+    """Task and number of the class to explain."""
+    if finding is not None:
+        if finding.task not in made.tasks:
+            raise Problem(f"the model knows no task {finding.task!r}", fix=f"it has {', '.join(made.tasks)}")
+        classes = made.tasks[finding.task].question.classes
+        if finding.name not in classes:
+            raise Problem(f"the task {finding.task} knows no {finding.name!r}", fix=f"it has {', '.join(classes)}")
+        return finding.task, classes.index(finding.name)
+    task = next(iter(made.tasks))
+    answered = diagnosis.answer(made, pixels)
+    exclusive = made.tasks[task].question.kind in ("multiclass", "ordinal")
+    return task, int((answered.decision if exclusive else answered.probability)[task][0].argmax())
+
+
+def _device(network: Network) -> torch.device:
+    return next(network.parameters()).device
+
+
+def _explained(asked: _Asked, method: str, where: Placement) -> Explanation:
+    module = catalog.find("explanations", method)
+    networks = [network.eval() for network in asked.made.networks]
+    if not all(module.available(network) for network in networks):
+        raise Problem(f"{method} does not fit this model", fix="choose gradcam, occlusion or integrated_gradients")
+    maps = [_map(module, asked, network, x) for network, x in zip(networks, asked.inputs, strict=True)]
+    heat = _at_most_one(torch.stack(maps).mean(0))
+    tests = removal(asked, heat) | {"randomised": randomised(module, asked, maps)}
+    failures = _failures(asked, heat, tests)
+    about = "" if len(networks) == 1 else f", the mean of {len(networks)} networks"
+    sentences = [f"{_title(method)}: where the image speaks for {asked.name} ({asked.task}){about}."]
+    if failures:
+        sentences.append(f"This map failed its own test: {'; '.join(failures)}; do not rely on it.")
+    else:
+        sentences += _passes(tests)
+    return Explanation(
+        method, asked.task, asked.name, to_image(heat.cpu().numpy(), where), tests, not failures, tuple(sentences)
+    )
+
+
+def _title(method: str) -> str:
+    return "Grad-CAM" if method == "gradcam" else method.replace("_", " ").capitalize()
+
+
+def _map(module: ModuleType, asked: _Asked, network: Network, x: Tensor) -> Float[Tensor, "d h w"]:
+    """The map of one network, 0 to 1; what speaks against the class is left out."""
+    found: Tensor = module.explain(network, x, asked.task, asked.target, module.Options())
+    return _at_most_one(found.detach().float().clamp(min=0).nan_to_num())
+
+
+def _at_most_one(heat: Float[Tensor, "d h w"]) -> Float[Tensor, "d h w"]:
+    highest = heat.max()
+    return heat / highest if highest > 0 else heat
+
+
+def to_image(heat: Float[np.ndarray, "d h w"], where: Placement) -> Float[np.ndarray, "depth height width"]:
+    """A map on the network's grid back on the image as it was read; the padding is cut off."""
+    window = tuple(slice(a, a + n) for a, n in zip(where.start, where.size, strict=True))
+    inside = Image(heat[window][None, None].astype(np.float32)).resample(where.original)
+    return np.asarray(inside.array[0, 0], np.float32).clip(0, 1)
+
+
+# --- the tests of a map -----------------------------------------------------------------------------------
+
+
+def removal(asked: _Asked, heat: Float[Tensor, "d h w"]) -> dict[str, float]:
+    """Deletion and insertion (Petsiuk 2018): does what the map marks carry the answer?
+
+    The image is cut into blocks, which are taken away (:func:`osler.explanations.removed`) one after another in the
+    order of the map, hottest first (deletion), or brought back in that order (insertion). Measured is the area
+    under the calibrated probability of the class. A random order's insertion is another random order's deletion,
+    so that the same ``ORDERS`` curves serve both.
+
+    Returns:
+        ``deletion`` (lower is better), ``insertion`` (higher), and of random orders the mean, ``random``, and the
+        standard deviation, ``spread``.
+    """
+    depth, height, width = size = heat.shape
+    most = 14 if depth == 1 else 8
+    pieces = (min(depth, most), min(height, most), min(width, most))
+    blocks = functional.adaptive_avg_pool3d(heat[None, None], pieces).flatten().cpu().numpy()
+    hottest = np.argsort(-blocks, kind="stable")
+    orders = [hottest, hottest[::-1]]
+    orders += [draws.permutation(draws.keys(number, 23), len(blocks)) for number in range(ORDERS)]
+    removed = np.linspace(0, len(blocks), STEPS + 1).round().astype(int)
+
+    def kept() -> Iterator[Tensor]:
+        for order in orders:
+            for count in removed[1:-1]:
+                share = torch.ones(len(blocks))
+                share[torch.from_numpy(order[:count].copy())] = 0
+                yield functional.interpolate(share.reshape(1, 1, *pieces), size=size, mode="nearest")[0, 0]
+
+    ends = [torch.ones(size), torch.zeros(size)]
+    curves = _probability(asked, [*ends, *kept()])
+    whole, plain, between = curves[0], curves[1], curves[2:].reshape(len(orders), -1)
+    areas = ((whole + plain) / 2 + between.sum(1)) / STEPS
+    return {
+        "deletion": float(areas[0]),
+        "insertion": float(areas[1]),
+        "random": float(areas[2:].mean()),
+        "spread": float(areas[2:].std(ddof=1)),
+    }
+
+
+def _probability(asked: _Asked, kept: Sequence[Tensor]) -> NDArray[np.float64]:
+    """The calibrated probability (of a regression the value in standard deviations) for each mixture ``(n,)``."""
+    raw = []
+    for network, x in zip(asked.made.networks, asked.inputs, strict=True):
+        with torch.no_grad():
+            parts = [network(part)[asked.task] for part in with_removed(x, (share.to(x) for share in kept))]
+        raw.append(torch.cat(parts).double().cpu().numpy())
+    task = asked.made.tasks[asked.task]
+    if task.question.kind == "regression":
+        return np.asarray(np.mean(raw, 0)[:, 0])
+    fitted = diagnosis.calibrated(asked.made, asked.task)
+    return np.asarray(calibration.apply(task, fitted, np.stack(raw))[:, asked.target], np.float64)
+
+
+def randomised(module: ModuleType, asked: _Asked, maps: Sequence[Tensor]) -> float:
+    """Does the map depend on what was learned (Adebayo 2018)?
+
+    Returns:
+        The mean over ``ROUNDS`` of the absolute rank correlation of a member's map with the map of the same
+        network with all weights drawn anew. A map without any variation correlates with nothing: 0.
+    """
+    found = []
+    for number in range(ROUNDS):
+        member = number % len(maps)
+        network = asked.made.networks[member]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1000 + number)
+            fresh = Network(asked.made.recipe)
+        fresh.normalise.load_state_dict(network.normalise.state_dict())
+        other = _map(module, asked, fresh.to(_device(network)).eval(), asked.inputs[member])
+        found.append(abs(_rank_correlation(maps[member].cpu().numpy(), other.cpu().numpy())))
+    return float(np.mean(found))
+
+
+def _rank_correlation(a: Float[np.ndarray, "*size"], b: Float[np.ndarray, "*size"]) -> float:
+    first, second = (rankdata(one) - (one.size + 1) / 2 for one in (a, b))
+    scale = np.sqrt((first**2).sum() * (second**2).sum())
+    return float((first * second).sum() / scale) if scale > 0 else 0.0
+
+
+def _failures(asked: _Asked, heat: Tensor, tests: Mapping[str, float]) -> list[str]:
+    """What a map failed at, in words.
+
+    The rule: insertion must exceed deletion by more than three spreads of random orders (of which the difference
+    of two has 1.4) and by ``LEAST``, and neither may be worse than random orders by more than one. A map need not
+    beat them at both: where half of a lesion is enough for the network, bringing it back first gains nothing.
+    """
+    if heat.max() <= 0:
+        return [f"nothing in the image speaks for {asked.name}, the map is empty"]
+    deletion, insertion, random, spread = (tests[key] for key in ("deletion", "insertion", "random", "spread"))
+    failures = []
+    if insertion - deletion <= max(3 * spread, LEAST) or deletion > random + spread or insertion < random - spread:
+        failures.append(f"what it marks carries the answer no better than places at random ({_measured(tests)})")
+    if tests["randomised"] >= SIMILAR:
+        failures.append(
+            "networks that have learned nothing give nearly the same map "
+            f"(rank correlation {tests['randomised']:.2f}, limit {SIMILAR})"
+        )
+    return failures
+
+
+def _measured(tests: Mapping[str, float]) -> str:
+    return (
+        f"mean answer {tests['deletion']:.3f} while it is taken away first, {tests['insertion']:.3f} while it is "
+        f"shown first, {tests['random']:.3f} ± {tests['spread']:.3f} in random order"
+    )
+
+
+def _passes(tests: Mapping[str, float]) -> list[str]:
+    return [
+        f"Tested: the answer rests on what the map marks ({_measured(tests)}).",
+        "Networks that have learned nothing give another map "
+        f"(rank correlation {tests['randomised']:.2f}, limit {SIMILAR}).",
+    ]
+
+
+# --- pictures ---------------------------------------------------------------------------------------------
+
+
+def picture(image: Image, plane: int | None = None) -> UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
+    """One slice of the middle moment for display, ``(h, w)`` or in colour ``(h, w, 3)``.
+
+    8-bit images are shown as they are. CT (unit HU) is shown in a lung window (centre -600, width 1500) where
+    more than a tenth of the slice is lung (-950 to -500 HU), else in a soft-tissue window (40, 400). Everything
+    else from the 0.5 to the 99.5 percentile.
+
+    Args:
+        image: as it was read.
+        plane: number of the slice; the middle one if left out.
+    """
+    shown = image.array[image.frames // 2, :, image.size[0] // 2 if plane is None else plane]
+    shown = np.moveaxis(shown, 0, -1) if len(shown) == 3 else shown[0]
+    if shown.dtype == np.uint8:
+        return np.ascontiguousarray(shown)
+    values = np.nan_to_num(shown.astype(np.float32))
+    if image.unit == "HU":
+        lung = float(((values > -950) & (values < -500)).mean()) > 0.1
+        low, high = (-1350.0, 150.0) if lung else (-160.0, 240.0)
+    else:
+        low, high = map(float, np.percentile(values, [0.5, 99.5]))
+        if high <= low:
+            low, high = float(values.min()), float(values.max())
+    return ((values - low) / max(high - low, 1e-12) * 255).clip(0, 255).round().astype(np.uint8)
+
+
+def overlay(
+    picture: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"], heatmap: Float[np.ndarray, "h w"], passed: bool
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The heatmap over the picture, in ``inferno``; where it is 0 the picture stays as it is.
+
+    Small pictures are enlarged to 384 pixels on the short side. A map that did not pass carries its warning.
+
+    Args:
+        picture: of :func:`picture`.
+        heatmap: one slice, 0 to 1, as large as the picture.
+        passed: :attr:`Explanation.passed`.
+    """
+    from matplotlib import colormaps
+    from PIL import Image as Pillow
+
+    factor = max(1.0, 384 / min(heatmap.shape))
+    size = (round(heatmap.shape[1] * factor), round(heatmap.shape[0] * factor))
+    below = np.asarray(Pillow.fromarray(picture).convert("RGB").resize(size, Pillow.Resampling.BICUBIC), np.float32)
+    heat = Pillow.fromarray(heatmap.astype(np.float32)).resize(size, Pillow.Resampling.BILINEAR)
+    share = np.asarray(heat).clip(0, 1)
+    colour = np.asarray(colormaps["inferno"](0.25 + 0.75 * share), np.float32)[..., :3] * 255
+    opacity = 0.65 * share[..., None]
+    mixed = (below * (1 - opacity) + colour * opacity).round().astype(np.uint8)
+    return mixed if passed else _warned(mixed)
+
+
+def _warned(shown: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """A black band across the top with the warning in as many lines as it needs."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw, ImageFont
+
+    drawn = Pillow.fromarray(shown)
+    pen, side = ImageDraw.Draw(drawn), min(drawn.size)
+    font = ImageFont.load_default(size=max(16, side / 20))
+    lines = [""]
+    for word in _WARNING.split():
+        longer = f"{lines[-1]} {word}".strip()
+        fits = pen.textlength(longer, font=font) <= drawn.width * 0.94
+        lines = [*lines[:-1], longer] if fits else [*lines, word]
+    text, margin = "\n".join(lines), round(drawn.width * 0.03)
+    _, top, _, bottom = pen.multiline_textbbox((margin, margin), text, font=font)
+    pen.rectangle((0, 0, drawn.width, bottom + margin), fill=(0, 0, 0))
+    pen.multiline_text((margin, 2 * margin - top + (top - margin) / 2), text, fill=(255, 190, 60), font=font)
+    return np.asarray(drawn)
+
+
+# --- from a file to files ---------------------------------------------------------------------------------
+
+
+def explain_path(
+    run: Path, source: Path, out: Path, *, method: str = "gradcam", finding: str | None = None
+) -> Iterator[str]:
+    """Explains one image and writes ``<method>.png`` and ``explanation.json``; gives what there is to say, by line.
+
+    Args:
+        run: run folder or model file.
+        source: one image, or a folder with one series.
+        out: folder; made where it is missing.
+        method: a file of ``explanations``, ``auto``, or ``all`` that fit the model.
+        finding: name of the class to explain.
+
+    Raises:
+        Problem: the model or the image cannot be read, or there is no such class or method.
+    """
+    from PIL import Image as Pillow
+
+    from osler import model
+
+    made = model.load(run)
+    image = formats.read(Source(source))
+    case = Case(source.name, source.name, {"image": image})
+    named = None if finding is None else _named(made, finding)
+    methods = [method] if method != "all" else _fitting(made)
+    out.mkdir(parents=True, exist_ok=True)
+    content = []
+    for one in methods:
+        why = explain(made, case, named, one)
+        plane = int(why.heatmap.sum((1, 2)).argmax())
+        shown = overlay(picture(image, plane), why.heatmap[plane], passed=why.passed)
+        Pillow.fromarray(shown).save(out / f"{why.method}.png")
+        content.append({
+            "method": why.method, "task": why.task, "name": why.name, "slice": plane, "passed": why.passed,
+            "tests": dict(why.tests), "sentences": list(why.sentences),
+        })  # fmt: skip
+        yield from why.sentences
+    head = {"schema_version": 1, "case": pseudonym(case.id), "model": made.sha256}
+    text = json.dumps(head | {"explanations": content}, indent=1, ensure_ascii=False)
+    (out / "explanation.json").write_text(text, encoding="utf-8")
+
+
+def _fitting(made: Model) -> list[str]:
+    names = catalog.names("explanations")
+    return [name for name in names if catalog.find("explanations", name).available(made.networks[0])]
+
+
+def _named(made: Model, name: str) -> Finding:
+    """The finding of that name in the first task that knows it."""
+    for task, asked in made.tasks.items():
+        if name in asked.question.classes:
+            return Finding(task, name)
+    known = ", ".join(label for asked in made.tasks.values() for label in asked.question.classes)
+    raise Problem(f"the model knows no finding {name!r}", fix=f"it knows {known}")

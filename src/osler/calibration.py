@@ -14,7 +14,7 @@ from scipy.optimize import isotonic_regression, minimize
 from osler import draws
 from osler.tasks.classification import Classification
 
-Array = NDArray[np.floating]
+Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def _scaling(task: Classification, outputs: Array, target: Array, with_bias: boo
 
 def known_rows(task: Classification, target: Array) -> NDArray[np.bool_]:
     """Cases with anything known about this task."""
-    return np.isfinite(target).any(1)
+    return np.asarray(np.isfinite(target).any(1))
 
 
 def fit(

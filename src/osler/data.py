@@ -124,7 +124,7 @@ def _grey(array: NDArray[np.generic]) -> NDArray[np.generic]:
     if (array[:, :1] == array[:, 1:2]).all() and (array[:, :1] == array[:, 2:]).all():
         return array[:, :1]
     weights = np.array([0.299, 0.587, 0.114], np.float32).reshape(1, 3, 1, 1, 1)
-    return np.asarray((array * weights).sum(1, keepdims=True, dtype=np.float32))
+    return np.asarray((array.astype(np.float32) * weights).sum(1, keepdims=True))
 
 
 def pixel_digest(image: Image) -> str:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from osler import data, diagnosis, evaluation, explanation, layouts, phantom, training
+from osler import diagnosis, evaluation, explanation, layouts, phantom, training
+from osler.case import Entry
 from osler.metrics.auroc import delong
 
-SPEC = phantom.Phantom(size=64, classes=("normal", "nodule"), prevalence=(0.5, 0.5), cases_per_patient=1.25)
+SPEC = phantom.Phantom(classes=("normal", "nodule"), prevalence=(0.5, 0.5))
 CASES = 640
 
 
@@ -32,8 +33,8 @@ def demo(out: Path, *, say: Callable[[str], None] = print) -> Path:
         phantom.write_phantom(folder, SPEC, CASES)
     say("osler train")
     settings = {
-        "training": {"epochs": 14, "batch": 32},
-        "network": {"options": {"width": 16}},
+        "network": {"pooling": "attention", "options": {"width": 16}},
+        "training": {"epochs": 16, "batch": 16, "members": 1, "learning_rate": 3e-3},
         "inference": {"views": 3},
     }
     training.train(folder, out / "run", settings, say=say)
@@ -53,8 +54,8 @@ def demo(out: Path, *, say: Callable[[str], None] = print) -> Path:
     return page
 
 
-def _one_of_each(entries: list[data.Entry]) -> list[data.Entry]:
-    chosen: dict[str, data.Entry] = {}
+def _one_of_each(entries: list[Entry]) -> list[Entry]:
+    chosen: dict[str, Entry] = {}
     for entry in entries:
         chosen.setdefault("+".join(f.name for f in entry.findings if f.probability == 1), entry)
     return [*entries[:3], *(entry for _, entry in sorted(chosen.items()) if entry not in entries[:3])]

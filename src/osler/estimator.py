@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from osler import data, diagnosis, model, training
+from osler import calibration, data, diagnosis, model, training
 from osler.image import Image
 from osler.recipe import settings as parsed
 
@@ -70,9 +70,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         p = self.predict_proba(X)
         name = next(iter(self.model_.tasks))
         threshold = diagnosis.calibrated(self.model_, name).threshold
-        return np.asarray(
-            self.classes_[diagnosis.calibration.decide(self.model_.tasks[name], p, threshold).argmax(1)]
-        )
+        return np.asarray(self.classes_[calibration.decide(self.model_.tasks[name], p, threshold).argmax(1)])
 
     def save(self, path: str | Path) -> None:
         """Writes the model as one safetensors file for every other verb."""

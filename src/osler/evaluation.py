@@ -407,7 +407,7 @@ def _log(run: Path, digest: str, cases: int) -> int:
             path=path,
             fix="make the run folder writable",
         ) from error
-    return 1 + sum(entry["cohort"] == digest for entry in before)
+    return 1 + len([entry for entry in before if entry["cohort"] == digest])
 
 
 def _write(out: Path, result: dict[str, Any], tables: Sequence[Predictions], answers: Answers) -> None:

@@ -117,13 +117,14 @@ class Network(nn.Module):
             flat = x.reshape(b * t, c, d, h, w)
             if self.channels_last:
                 flat = flat.contiguous(memory_format=torch.channels_last_3d)
-        return self.backbone(flat)
+        maps: Tensor = self.backbone(flat)
+        return maps
 
     channels_last = False
 
     def vector(self, maps: Float[Tensor, "bf k *size"], cases: int) -> Float[Tensor, "b v"]:
         """One feature vector a case."""
-        pooled = self.pooling(maps)
+        pooled: Tensor = self.pooling(maps)
         return pooled.reshape(cases, -1, pooled.shape[-1]).mean(1)
 
     def answer(self, vector: Float[Tensor, "b v"]) -> dict[str, Tensor]:
@@ -322,7 +323,8 @@ def outputs(
 def thumbnail(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b p"]:
     """A coarse copy of the normalised image, for the novelty gate: at most 4 x 16 x 16, moments averaged."""
     mean = x.mean(1)
-    size = tuple(min(n, limit) for n, limit in zip(mean.shape[2:], (4, 16, 16), strict=True))
+    depth, height, width = mean.shape[2:]
+    size = (min(depth, 4), min(height, 16), min(width, 16))
     return nn.functional.adaptive_avg_pool3d(mean, size).flatten(1)
 
 

@@ -15,13 +15,14 @@ like these is refused.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from osler.model import Outputs
 
-Array = NDArray[np.floating]
+Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ def distances(arrays: Mapping[str, Array], seen: Outputs) -> Array:
     _, features = apart("vector", seen.vectors)
     inside, outside = apart("thumbnail", seen.thumbnails)
     appearance, _ = apart("appearance", seen.appearances)
-    return np.log(np.stack([features, inside, outside, appearance], 1) + 1e-12)
+    return np.asarray(np.log(np.stack([features, inside, outside, appearance], 1) + 1e-12))
 
 
 def standardise(logs: Array) -> tuple[Array, Array]:

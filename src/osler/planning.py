@@ -23,6 +23,7 @@ from osler.problem import Problem
 from osler.recipe import Recipe
 
 SAMPLE = 48
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -284,8 +285,8 @@ def _plan_rest(base: dict[str, Any], why: dict[str, str], found: Fingerprint) ->
 
 def _measure(plan: Recipe, chosen: Mapping[str, Any]) -> tuple[Recipe, float, dict[str, str]]:
     """The fastest precision and layout for this network here, in cases a second."""
-    rates: dict[tuple[str, bool], float] = {}
-    precisions: list[Literal["float32", "bfloat16"]] = ["float32", "bfloat16"]
+    rates: dict[tuple[Precision, bool], float] = {}
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
     for precision in [chosen["precision"]] if "precision" in chosen else precisions:
         for layout in [chosen["channels_last"]] if "channels_last" in chosen else [True, False]:
             rates[precision, layout] = _rate(plan, precision, layout)
@@ -316,7 +317,7 @@ def _rate(plan: Recipe, precision: str, channels_last: bool) -> float:
             answers = network(x)
         loss = sum((functional.softplus(a.float()).mean() for a in answers.values()), torch.zeros((), device=device))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if device == "cuda":
             torch.cuda.synchronize()

@@ -441,7 +441,7 @@ def step_once(
         target = torch.from_numpy(training.targets[name][rows]).to(device)
         loss = loss + task.loss(answers[name], target, network.scale(name), chosen.smoothing)
     state.optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     rate = rate_at(plan, number, chosen.epochs * steps)
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group["rate"]
@@ -520,7 +520,8 @@ def _stalled(state: State, plan: Recipe) -> bool:
 def _line(row: Mapping[str, float], plan: Recipe, member: int, members: int, left: float, gone: float) -> str:
     which = f"network {member + 1}/{members} " if members > 1 else ""
     shown = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if k not in ("member", "epoch"))
-    return f"{which}epoch {int(row['epoch'])}/{plan.training.epochs}  {shown}  {_clock(gone)} gone, about {_clock(left)} left"
+    times = f"{_clock(gone)} gone, about {_clock(left)} left"
+    return f"{which}epoch {int(row['epoch'])}/{plan.training.epochs}  {shown}  {times}"
 
 
 def _clock(seconds: float) -> str:

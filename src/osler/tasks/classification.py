@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,7 +96,7 @@ class Classification:
         each = functional.binary_cross_entropy_with_logits(outputs, soft, pos_weight=scale, reduction="none")
         return (each * known).sum() / known.sum().clamp(min=1)
 
-    def probabilities(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    def probabilities(self, outputs: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
         """Outputs ``(..., o)``, scaled by the calibration, to probabilities ``(..., k)``; a regression passes."""
         match self.question.kind:
             case "multiclass":
@@ -123,7 +124,8 @@ class OrderedHead(nn.Module):
     def forward(self, x: Float[Tensor, "b k"]) -> Float[Tensor, "b o"]:
         """Logits of ``class > j``."""
         falls = functional.softplus(self.steps).cumsum(0)
-        return self.score(x) + torch.cat([self.first, self.first - falls])
+        score: Tensor = self.score(x)
+        return score + torch.cat([self.first, self.first - falls])
 
 
 def _above(target: Tensor, classes: int) -> Tensor:
@@ -132,5 +134,5 @@ def _above(target: Tensor, classes: int) -> Tensor:
     return torch.where(torch.isfinite(target), yes, target)
 
 
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _sigmoid(x: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))

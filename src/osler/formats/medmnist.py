@@ -13,8 +13,8 @@ from osler.problem import Problem
 
 
 def matches(path: Path) -> bool:
-    """Whether the name ends in ``.npz`` or ``.npy``."""
-    return path.is_file() and path.suffix.lower() in (".npz", ".npy")
+    """Whether the name ends in ``.npz``."""
+    return path.is_file() and path.suffix.lower() == ".npz"
 
 
 def read(source: Source) -> Image:
@@ -43,8 +43,6 @@ def read(source: Source) -> Image:
 @lru_cache(maxsize=3)
 def _array(path: Path, key: str, modified: int, size: int) -> NDArray[Any]:
     try:
-        if path.suffix.lower() == ".npy":
-            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         # Opened here: numpy leaves the file open where the archive is broken.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if key not in arrays.files:

@@ -1,6 +1,6 @@
 """What a patient's case is made of, and what is said about it: by readers and by models, in one type."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -47,6 +47,15 @@ class Finding:
 
 
 Kind = Literal["multiclass", "multilabel", "ordinal", "regression"]
+
+
+_WITHOUT_FINDING = ("normal", "negative", "no", "none", "healthy", "control", "absent", "false", "no finding")
+
+
+def without_finding_first(names: Iterable[str]) -> tuple[str, ...]:
+    """The same names, those that mean "nothing was found" first: the second of two classes is the positive one."""
+    known = list(names)
+    return tuple(sorted(known, key=lambda name: name.lower().replace("_", " ").strip() not in _WITHOUT_FINDING))
 
 
 @dataclass(frozen=True)

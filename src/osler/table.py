@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from osler.case import CaseId, Entry, Finding, Kind, Question, Role, Source
+from osler.case import CaseId, Entry, Finding, Kind, Question, Role, Source, without_finding_first
 from osler.problem import Problem
 
 Row = Mapping[str, str]
@@ -254,7 +254,7 @@ def _question(table: Table, label: Label, missing: frozenset[str], notes: list[s
     parts = {
         part for value in values for part in (_parts(value, label) if kind == "multilabel" else [_canonical(value)])
     }
-    classes = label.classes or tuple(sorted(parts, key=_natural))
+    classes = label.classes or without_finding_first(sorted(parts, key=_natural))
     strange = sorted(parts - set(classes), key=_natural)
     if strange:
         what = f"the column {label.column!r} holds {strange[0]!r}, which is none of {', '.join(classes)}"

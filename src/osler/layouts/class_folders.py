@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from osler import formats, table
-from osler.case import Entry, Finding, Question, Role, Source
+from osler.case import Entry, Finding, Question, Role, Source, without_finding_first
 from osler.formats import dicom
 from osler.layouts import Listing
 from osler.problem import Problem
@@ -105,7 +105,7 @@ def read(path: Path) -> Listing:
             name = source.relative_to(path).as_posix()
             finding = Finding("label", folder.name, probability=1.0)
             entries.append(Entry(name, patient or name, {"image": Source(source)}, (finding,), role))
-    classes = tuple(sorted({entry.findings[0].name for entry in entries}))
+    classes = without_finding_first(sorted({entry.findings[0].name for entry in entries}))
     if len(classes) < 2:
         raise Problem(
             "there are images in fewer than two class folders", path=path, fix="make a folder for each class"

@@ -7,7 +7,7 @@ JOBS ?= 2
 
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test check pictures clean
 
 demo: $(VENV)/osler-installed
 	$(VENV)/bin/osler demo $(DEMO)
@@ -19,6 +19,19 @@ check: $(VENV)/osler-test-installed
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+
+# The pictures of the README, from the pages of the demo; the second one with the map in front.
+pictures:
+	mkdir -p docs/images
+	$(call shot,1100x1290,docs/images/evaluation.png,$(DEMO)/evaluation/evaluation.html)
+	page=$$(grep -l 'verdict">nodule' $(DEMO)/diagnoses/*/diagnosis.html | head -1) && \
+	sed 's/id="pane1" checked/id="pane1"/; s/id="pane2"/id="pane2" checked/' $$page > $(DEMO)/with-map.html
+	$(call shot,1100x860,docs/images/diagnosis.png,$(DEMO)/with-map.html)
+	rm $(DEMO)/with-map.html
+
+shot = chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=$(subst x,$(comma),$(1)) \
+	--screenshot=$(abspath $(2)) file://$(abspath $(3)) 2> /dev/null
+comma := ,
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -275,7 +275,7 @@ class Outputs:
 
     Attributes:
         answers: raw outputs by task ``(n, o)``; a regression in its own unit.
-        vectors: feature vectors ``(n, v)``; ``thumbnails`` ``(n, p)`` and ``appearances`` ``(n, 12)`` of the
+        vectors: feature vectors ``(n, v)``; ``thumbnails`` ``(n, p)`` and ``appearances`` ``(n, 14)`` of the
             normalised images. All three are of the unmoved images, for the novelty gate.
     """
 
@@ -328,27 +328,27 @@ def thumbnail(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b p"]:
     return nn.functional.adaptive_avg_pool3d(mean, size).flatten(1)
 
 
-def appearance(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b 12"]:
+def appearance(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b 14"]:
     """Exposure, contrast and sharpness of the normalised image, for the novelty gate.
 
-    Seven quantiles, the logarithm of the standard deviation, and that of the mean absolute difference between
-    neighbours down and across, over the deviation, at full and at half resolution.
+    Seven quantiles, the logarithm of the standard deviation, and, at full and at half resolution, that of the mean
+    absolute difference between neighbours down and across, and of the mean absolute Laplacian, each over the
+    deviation.
     """
-    flat = x.mean((1, 2)).flatten(0, 1).unsqueeze(1)
-    per_case = x.shape[3]
-    values = x.mean((1, 2)).flatten(1)
+    planes = x.mean((1, 2))
+    values = planes.flatten(1)
     # torch.quantile refuses long inputs; every n-th pixel is enough for an image's exposure.
     sample = values[:, :: max(1, values.shape[1] // 16_384)]
     levels = torch.tensor([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98], device=x.device)
     deviation = values.std(1, correction=0).clamp(min=1e-3)
     columns = [*torch.quantile(sample, levels, dim=1), deviation.log()]
-    for scale in (1, 2):
-        small = nn.functional.avg_pool2d(flat, scale, ceil_mode=True) if scale > 1 else flat
-        for axis in (2, 3):
-            size = small.shape[axis]
-            step = (
-                (small.narrow(axis, 1, size - 1) - small.narrow(axis, 0, size - 1)).abs() if size > 1 else small * 0
-            )
-            mean = step.mean((1, 2, 3)).view(-1, per_case).mean(1)
+    for step in (1, 2):
+        smooth = nn.functional.avg_pool3d(planes.unsqueeze(1), (1, step, step), ceil_mode=True)[:, 0]
+        across, down = smooth.diff(dim=3), smooth.diff(dim=2)
+        sharp = planes[..., ::step, ::step]
+        inner = (4 * sharp)[..., 1:-1, 1:-1] - sharp[..., 2:, 1:-1] - sharp[..., :-2, 1:-1]
+        laplacian = inner - sharp[..., 1:-1, 2:] - sharp[..., 1:-1, :-2]
+        for change in (down, across, laplacian):
+            mean = change.abs().flatten(1).mean(1) if change.numel() else torch.zeros_like(deviation)
             columns.append((mean / deviation + 1e-3).log())
     return torch.stack(columns, 1)

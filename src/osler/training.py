@@ -60,6 +60,7 @@ class State:
     best_loss: float = math.inf
     best_epoch: int = -1
     loss_sum: float = 0.0
+    skipped: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -445,8 +446,16 @@ def step_once(
     rate = rate_at(plan, number, chosen.epochs * steps)
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group["rate"]
-    if chosen.clip:
-        torch.nn.utils.clip_grad_norm_(network.parameters(), chosen.clip)
+    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), chosen.clip or math.inf)
+    if not torch.isfinite(norm):
+        # One overflow would turn every weight into NaN: the step is left out, as with a loss scaler.
+        state.skipped += 1
+        if state.skipped > 20 + number // 10:
+            raise Problem(
+                f"the training diverged: {state.skipped} steps had no finite gradient",
+                fix="lower learning_rate, or set precision=float32",
+            )
+        return 0.0 if not torch.isfinite(loss) else float(loss.detach())
     state.optimizer.step()
     _average(state, min(chosen.ema, (1 + number) / (10 + number)))
     return float(loss.detach())
@@ -538,7 +547,9 @@ def save(state: State, path: Path) -> None:
     tensors |= {f"best.{k}": v for k, v in state.best.items()}
     for number, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{k}": torch.as_tensor(v) for k, v in values.items() if v is not None}
-    plain = {k: getattr(state, k) for k in ("epoch", "step", "best_epoch", "best_loss", "loss_sum", "history")}
+    plain = {
+        k: getattr(state, k) for k in ("epoch", "step", "best_epoch", "best_loss", "loss_sum", "skipped", "history")
+    }
     model.write_tensors(path, tensors, {"format": "osler-checkpoint", "state": json.dumps(plain)})
 
 

@@ -27,7 +27,8 @@ from osler.model import Model
 from osler.phantom import Phantom, PhantomCase, phantom_case, write_phantom
 
 METHODS = ("gradcam", "occlusion", "integrated_gradients", "attention")
-CASES = 1200  # written for training; the tested ones come after
+CASES = 1200  # written for training
+FIRST = 5000  # number of the first case that is tested
 
 
 @dataclass
@@ -68,7 +69,7 @@ def main() -> None:
 
 def _found(made: Model, spec: Phantom, wanted: int) -> list[PhantomCase]:
     """New cases with a lesion, of which the network is right; and how well it tells them apart."""
-    cases = [phantom_case(CASES + number, spec) for number in range(4 * wanted)]
+    cases = [phantom_case(FIRST + number, spec) for number in range(4 * wanted)]
     pixels = np.stack([data.prepare(data.the_image(one.case), made.recipe.image) for one in cases])
     p = diagnosis.answer(made, pixels).probability["label"][:, _lesion(made)]
     truth = np.array([one.label == "lesion" for one in cases], float)

@@ -21,5 +21,5 @@ def real_data() -> Path:
     """The folder with the real data sets, or a skip that says what to set."""
     folder = Path(os.environ.get("OSLER_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"real data not found at {folder}: set OSLER_DATA to the folder that holds pneumoniamnist, busi, ...")
+        pytest.skip(f"real data not found at {folder}: set OSLER_DATA to the folder of pneumoniamnist, busi, ...")
     return folder

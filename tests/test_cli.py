@@ -19,8 +19,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return phantom.write_phantom(tmp_path_factory.mktemp("cohort") / "c", spec, 120)
 
 
-SMALL = ("epochs=1", "batch=16", "width=4", "precision='float32'", "channels_last=false", "views=1", "folds=0", "members=1",
-         "image.size=[1,24,24]")  # fmt: skip
+SMALL = (
+    "epochs=1", "batch=16", "width=4", "precision='float32'", "channels_last=false", "views=1", "folds=0",
+    "members=1", "image.size=[1,24,24]",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +126,8 @@ def test_bad_files_are_left_out_and_the_rest_goes_on(tmp_path: Path, capsys: pyt
 
 @pytest.mark.parametrize(
     ("setting", "said"),
-    [("epoch=3", "epochs"), ("training.epochs=many", "epochs"), ("backbone=resnext", "resnet"), ("epochs=0", "epochs"),
-     ("nonsense", "key=value"), ("augmentation.blurr.probability=1", "blur"), ("network.options.dept=18", "depth")],
+    [("epoch=3", "epochs"), ("training.epochs=many", "epochs"), ("backbone=resnext", "resnet"),
+     ("epochs=0", "epochs"), ("nonsense", "key=value"), ("augmentation.blurr.probability=1", "blur"), ("network.options.dept=18", "depth")],
 )  # fmt: skip
 def test_wrong_settings(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, said: str

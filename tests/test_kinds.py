@@ -115,7 +115,7 @@ def test_volumes_and_folds(tmp_path: Path) -> None:
         volume = rng.normal(0, 1, (16, 16, 10)).astype(np.float32)
         volume[4:10, 4:10, 3:7] += 2 * (i % 2)
         nibabel.save(nibabel.Nifti1Image(volume, np.diag([1.0, 1.0, 2.0, 1.0])), folder / f"{i}.nii.gz")
-        rows.append(f"{i},p{i // 2 * 2 + i % 2},{i}.nii.gz,{'no yes'.split()[i % 2]}")
+        rows.append(f"{i},p{i // 2 * 2 + i % 2},{i}.nii.gz,{['no', 'yes'][i % 2]}")
     table(folder, "case,patient,image,label", rows)
     settings = {"training": {"folds": 2, "epochs": 6}}
     made = osler.train(folder, tmp_path / "run", recipe.merge(SETTINGS, settings), say=quiet)
@@ -135,7 +135,7 @@ def test_sequences(tmp_path: Path) -> None:
         frames = rng.normal(60, 8, (5, 1, 1, 24, 24)).astype(np.float32)
         frames[:, :, :, 6:16, 6:16] += 60 * (i % 2)
         np.save(folder / f"{i}.npy", frames)
-        rows.append(f"{i},{i}.npy,{'no yes'.split()[i % 2]}")
+        rows.append(f"{i},{i}.npy,{['no', 'yes'][i % 2]}")
     made = osler.train(table(folder, "case,image,label", rows), tmp_path / "run", SETTINGS, say=quiet)
     assert made.recipe.image.frames == 5
     assert osler.diagnose(made, osler.read_case(folder / "1.npy")).answers["label"].kind == "multiclass"

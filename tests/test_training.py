@@ -20,7 +20,10 @@ from osler.problem import Problem
 SMALL = {
     "image": {"size": [1, 24, 24]},
     "network": {"options": {"depth": 18, "width": 4}},
-    "training": {"epochs": 2, "batch": 16, "folds": 0, "members": 1, "precision": "float32", "channels_last": False, "threads": 1},
+    "training": {
+        "epochs": 2, "batch": 16, "folds": 0, "members": 1,
+        "precision": "float32", "channels_last": False, "threads": 1,
+    },
     "inference": {"views": 2},
 }  # fmt: skip
 
@@ -45,7 +48,7 @@ def finished(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_folder_holds_everything(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert {"model.safetensors", "recipe.toml", "history.csv", "splits.csv", "training.html", "tensorboard"} <= names
-    assert not [path for path in finished.rglob("*.part")]
+    assert not list(finished.rglob("*.part"))
     assert "#" in (finished / "recipe.toml").read_text()
 
 
@@ -113,7 +116,7 @@ def test_nothing_is_fitted_on_the_wrong_part(folder: Path) -> None:
     plan = recipe.build(
         {**SMALL, "image": {"size": [1, 24, 24]}, "tasks": {"label": {"kind": "multiclass", "classes": ["a", "b"]}}}
     )
-    with pytest.raises(Exception, match="Training|beartype|Validation"):
+    with pytest.raises(Exception, match=r"Training|beartype|Validation"):
         training.fit(held, held, plan, 0, folder, quiet, 0.0, 1)
 
 
@@ -138,6 +141,27 @@ def test_the_average_of_constant_weights_is_constant() -> None:
     training._average(state, 0.9)
     for name, value in network.state_dict().items():
         torch.testing.assert_close(state.average[name], value)
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = recipe.build({**SMALL, "tasks": {"label": {"kind": "multiclass", "classes": ["a", "b"]}}})
+    network = model.Network(plan)
+    state = training.State(
+        network, {k: v.clone() for k, v in network.state_dict().items()}, training._optimizer(network, plan)
+    )
+    pixels = np.random.default_rng(0).normal(0, 1, (8, 1, 1, 1, 24, 24)).astype(np.float32)
+    examples = training.Examples(Training(()), pixels, {"label": np.zeros((8, 1), np.float32)})
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    loss = type(network.tasks["label"]).loss
+    with monkeypatch.context() as patched:
+        patched.setattr(type(network.tasks["label"]), "loss", lambda self, out, *rest: out.sum() * float("inf"))
+        training.step_once(state, examples, np.arange(8), plan, 0, 1)
+    assert state.skipped == 1
+    for name, value in network.named_parameters():
+        torch.testing.assert_close(value, before[name])
+    assert type(network.tasks["label"]).loss is loss
+    training.step_once(state, examples, np.arange(8), plan, 0, 1)
+    assert any((value != before[name]).any() for name, value in network.named_parameters())
 
 
 # --- splits ------------------------------------------------------------------------------------------------

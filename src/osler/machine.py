@@ -23,7 +23,7 @@ def describe() -> list[str]:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     lines = [
         f"python {platform.python_version()} on {platform.system()} {platform.machine()}; {', '.join(versions)}",
-        f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()}; {_memory()}; {free:.0f} GiB free on this disk",
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} for torch; {_memory()}; {free:.0f} GiB free on disk",
         _accelerator(),
     ]
     rates = {dtype: _rate(dtype) for dtype in (torch.float32, torch.bfloat16)}

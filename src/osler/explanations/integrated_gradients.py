@@ -18,13 +18,15 @@ class Options:
     Attributes:
         steps: points on the way, at which the gradient is taken (Gauss-Legendre).
         baseline: where the way begins: the image ``blur``red, or the ``mean`` of each channel.
-        smooth: each pixel's share is given to its neighbours with a Gaussian of this sigma (a share of the axis),
+        blur: sigma of the Gaussian of that baseline, a share of each axis: about as small as what is looked for.
+        smooth: each pixel's share is given to its neighbours with a Gaussian of this sigma, a share of each axis,
             because single pixels flicker; the sum stays. 0 leaves the pixels alone.
     """
 
     steps: int = 16
     baseline: Literal["blur", "mean"] = "blur"
-    smooth: float = 0.04
+    blur: float = 0.06
+    smooth: float = 0.08
 
 
 def available(network: Explained) -> bool:
@@ -53,4 +55,4 @@ def explain(
 
 def start(x: Float[Tensor, "1 t c d h w"], options: Options) -> Float[Tensor, "1 t c d h w"]:
     """The plain image that the way begins at."""
-    return blurred(x) if options.baseline == "blur" else x.mean((3, 4, 5), keepdim=True).expand_as(x)
+    return blurred(x, options.blur) if options.baseline == "blur" else x.mean((3, 4, 5), keepdim=True).expand_as(x)

@@ -127,7 +127,8 @@ def test_bad_files_are_left_out_and_the_rest_goes_on(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("setting", "said"),
     [("epoch=3", "epochs"), ("training.epochs=many", "epochs"), ("backbone=resnext", "resnet"),
-     ("epochs=0", "epochs"), ("nonsense", "key=value"), ("augmentation.blurr.probability=1", "blur"), ("network.options.dept=18", "depth")],
+     ("epochs=0", "epochs"), ("nonsense", "key=value"), ("augmentation.blurr.probability=1", "blur"),
+     ("network.options.dept=18", "depth")],
 )  # fmt: skip
 def test_wrong_settings(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, said: str
@@ -253,7 +254,9 @@ def test_a_batch_of_one_gives_the_same_answer(run: Path, folder: Path) -> None:
 
     made = osler.load_model(run)
     entries = cohort.read(folder).entries[:5]
-    together = evaluation.answer_all(made, cohort.Test(entries)).answered
+    answers, known, unread = evaluation.answer_all(made, cohort.Test(entries))
+    assert answers is not None and (known, unread) == (0, 0)
+    together = answers.answered
     for i, entry in enumerate(entries):
         alone = osler.diagnose(made, osler.read_case(entry.images["image"].path))
         for k, finding in enumerate(alone.answers["label"].findings):
@@ -283,3 +286,43 @@ def test_training_in_two_places_at_once_is_refused(folder: Path, tmp_path: Path)
         training._locked(tmp_path / "r"),
     ):
         pass
+
+
+def test_a_run_compared_with_itself_differs_by_nothing(run: Path, folder: Path, tmp_path: Path) -> None:
+    words = ["evaluate", str(run), str(folder), "--out", str(tmp_path / "e"), "--against", str(run)]
+    assert call(words) == 0
+    text = (tmp_path / "e" / "evaluation.json").read_text()
+    found = json.loads(text)["comparison"]["tasks"]["label"]
+    values = [
+        d["value"] for d in found.get("differences", found.get("metrics", found)).values() if isinstance(d, dict)
+    ]
+    assert values and all(value is None or abs(value) < 1e-12 for value in values)
+
+
+def test_explain_writes_each_map_with_its_test(run: Path, folder: Path, tmp_path: Path) -> None:
+    picture = next((folder / "images").iterdir())
+    assert call(["explain", str(run), str(picture), "--out", str(tmp_path / "x"), "--method", "all"]) == 0
+    found = json.loads((tmp_path / "x" / "explanation.json").read_text())["explanations"]
+    assert {one["method"] for one in found} >= {"gradcam", "occlusion", "integrated_gradients"}
+    for one in found:
+        assert isinstance(one["passed"], bool) and one["tests"] and one["sentences"]
+        assert (tmp_path / "x" / f"{one['method']}.png").exists()
+
+
+def test_doctor_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "torch" in said and "cores" in said and "GFLOP/s" in said
+
+
+def test_names_stay_out_of_what_leaves_the_terminal(run: Path, folder: Path, tmp_path: Path) -> None:
+    private = tmp_path / "Doe_Jane_1970"
+    shutil.copytree(folder, private)
+    table = (private / "manifest.csv").read_text().replace("case0", "Doe_Jane_0")
+    for file in sorted((private / "images").iterdir()):
+        file.rename(file.with_name(file.name.replace("case0", "Doe_Jane_0")))
+    (private / "manifest.csv").write_text(table)
+    assert call(["evaluate", str(run), str(private), "--out", str(tmp_path / "e")]) == 0
+    for file in (tmp_path / "e").iterdir():
+        if file.name != "names.csv":
+            assert "Doe" not in file.read_text(errors="ignore"), file.name

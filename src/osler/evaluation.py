@@ -17,6 +17,7 @@ from osler import calibration, cohort, data, diagnosis, model, report, scoring
 from osler.case import Diagnosis, Entry, Finding, Question
 from osler.cohort import Cohort, Test
 from osler.diagnosis import Answered
+from osler.image import Image
 from osler.model import Model
 from osler.predictions import Predictions
 from osler.problem import Problem
@@ -193,28 +194,34 @@ def _same_classes(found: Cohort, given: Question, wanted: Question) -> tuple[Coh
 def _unseen(made: Model, found: Cohort, say: Say) -> tuple[Answers, list[str]]:
     """Answers for the test part (or all), without what the model has seen."""
     part = [e for e in found.entries if e.split == "test"] or list(found.entries)
-    answers = answer_all(made, Test(tuple(part)), say)
-    seen = set(made.calibration.get("seen", np.empty(0, np.int64)).tolist())
-    fresh = np.array([int(d[:15], 16) not in seen for d in answers.digests])
+    seen = frozenset(made.calibration.get("seen", np.empty(0, np.int64)).tolist())
+    answers, known, unread = answer_all(made, Test(tuple(part)), say, seen)
     notes = []
-    if len(answers.entries) < len(part):
-        notes.append(f"{len(part) - len(answers.entries)} cases could not be read and are not counted")
-    if not fresh.all():
-        notes.append(f"{(~fresh).sum()} cases were left out: the model saw their pixels in training or calibration")
-        if not fresh.any():
-            raise Problem(
-                "the model has seen every case of this cohort", path=found.root,
-                fix="evaluate on other cases, or with --out-of-fold where it was trained with folds",
-            )  # fmt: skip
-        answers = _take(answers, np.flatnonzero(fresh))
+    if unread:
+        notes.append(f"{unread} cases could not be read and are not counted")
+    if known:
+        notes.append(f"{known} cases were left out: the model saw their pixels in training or calibration")
+    if answers is None:
+        raise Problem(
+            "the model has seen every case of this cohort" if known else "no case could be read", path=found.root,
+            fix="evaluate on other cases, or with --out-of-fold where it was trained with folds",
+        )  # fmt: skip
     return answers, notes
 
 
-def answer_all(made: Model, part: Test, say: Say = lambda line: None) -> Answers:
+def answer_all(
+    made: Model, part: Test, say: Say = lambda line: None, seen: frozenset[int] = frozenset()
+) -> tuple[Answers | None, int, int]:
     """Every case of a part through the one path of ``diagnose``; unreadable cases are said and left out.
 
-    Raises:
-        Problem: none can be read.
+    Args:
+        made: the model.
+        part: what is evaluated.
+        say: takes one line at a time.
+        seen: cases whose pixels have one of these digests (60 bits) are not answered.
+
+    Returns:
+        The answers (``None`` where none is left), how many cases were seen before, and how many are unreadable.
     """
     if not isinstance(part, Test):
         raise TypeError("a model is evaluated on Test, nothing else")
@@ -222,41 +229,40 @@ def answer_all(made: Model, part: Test, say: Say = lambda line: None) -> Answers
     digests: list[str] = []
     diagnoses: list[Diagnosis] = []
     pieces: list[Answered] = []
+    known = unread = 0
     began = last = time.monotonic()
     for start in range(0, len(part.entries), CHUNK):
-        images, pixels, ready = [], [], []
+        ready: list[tuple[Entry, Image, str]] = []
+        pixels = []
         for entry in part.entries[start : start + CHUNK]:
             try:
                 image = data.the_image(data.read_case(entry))
+                digest = data.pixel_digest(image)
+                if int(digest[:15], 16) in seen:
+                    known += 1
+                    continue
                 pixels.append(data.prepare(image, made.recipe.image))
-                images.append(image)
-                ready.append(entry)
+                ready.append((entry, image, digest))
             except Problem as problem:
+                unread += 1
                 say(f"left out: {problem}")
-        if not ready:
-            continue
-        answered = diagnosis.answer(made, np.stack(pixels))
-        pieces.append(answered)
-        kept += ready
-        digests += [data.pixel_digest(image) for image in images]
-        diagnoses += [
-            diagnosis.conclude(made, e.id, i, answered, row, 0.0)
-            for row, (e, i) in enumerate(zip(ready, images, strict=True))
-        ]
+        if ready:
+            answered = diagnosis.answer(made, np.stack(pixels))
+            pieces.append(answered)
+            for row, (entry, image, digest) in enumerate(ready):
+                kept.append(entry)
+                digests.append(digest)
+                diagnoses.append(diagnosis.conclude(made, entry.id, image, answered, row, 0.0))
         if time.monotonic() - last > 10:
             last = time.monotonic()
-            share = (start + CHUNK) / len(part.entries)
-            say(f"{start + CHUNK} of {len(part.entries)} cases, about {(last - began) * (1 / share - 1):.0f} s left")
+            share = min(1.0, (start + CHUNK) / len(part.entries))
+            say(f"{share:.0%} of {len(part.entries)} cases, about {(last - began) * (1 / share - 1):.0f} s left")
     if not kept:
-        raise Problem("no case could be read", fix="see the lines above")
-    return Answers(
-        tuple(kept),
-        tuple(digests),
-        _concatenate(pieces),
-        np.array([d.abstained for d in diagnoses]),
-        tuple("; ".join(d.reasons) for d in diagnoses),
-        (time.monotonic() - began) / len(kept),
-    )
+        return None, known, unread
+    reasons = tuple("; ".join(d.reasons) for d in diagnoses)
+    abstained = np.array([d.abstained for d in diagnoses])
+    seconds = (time.monotonic() - began) / len(kept)
+    return Answers(tuple(kept), tuple(digests), _concatenate(pieces), abstained, reasons, seconds), known, unread
 
 
 def _concatenate(pieces: Sequence[Answered]) -> Answered:
@@ -267,20 +273,6 @@ def _concatenate(pieces: Sequence[Answered]) -> Answered:
         return np.concatenate([getattr(piece, name) for piece in pieces])
 
     return Answered(**{name: joined(name) for name in vars(pieces[0])})
-
-
-def _take(answers: Answers, rows: NDArray[np.intp]) -> Answers:
-    def taken(value: Any) -> Any:
-        return {task: v[rows] for task, v in value.items()} if isinstance(value, dict) else value[rows]
-
-    return Answers(
-        tuple(answers.entries[i] for i in rows),
-        tuple(answers.digests[i] for i in rows),
-        Answered(**{name: taken(value) for name, value in vars(answers.answered).items()}),
-        answers.abstained[rows],
-        tuple(answers.reasons[i] for i in rows),
-        answers.seconds,
-    )
 
 
 def _out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answers, list[str]]:
@@ -368,7 +360,9 @@ def _predictions(made: Model, name: str, answers: Answers) -> Predictions:
 def _compare(other: Path, answers: Answers, tables: Sequence[Predictions], say: Say) -> dict[str, Any]:
     """Paired differences, this run minus the other, on the cases that both can be measured on."""
     made = model.load(other)
-    theirs = answer_all(made, Test(answers.entries), say)
+    theirs, _, _ = answer_all(made, Test(answers.entries), say)
+    if theirs is None:
+        raise Problem("the other run can read none of these cases", path=other)
     place = {entry.id: i for i, entry in enumerate(answers.entries)}
     rows = np.array([place[entry.id] for entry in theirs.entries])
     mask = np.zeros(len(answers.entries), bool)

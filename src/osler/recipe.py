@@ -126,7 +126,7 @@ class InferencePlan:
 
     views: int = 1
     coverage: float = 0.9
-    refusals: float = 0.02
+    refusals: float = 0.03
     threshold: Literal["balanced", "half"] = "balanced"
 
 

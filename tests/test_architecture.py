@@ -28,8 +28,8 @@ LAYERS = (
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats"),
     ("measures", "curves", "predictions", "table", "anatomy"),
     ("metrics", "case"),
-    ("image", "catalog", "machine"),
-    ("problem", "draws", "pseudonym"),
+    ("image", "catalog", "machine", "pseudonym"),
+    ("problem", "draws"),
 )
 # Where a folder holds one variant a file, the files do not know each other.
 VARIANTS = ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "layouts")

@@ -52,7 +52,7 @@ def refused(capsys: pytest.CaptureFixture[str], words: list[str], *said: str) ->
     assert call(words) == 2
     text = capsys.readouterr().err
     last = text.strip().splitlines()[-1]
-    assert last.startswith("osler: ") and last.endswith("."), text
+    assert last.startswith("osler: ") and last.endswith((".", "?")), text
     assert "Traceback" not in text
     for word in said:
         assert word in last, last

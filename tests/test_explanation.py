@@ -50,7 +50,7 @@ def detector(made: Recipe, weight: float = 80.0) -> Network:
     head = nn.Linear(1, 2)
     head.weight.data = torch.tensor([[0.0], [weight]])
     head.bias.data = torch.tensor([0.0, -2.0])
-    network.backbone, network.heads["label"] = Spots(made.image.dims), head
+    network.backbone, network.heads[0] = Spots(made.image.dims), head
     return network.eval()
 
 
@@ -127,7 +127,7 @@ def test_the_areas_of_a_mean_are_known() -> None:
     made = Model(plan(question=question), [Network(plan(question=question)).eval()])
     head = nn.Linear(1, 1, bias=False)
     head.weight.data = torch.ones(1, 1)
-    made.networks[0].backbone, made.networks[0].heads["label"] = nn.Identity(), head
+    made.networks[0].backbone, made.networks[0].heads[0] = nn.Identity(), head
     x = torch.zeros(1, 1, 1, 1, 32, 32)
     x[..., 4:12, 4:12] = 1
     asked = explanation._Asked(made, "label", 0, [x])

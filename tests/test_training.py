@@ -97,7 +97,7 @@ def test_a_finished_run_is_not_trained_again(folder: Path, finished: Path) -> No
 
 
 def test_another_request_for_the_same_folder_is_refused(folder: Path, finished: Path) -> None:
-    with pytest.raises(Problem, match="another settings"):
+    with pytest.raises(Problem, match="other settings"):
         training.train(folder, finished, recipe.merge(SMALL, {"training": {"seed": 5}}), say=quiet)
 
 

@@ -39,7 +39,7 @@ class Calibrated:
 
 
 def _loss(task: Classification, outputs: Array, target: Array, parameters: Array) -> float:
-    """Mean negative log-likelihood of what is known, with a weak pull of the biases to 0."""
+    """Mean negative log-likelihood of what is known, with a pull to temperature 1 and bias 0."""
     scaled = outputs / np.exp(parameters[0]) + parameters[1:]
     p = np.clip(task.probabilities(scaled), 1e-12, 1 - 1e-12)
     if task.question.kind == "multilabel":
@@ -48,7 +48,8 @@ def _loss(task: Classification, outputs: Array, target: Array, parameters: Array
         value = -(np.where(known, y * np.log(p) + (1 - y) * np.log(1 - p), 0)).sum() / max(1, known.sum())
     else:
         value = -np.log(p[np.arange(len(p)), target[:, 0].astype(int)]).mean()
-    return float(value + 1e-3 * np.square(parameters).sum())
+    # As if log temperature and biases were about 0.7 at most: a handful of right answers prove no certainty.
+    return float(value + np.square(parameters).sum() / len(outputs))
 
 
 def _scaling(task: Classification, outputs: Array, target: Array, with_bias: bool) -> Array:
@@ -255,7 +256,7 @@ def against_isotonic(
         train, held = fold != k, fold == k
         if not held.any() or len(np.unique(number[train])) < classes:
             continue
-        row = _scaling(task, outputs[train], target[train], with_bias=True)
+        row = _scaling(task, outputs[train], target[train], with_bias=_least_class(task, target) >= 20)
         raw = task.probabilities(outputs)
         scaled = task.probabilities(outputs[held] / row[0] + row[1:])
         columns = [_isotonic(raw[train, c], number[train] == c, raw[held, c]) for c in range(classes)]

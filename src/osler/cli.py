@@ -256,7 +256,7 @@ def main(words: list[str] | None = None) -> None:
     try:
         app(given, exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
-        _say("stopped; the same command goes on where it was")
+        _say("stopped; osler train goes on where it was if you give the same command")
         sys.exit(130)
     except (Problem, CycloptsError, OSError, MemoryError) as error:
         if debug:

@@ -36,12 +36,14 @@ class Loaded:
         entries: those that could be read, in order.
         pixels: float32 ``(n, time, channel, depth, height, width)``, resampled, not normalised.
         digests: SHA-256 of each image's own pixels, so that copies are found under any name.
+        modalities: DICOM code of each, empty where unknown.
         problems: what could not be read, and why.
     """
 
     entries: tuple[Entry, ...]
     pixels: NDArray[np.float32]
     digests: tuple[str, ...]
+    modalities: tuple[str, ...]
     problems: tuple[Problem, ...]
 
 
@@ -140,10 +142,10 @@ def load(entries: Sequence[Entry], plan: ImagePlan, progress: Progress | None = 
         Problem: none can be read.
     """
 
-    def one(entry: Entry) -> tuple[NDArray[np.float32], str] | Problem:
+    def one(entry: Entry) -> tuple[NDArray[np.float32], str, str] | Problem:
         try:
             image = the_image(read_case(entry))
-            return prepare(image, plan), pixel_digest(image)
+            return prepare(image, plan), pixel_digest(image), image.modality
         except Problem as problem:
             return problem
         except MemoryError:
@@ -151,6 +153,7 @@ def load(entries: Sequence[Entry], plan: ImagePlan, progress: Progress | None = 
 
     kept: list[Entry] = []
     digests: list[str] = []
+    modalities: list[str] = []
     problems: list[Problem] = []
     pixels = np.empty((len(entries), plan.frames, plan.channels, *plan.size), np.float32)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -158,7 +161,8 @@ def load(entries: Sequence[Entry], plan: ImagePlan, progress: Progress | None = 
             if isinstance(result, Problem):
                 problems.append(result)
             else:
-                pixels[len(kept)], digest = result
+                pixels[len(kept)], digest, modality = result
+                modalities.append(modality)
                 kept.append(entry)
                 digests.append(digest)
             if progress:
@@ -166,4 +170,4 @@ def load(entries: Sequence[Entry], plan: ImagePlan, progress: Progress | None = 
     if not kept:
         first = f" (the first: {problems[0]})" if problems else ""
         raise Problem(f"none of the {len(entries)} cases can be read{first}", fix="check the files")
-    return Loaded(tuple(kept), pixels[: len(kept)], tuple(digests), tuple(problems))
+    return Loaded(tuple(kept), pixels[: len(kept)], tuple(digests), tuple(modalities), tuple(problems))

@@ -1,8 +1,9 @@
 """The one path from an image to an answer: the command line, Python and the server all go through here."""
 
+import csv
 import json
 import os
-import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import calibration, catalog, data, formats, layouts, model, novelty
+from osler import calibration, catalog, data, layouts, model, novelty
 from osler.calibration import Calibrated
 from osler.case import Answer, Case, Diagnosis, Entry, Finding, Novelty
 from osler.image import Image
@@ -22,6 +23,9 @@ from osler.pseudonym import pseudonym
 from osler.tasks.classification import Classification
 
 Array = NDArray[np.floating[Any]]
+# What lies beside images without being one.
+_TABLES = (".csv", ".tsv", ".parquet", ".toml", ".npz")
+_NO_IMAGES = (*_TABLES, ".json", ".txt", ".md", ".html", ".xml")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +84,8 @@ def assemble(made: Model, raw: dict[str, Array], score: Array, p_value: Array) -
 
 def calibrated(made: Model, task: str) -> Calibrated:
     """What the model stores of a task's calibration; neutral where it was trained without one."""
-    stored = {k.split(".", 1)[1]: v for k, v in made.calibration.items() if k.startswith(task + ".")}
+    prefix = f"task.{list(made.tasks).index(task)}."
+    stored = {k[len(prefix) :]: v for k, v in made.calibration.items() if k.startswith(prefix)}
     if stored:
         return Calibrated(**stored)
     size, classes = made.tasks[task].outputs, len(made.tasks[task].question.classes)
@@ -118,7 +123,15 @@ def conclude(made: Model, case_id: str, image: Image, answered: Answered, row: i
             continue
         if task.question.kind in ("multiclass", "ordinal") and len(answers[name].prediction_set) > 1:
             among = " or ".join(answers[name].prediction_set)
-            reasons.append(f"{name}: {among} are both possible at {answers[name].coverage:.0%} coverage")
+            reasons.append(f"{name}: {among} are possible at {answers[name].coverage:.0%} coverage")
+        elif (
+            not set(answers[name].decision) <= set(answers[name].prediction_set)
+            and task.question.kind != "multilabel"
+        ):
+            only = " or ".join(answers[name].prediction_set)
+            reasons.append(
+                f"{name}: the threshold says {answers[name].decision[0]}, the set of possible answers {only}"
+            )
     if reasons:
         answers = {name: replace(given, decision=()) for name, given in answers.items()}
     strange = None
@@ -136,8 +149,18 @@ def conclude(made: Model, case_id: str, image: Image, answered: Answered, row: i
         engine="torch",
         precision="float32",
         seconds=seconds,
-        peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        peak_mib=_peak_mib(),
     )
+
+
+def _peak_mib() -> float:
+    """Peak memory of this process, MiB; NaN where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _answer(made: Model, name: str, task: Classification, answered: Answered, row: int) -> Answer:
@@ -191,34 +214,53 @@ def _checks(made: Model, image: Image, score: float, limit: float | None) -> tup
     ]
 
 
-def cases_below(path: Path) -> list[Entry]:
+def cases_below(path: Path) -> tuple[list[Entry], list[Problem]]:
     """What a path holds: a file or a folder with one series is one case, a folder of files is one case each.
+
+    Returns:
+        The cases, and what is no case and why.
 
     Raises:
         Problem: there is nothing that can be read.
     """
     if path.is_file() or not path.exists() or _one_series(path):
-        return [layouts.single(path)]
+        return [layouts.single(path)], []
     found: list[Entry] = []
+    problems: list[Problem] = []
+    listed = False
     try:
-        found = list(layouts.read(path).entries)
+        listing = layouts.read(path)
+        found, problems = list(listing.entries), list(listing.problems)
+        listed = bool(listing.questions) or any(file.suffix.lower() in _TABLES for file in path.iterdir())
     except Problem:
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-        for file in files:
-            if formats.find(file) is not None:
-                found.append(replace(layouts.single(file), id=str(file.relative_to(path))))
+        pass
+    known = {source.path for entry in found for source in entry.images.values()} | {
+        problem.path for problem in problems
+    }
+    # A table says what its cases are (masks beside them are none); without one, every file counts.
+    for file in [] if listed else sorted(file for file in path.rglob("*") if file.is_file()):
+        if file in known or file.parent in known or file.suffix.lower() in _NO_IMAGES or file.name.startswith("."):
+            continue
+        try:
+            found.append(replace(layouts.single(file), id=str(file.relative_to(path))))
+        except Problem as problem:
+            problems.append(problem)
     if not found:
-        raise Problem(
-            "holds no image of a known format", path=path, fix="give an image, a series or a folder of them"
-        )
-    return found
+        first = f" (the first file: {problems[0]})" if problems else ""
+        raise Problem(f"holds no image that can be read{first}", path=path, fix="give an image, a series or both")
+    return found, problems
 
 
 def _one_series(folder: Path) -> bool:
-    """Only files, and all of them DICOM."""
+    """Only files, all of them DICOM, and of one series."""
     below = list(folder.iterdir())
     dicom = catalog.find("formats", "dicom")
-    return bool(below) and all(file.is_file() and dicom.matches(file) for file in below)
+    if not below or not all(file.is_file() and dicom.matches(file) for file in below):
+        return False
+    try:
+        return len({dicom.header(file)["SeriesInstanceUID"] for file in below}) == 1
+    except Problem:
+        return False
 
 
 def diagnose_paths(
@@ -248,7 +290,10 @@ def diagnose_paths(
     failed = 0
     for path in inputs:
         try:
-            entries = cases_below(path)
+            entries, problems = cases_below(path)
+            for problem in problems:
+                say(f"left out: {problem}")
+            failed += len(problems)
         except Problem as problem:
             say(f"left out: {problem}")
             failed += 1
@@ -338,5 +383,13 @@ def _replace_text(path: Path, text: str) -> None:
 def remember(folder: Path, ids: Sequence[str], name: str = "names.csv") -> None:
     """The table from pseudonyms back to case ids, readable by this user only."""
     path = folder / name
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
-        file.write("pseudonym,case\n" + "".join(f'{pseudonym(i)},"{i.replace(chr(34), chr(34) * 2)}"\n' for i in ids))
+    rows = dict(zip(map(pseudonym, ids), ids, strict=True))
+    if path.exists():
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = {row["pseudonym"]: row["case"] for row in csv.DictReader(file)} | rows
+    part = path.with_name(name + ".part")
+    with os.fdopen(os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("pseudonym", "case"))
+        writer.writerows(rows.items())
+    part.replace(path)

@@ -43,13 +43,15 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(images) != len(labels):
             raise ValueError(f"X has {len(images)} images, y has {len(labels)} labels")
         self.classes_ = np.unique(labels)
-        patients = None if groups is None else np.asarray(groups).astype(str)
+        patients = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+        if patients is not None and len(patients) != len(images):
+            raise ValueError(f"X has {len(images)} images, groups has {len(patients)}")
         with tempfile.TemporaryDirectory() as folder:
             rows = ["case,image,label" + ("" if patients is None else ",patient")]
             for i, image in enumerate(images):
                 np.save(Path(folder) / f"{i}.npy", _shaped(image))
                 rows.append(f"{i},{i}.npy,c{np.searchsorted(self.classes_, labels[i]):06d}")
-                rows[-1] += "" if patients is None else f",{patients[i]}"
+                rows[-1] += "" if patients is None else f",p{patients[i]}"
             (Path(folder) / "manifest.csv").write_text("\n".join(rows) + "\n")
             out = Path(self.out) if self.out else Path(folder) / "run"
             self.model_ = training.train(

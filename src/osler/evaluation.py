@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import calibration, cohort, data, diagnosis, model, report, scoring
+from osler import calibration, cohort, data, diagnosis, model, novelty, report, scoring
 from osler.case import Diagnosis, Entry, Finding, Question
 from osler.cohort import Cohort, Test
 from osler.diagnosis import Answered
@@ -101,12 +101,12 @@ def evaluate(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": made.sha256,
         "cohort": digest,
-        "part": _part_name(found, out_of_fold),
+        "part": _part_name(found, out_of_fold, notes),
         "times_evaluated": times,
         "cases": len(answers.entries),
         "patients": len({entry.patient for entry in answers.entries}),
         "abstained": int(answers.abstained.sum()),
-        "refused_as_novel": _refused(made, answers),
+        "refused_as_novel": None if out_of_fold else _refused(made, answers),
         "grouping": found.grouping or "each case its own patient",
         "seconds_per_case": answers.seconds,
         "notes": notes,
@@ -124,9 +124,11 @@ def evaluate(
     return result
 
 
-def _part_name(found: Cohort, out_of_fold: bool) -> str:
+def _part_name(found: Cohort, out_of_fold: bool, notes: Sequence[str]) -> str:
     if out_of_fold:
         return "out of fold"
+    if notes and any("were left out: the model saw" in note for note in notes):
+        return "unseen"
     return "test" if any(entry.split == "test" for entry in found.entries) else "all"
 
 
@@ -169,6 +171,11 @@ def _in_the_models_words(found: Cohort, made: Model) -> tuple[Cohort, list[str]]
 
 
 def _same_classes(found: Cohort, given: Question, wanted: Question) -> tuple[Cohort, list[str]]:
+    if given.kind != wanted.kind and {given.kind, wanted.kind} != {"multiclass", "ordinal"}:
+        raise Problem(
+            f"the model answers {wanted.task} as {wanted.kind}, the cohort's labels are {given.kind}",
+            path=found.root, fix="say the kind in a cohort.toml",
+        )  # fmt: skip
     strange = [name for name in given.classes if name not in wanted.classes]
     if not strange or wanted.kind == "regression":
         return found, []
@@ -312,11 +319,16 @@ def _out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answe
             decision[inside] = calibration.decide(task, p[inside], fitted.threshold)
         answered.probability[name], answered.low[name], answered.high[name] = p, low, high
         answered.sets[name], answered.decision[name] = sets, decision
-    limit = made.calibration["novelty.threshold"][0]
-    several = [
-        s.sum(1) > 1 for n, s in answered.sets.items() if made.tasks[n].question.kind in ("multiclass", "ordinal")
-    ]
-    abstained = np.logical_or.reduce([answered.score > limit, *several])
+    limit = np.zeros(len(rows))
+    for k in np.unique(fold):
+        others = held["novelty"].numpy()[fold != k]
+        limit[fold[rows] == k] = novelty.threshold(others, made.recipe.inference.refusals)
+    doubts = [answered.score > limit]
+    for name, task in made.tasks.items():
+        if task.question.kind in ("multiclass", "ordinal"):
+            held_in = answered.sets[name]
+            doubts += [held_in.sum(1) > 1, (answered.decision[name] & ~held_in).any(1)]
+    abstained = np.logical_or.reduce(doubts)
     notes = [
         "each case is answered by the network that was trained without its patient, calibrated on the other folds"
     ]
@@ -328,7 +340,9 @@ def _predictions(made: Model, name: str, answers: Answers) -> Predictions:
     task = made.tasks[name]
     question = task.question
     target = np.stack([task.encode(entry.findings) for entry in answers.entries]).astype(float)
-    names = sorted({key for e in answers.entries for key in (*e.metadata, *e.covariates)})
+    # Identifiers are no subgroups, and have no business in a report.
+    columns = {key for e in answers.entries for key in (*e.metadata, *e.covariates)}
+    names = sorted(key for key in columns if not key.lower().endswith(("uid", "path", "id")))
     metadata = {key: tuple({**e.metadata, **e.covariates}.get(key) for e in answers.entries) for key in names}
     fitted = diagnosis.calibrated(made, name)
     number = question.kind == "regression"
@@ -347,6 +361,7 @@ def _predictions(made: Model, name: str, answers: Answers) -> Predictions:
         probability=a.probability[name],
         abstained=answers.abstained,
         threshold=None if number else fitted.threshold,
+        decision=None if number else a.decision[name],
         low=a.low[name] if number and np.isfinite(a.low[name]).all() else None,
         high=a.high[name] if number and np.isfinite(a.high[name]).all() else None,
         sets=None if number else a.sets[name],
@@ -360,9 +375,18 @@ def _predictions(made: Model, name: str, answers: Answers) -> Predictions:
 def _compare(other: Path, answers: Answers, tables: Sequence[Predictions], say: Say) -> dict[str, Any]:
     """Paired differences, this run minus the other, on the cases that both can be measured on."""
     made = model.load(other)
-    theirs, _, _ = answer_all(made, Test(answers.entries), say)
+    for table in tables:
+        asked = made.tasks.get(table.question.task)
+        if asked is not None and asked.question != table.question:
+            raise Problem(
+                f"the other run has other classes of {table.question.task}", path=other, fix="compare like with like"
+            )
+    seen = frozenset(made.calibration.get("seen", np.empty(0, np.int64)).tolist())
+    theirs, known, _ = answer_all(made, Test(answers.entries), say, seen)
     if theirs is None:
-        raise Problem("the other run can read none of these cases", path=other)
+        raise Problem("the other run has seen all of these cases, so there is nothing to compare", path=other)
+    if known:
+        say(f"compared without {known} cases that the other run has seen")
     place = {entry.id: i for i, entry in enumerate(answers.entries)}
     rows = np.array([place[entry.id] for entry in theirs.entries])
     mask = np.zeros(len(answers.entries), bool)
@@ -390,7 +414,8 @@ def _log(run: Path, digest: str, cases: int) -> int:
     path = (run if run.is_dir() else run.parent) / "evaluations.jsonl"
     before = []
     if path.exists():
-        before = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        # A line that a full disk cut short must not stop every later evaluation.
+        before = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
     row = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "cohort": digest, "cases": cases}
     try:
         with path.open("a", encoding="utf-8") as file:

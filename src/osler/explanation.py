@@ -24,10 +24,11 @@ from osler.problem import Problem
 from osler.pseudonym import pseudonym
 
 STEPS = 8  # of a deletion or insertion curve
-ORDERS = 6  # random orders that a map is compared with
+ORDERS = 4  # random orders, and as many moved copies of the map, that it is compared with
 ROUNDS = 2  # networks with random weights
 LEAST = 0.02  # difference between insertion and deletion that counts as one
 SIMILAR = 0.5  # rank correlation from which two maps count as the same
+Heat = Float[np.ndarray, "d h w"]
 _AUTO = ("gradcam", "occlusion", "integrated_gradients")
 _WARNING = "Failed its own test: do not rely on this map."
 
@@ -173,38 +174,49 @@ def removal(asked: _Asked, heat: Float[Tensor, "d h w"]) -> dict[str, float]:
     The image is cut into blocks, which are taken away (:func:`osler.explanations.removed`) one after another in the
     order of the map, hottest first (deletion), or brought back in that order (insertion). Measured is the area
     under the calibrated probability of the class. A random order's insertion is another random order's deletion,
-    so that the same ``ORDERS`` curves serve both.
+    so the same curves serve both. Scattered blocks often hide nothing, however, where a patch of them would: so the
+    map is compared with itself as well, moved to other places.
 
     Returns:
-        ``deletion`` (lower is better), ``insertion`` (higher), and of random orders the mean, ``random``, and the
-        standard deviation, ``spread``.
+        ``deletion`` (lower is better) and ``insertion`` (higher); ``random``, the mean of random orders, and
+        ``spread``, their standard deviation; ``moved``: insertion less deletion of the best of the moved copies.
     """
     depth, height, width = size = heat.shape
     most = 14 if depth == 1 else 8
     pieces = (min(depth, most), min(height, most), min(width, most))
-    blocks = functional.adaptive_avg_pool3d(heat[None, None], pieces).flatten().cpu().numpy()
-    hottest = np.argsort(-blocks, kind="stable")
-    orders = [hottest, hottest[::-1]]
-    orders += [draws.permutation(draws.keys(number, 23), len(blocks)) for number in range(ORDERS)]
-    removed = np.linspace(0, len(blocks), STEPS + 1).round().astype(int)
+    blocks = functional.adaptive_avg_pool3d(heat[None, None], pieces)[0, 0].cpu().numpy()
+    orders = [np.argsort(-one.ravel(), kind="stable") for one in [blocks, *_moved(blocks)]]
+    orders = [way for order in orders for way in (order, order[::-1])]
+    orders += [draws.permutation(draws.keys(number, 23), blocks.size) for number in range(ORDERS)]
+    counts = np.linspace(0, blocks.size, STEPS + 1).round().astype(int)[1:-1]
 
     def kept() -> Iterator[Tensor]:
+        yield torch.ones(size)
+        yield torch.zeros(size)
         for order in orders:
-            for count in removed[1:-1]:
-                share = torch.ones(len(blocks))
+            for count in counts:
+                share = torch.ones(blocks.size)
                 share[torch.from_numpy(order[:count].copy())] = 0
                 yield functional.interpolate(share.reshape(1, 1, *pieces), size=size, mode="nearest")[0, 0]
 
-    ends = [torch.ones(size), torch.zeros(size)]
-    curves = _probability(asked, [*ends, *kept()])
-    whole, plain, between = curves[0], curves[1], curves[2:].reshape(len(orders), -1)
-    areas = ((whole + plain) / 2 + between.sum(1)) / STEPS
+    curve = _probability(asked, list(kept()))
+    areas = ((curve[0] + curve[1]) / 2 + curve[2:].reshape(len(orders), -1).sum(1)) / STEPS
+    gaps = areas[1:-ORDERS:2] - areas[:-ORDERS:2]
     return {
         "deletion": float(areas[0]),
         "insertion": float(areas[1]),
-        "random": float(areas[2:].mean()),
-        "spread": float(areas[2:].std(ddof=1)),
+        "random": float(areas[-ORDERS:].mean()),
+        "spread": float(areas[-ORDERS:].std(ddof=1)),
+        "moved": float(gaps[1:].max()),
     }
+
+
+def _moved(blocks: Heat) -> Iterator[Heat]:
+    """The map moved round by a quarter to three quarters of each axis, every second copy mirrored as well."""
+    for number in range(ORDERS):
+        part = draws.uniform(draws.keys(number, 29), "part", (3,), 0.25, 0.75)[0]
+        by = [round(share * n) for share, n in zip(part, blocks.shape, strict=True)]
+        yield np.roll(blocks[:, ::-1] if number % 2 else blocks, by, (0, 1, 2))
 
 
 def _probability(asked: _Asked, kept: Sequence[Tensor]) -> NDArray[np.float64]:
@@ -250,16 +262,20 @@ def _rank_correlation(a: Float[np.ndarray, "*size"], b: Float[np.ndarray, "*size
 def _failures(asked: _Asked, heat: Tensor, tests: Mapping[str, float]) -> list[str]:
     """What a map failed at, in words.
 
-    The rule: insertion must exceed deletion by more than three spreads of random orders (of which the difference
-    of two has 1.4) and by ``LEAST``, and neither may be worse than random orders by more than one. A map need not
-    beat them at both: where half of a lesion is enough for the network, bringing it back first gains nothing.
+    The rule: insertion must exceed deletion by more than ``LEAST``, by more than three spreads of random orders (of
+    which the difference of two has 1.4), and by more than in any moved copy of the map; and neither may be clearly
+    worse than random orders. A map need not beat them at both: where half of a lesion is enough for the network,
+    bringing it back first gains nothing. And a network with random weights must give another map.
     """
     if heat.max() <= 0:
         return [f"nothing in the image speaks for {asked.name}, the map is empty"]
     deletion, insertion, random, spread = (tests[key] for key in ("deletion", "insertion", "random", "spread"))
+    gap, slack = insertion - deletion, max(spread, LEAST / 2)
     failures = []
-    if insertion - deletion <= max(3 * spread, LEAST) or deletion > random + spread or insertion < random - spread:
+    if gap <= max(3 * spread, LEAST) or deletion > random + slack or insertion < random - slack:
         failures.append(f"what it marks carries the answer no better than places at random ({_measured(tests)})")
+    elif gap <= tests["moved"]:
+        failures.append(f"moved to another place it does as well (difference {gap:.3f}, moved {tests['moved']:.3f})")
     if tests["randomised"] >= SIMILAR:
         failures.append(
             "networks that have learned nothing give nearly the same map "
@@ -277,7 +293,7 @@ def _measured(tests: Mapping[str, float]) -> str:
 
 def _passes(tests: Mapping[str, float]) -> list[str]:
     return [
-        f"Tested: the answer rests on what the map marks ({_measured(tests)}).",
+        f"Tested: the answer rests on what the map marks ({_measured(tests)}), and less on the same map elsewhere.",
         "Networks that have learned nothing give another map "
         f"(rank correlation {tests['randomised']:.2f}, limit {SIMILAR}).",
     ]

@@ -92,15 +92,16 @@ class Network(nn.Module):
             features = self.backbone.features
         self.features = features
         self.dropout = nn.Dropout(parts.dropout)
-        self.heads = nn.ModuleDict({name: task.head(features) for name, task in self.tasks.items()})
-        for name, task in self.tasks.items():
+        # By number: a task may have any name, also one that a module cannot have.
+        self.heads = nn.ModuleList(task.head(features) for task in self.tasks.values())
+        for number, task in enumerate(self.tasks.values()):
             self.register_buffer(
-                f"scale_{name}", torch.from_numpy(task.fit(np.zeros((1, _width(task)), np.float32), 0))
+                f"scale_{number}", torch.from_numpy(task.fit(np.zeros((1, _width(task)), np.float32), 0))
             )
 
     def scale(self, task: str) -> Tensor:
         """What :meth:`Classification.fit` learned from the training targets."""
-        return self.get_buffer(f"scale_{task}")
+        return self.get_buffer(f"scale_{list(self.tasks).index(task)}")
 
     def forward(self, x: Float[Tensor, "b t c d h w"]) -> dict[str, Tensor]:
         """Outputs by task of a *normalised* batch; features of moments (and slices, in 2D) are averaged."""
@@ -130,7 +131,7 @@ class Network(nn.Module):
     def answer(self, vector: Float[Tensor, "b v"]) -> dict[str, Tensor]:
         """Outputs by task of feature vectors."""
         kept = self.dropout(vector)
-        return {name: head(kept).float() for name, head in self.heads.items()}
+        return {name: head(kept).float() for name, head in zip(self.tasks, self.heads, strict=True)}
 
 
 def _width(task: Classification) -> int:
@@ -176,12 +177,13 @@ class Model:
         write_tensors(path, tensors, header | {"sha256": self.sha256})
 
 
-def load(path: Path) -> Model:
+def load(path: Path | str) -> Model:
     """Reads a model file, or the model of a run folder, and checks it against its hash.
 
     Raises:
         Problem: it is missing, cut short, changed, or of another format.
     """
+    path = Path(path)
     if path.is_dir():
         if not (path / "model.safetensors").exists():
             raise Problem("holds no finished model", path=path, fix="let `osler train` finish there first")

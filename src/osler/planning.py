@@ -52,6 +52,25 @@ class Fingerprint:
     split: bool
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What is kept of one sampled image: the pixels of 48 volumes would not fit."""
+
+    size: tuple[int, int, int]
+    frames: int
+    channels: int
+    coloured: bool
+    modality: str
+    unit: str
+    dtype: str
+
+
+def _facts(image: Image) -> _Facts:
+    coloured = image.channels == 3 and _coloured(image)
+    dtype = str(image.array.dtype)
+    return _Facts(image.size, image.frames, image.channels, coloured, image.modality, image.unit, dtype)
+
+
 def fingerprint(cohort: Cohort) -> Fingerprint:
     """Reads up to 48 images, evenly spread over the cohort, and all labels.
 
@@ -59,11 +78,11 @@ def fingerprint(cohort: Cohort) -> Fingerprint:
         Problem: none of the sample can be read.
     """
     step = max(1, len(cohort.entries) // SAMPLE)
-    images: list[Image] = []
+    images: list[_Facts] = []
     first: Problem | None = None
     for entry in cohort.entries[::step]:
         try:
-            images.append(data.the_image(data.read_case(entry)))
+            images.append(_facts(data.the_image(data.read_case(entry))))
         except Problem as problem:
             first = first or problem
     if not images:
@@ -71,7 +90,7 @@ def fingerprint(cohort: Cohort) -> Fingerprint:
     sizes = np.array([image.size for image in images])
     depth, height, width = np.median(sizes, axis=0).astype(int).tolist()
     aspects = sizes[:, 2] / sizes[:, 1]
-    colour = any(i.channels == 3 and _coloured(i) for i in images)
+    colour = any(i.coloured for i in images)
     return Fingerprint(
         cases=len(cohort.entries),
         patients=len({entry.patient for entry in cohort.entries}),
@@ -81,7 +100,7 @@ def fingerprint(cohort: Cohort) -> Fingerprint:
         channels=3 if colour else max((i.channels for i in images if i.channels != 3), default=1),
         modalities=tuple(sorted({i.modality for i in images if i.modality})),
         units=tuple(sorted({i.unit for i in images})),
-        dtypes=tuple(sorted({str(i.array.dtype) for i in images})),
+        dtypes=tuple(sorted({i.dtype for i in images})),
         labels=Counter(label_of(entry, cohort.questions[0]) for entry in cohort.entries),
         split=any(entry.split == "validation" for entry in cohort.entries),
     )
@@ -104,7 +123,7 @@ def check(cohort: Cohort) -> None:
         raise Problem("the cohort has no labels", path=cohort.root, fix="add a column label, or class folders")
     for question in cohort.questions:
         counts = Counter(label_of(entry, question) for entry in cohort.entries)
-        known = sum(count for label, count in counts.items() if label)
+        known = sum(any(f.task == question.task for f in entry.findings) for entry in cohort.entries)
         if question.kind in ("multiclass", "ordinal"):
             present = [label for label, count in counts.items() if label and count]
             if known == 0:
@@ -132,6 +151,7 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     Returns:
         The recipe, and a reason for each key (``section.key``).
     """
+    recipe.check_shape(given)
     check(cohort)
     given = _with_weights(given)
     found = fingerprint(cohort)
@@ -151,6 +171,7 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
         base["tasks"] = {}
         given = {**given, "tasks": given_tasks}
     plan = recipe.build(recipe.merge(base, given))
+    _check_tasks(cohort, plan)
     for key in _leaves(given):
         reasons[key] = "given"
     chosen = given.get("training", {})
@@ -161,6 +182,32 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     if "epochs" not in chosen:
         plan, reasons["training.epochs"] = _epochs(plan, found, rate, minutes)
     return plan, reasons
+
+
+def _check_tasks(cohort: Cohort, plan: Recipe) -> None:
+    """A recipe from another cohort may ask what this one cannot answer.
+
+    Raises:
+        Problem: a task without labels here, of another kind, or without a class that stands here.
+    """
+    known = {question.task: question for question in cohort.questions}
+    for name, asked in plan.tasks.items():
+        if name not in known:
+            raise Problem(
+                f"the recipe asks {name!r}, the cohort has labels for {', '.join(known)}", path=cohort.root,
+                fix="rename the task in the recipe or the label in the cohort",
+            )  # fmt: skip
+        regression = {asked.kind, known[name].kind} & {"regression", "multilabel"}
+        if regression and asked.kind != known[name].kind:
+            raise Problem(
+                f"the recipe takes {name} as {asked.kind}, the cohort as {known[name].kind}", path=cohort.root
+            )
+        missing = [label for label in known[name].classes if label not in asked.classes]
+        if missing and asked.kind != "regression":
+            raise Problem(
+                f"the recipe does not know the classes {', '.join(missing)} of {name}", path=cohort.root,
+                fix="add them to the recipe's classes",
+            )  # fmt: skip
 
 
 def _with_weights(given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -186,7 +233,7 @@ def _leaves(content: Mapping[str, Any], where: str = "") -> list[str]:
 def _plan_image(image: dict[str, Any], why: dict[str, str], found: Fingerprint, transfer: bool) -> None:
     depth, height, width = found.size
     image["dims"] = 3 if depth >= 8 else 2
-    why["image.dims"] = f"the median image has {depth} slices"
+    why["image.dims"] = f"the median image has {depth} slice{'s' if depth > 1 else ''}"
     if image["dims"] == 3:
         plane = _multiple(min(96, max(height, width)), 8)
         image["size"] = [min(32, _multiple(depth, 4)), plane, plane]
@@ -257,8 +304,9 @@ def _plan_training(
         why["training.balance"] = f"the largest class is {ratio:.1f} times the smallest"
     training["smoothing"] = 0.05 if question.kind == "multiclass" else 0.0
     why["training.smoothing"] = "labels are never all right"
-    training["folds"] = 5 if found.patients < 500 and not found.split else 0
-    why["training.folds"] = f"{found.patients} patients: under 500 every one is needed for training and for checking"
+    training["folds"] = min(5, found.patients) if found.patients < 500 and not found.split else 0
+    few = f"{found.patients} patients: under 500 every one is needed for training and for checking"
+    why["training.folds"] = few if training["folds"] else f"{found.patients} patients, some of them held out"
     training["threads"] = torch.get_num_threads()
     why["training.threads"] = "cores of this machine"
 

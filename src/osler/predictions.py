@@ -27,6 +27,8 @@ class Predictions:
         abstained: ``(n,)``, the model withheld its decision.
         threshold: ``(k,)``, fixed before these cases were seen. With two classes the one of class 1 decides,
             with more the most probable class does; multilabel uses each. ``None`` is 0.5.
+        decision: ``(n, k)``, the classes stated, where they do not follow from one threshold for all rows (out of
+            fold, each fold has its own); ``None`` derives them.
         low, high: prediction interval of a regression, ``(n, 1)``.
         sets: conformal sets ``(n, k)``, with nominal ``coverage`` (which is also that of ``low`` and ``high``).
         novelty: ``(n,)``, distance from the training data.
@@ -44,6 +46,7 @@ class Predictions:
     probability: Floats
     abstained: NDArray[np.bool_]
     threshold: Floats | None = None
+    decision: NDArray[np.bool_] | None = None
     low: Floats | None = None
     high: Floats | None = None
     sets: NDArray[np.bool_] | None = None
@@ -56,7 +59,7 @@ class Predictions:
         n, k = len(self.cases), len(self.question.classes)
         wide, many = (n, k), self.question.kind == "multilabel"
         expected = {"target": wide if many else (n,), "probability": wide, "abstained": (n,), "sets": wide}
-        expected |= {"threshold": (k,), "low": wide, "high": wide, "novelty": (n,)}
+        expected |= {"threshold": (k,), "decision": wide, "low": wide, "high": wide, "novelty": (n,)}
         for name, shape in expected.items():
             array = getattr(self, name)
             if array is not None and array.shape != shape:
@@ -91,6 +94,8 @@ class Predictions:
     @property
     def stated(self) -> NDArray[np.bool_]:
         """``(n, k)``: the decision, also where it was withheld: at the threshold, or the most probable class."""
+        if self.decision is not None:
+            return self.decision
         if self.question.kind == "multilabel":
             return np.asarray(self.probability >= self.thresholds)
         if self.binary:
@@ -113,7 +118,7 @@ class Predictions:
     def take(self, rows: NDArray[np.bool_]) -> "Predictions":
         """Some of the rows."""
         number, images = np.flatnonzero(rows), self.images
-        arrays = ("target", "probability", "abstained", "low", "high", "sets", "novelty")
+        arrays = ("target", "probability", "abstained", "decision", "low", "high", "sets", "novelty")
         taken: dict[str, Any] = {name: getattr(self, name) for name in arrays}
         taken = {name: None if array is None else array[rows] for name, array in taken.items()}
         taken["cases"] = tuple(self.cases[i] for i in number)

@@ -23,7 +23,8 @@ class Problem(Exception):
     ) -> None:
         self.what, self.path, self.fix = what, None if path is None else Path(path), fix
         shown = "" if self.path is None else f"{shown_path(self.path, root)}: "
-        super().__init__(f"{shown}{what}{f'; {fix}' if fix else ''}.")
+        text = f"{shown}{what}{f'; {fix}' if fix else ''}"
+        super().__init__(text if text.endswith("?") else f"{text}.")
 
 
 def shown_path(path: Path, root: str | Path | None = None) -> str:

@@ -7,6 +7,8 @@ import secrets
 from functools import cache
 from pathlib import Path
 
+from osler.problem import Problem
+
 
 def home() -> Path:
     """Osler's own folder: ``OSLER_HOME``, else ``~/.config/osler``; private to the user."""
@@ -20,7 +22,12 @@ def _key(path: Path) -> bytes:
     try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
-        return path.read_bytes()
+        key = path.read_bytes()
+        if len(key) != 32:
+            raise Problem(
+                "the key of the pseudonyms is damaged", path=path, fix="delete it: pseudonyms will change"
+            ) from None
+        return key
     with os.fdopen(file, "wb") as stream:
         key = secrets.token_bytes(32)
         stream.write(key)

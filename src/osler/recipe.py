@@ -206,18 +206,55 @@ def _check_values(recipe: Recipe) -> None:
         "training.members": (plan.members, 1, 50),
         "inference.coverage": (recipe.inference.coverage, 0.5, 0.999),
         "inference.views": (recipe.inference.views, 1, 64),
+        "inference.refusals": (recipe.inference.refusals, 0.0001, 0.5),
         "network.dropout": (recipe.network.dropout, 0, 0.95),
+        "image.frames": (recipe.image.frames, 1, 10_000),
+        "image.channels": (recipe.image.channels, 1, 64),
+        "training.clip": (plan.clip, 0, 1e9),
+        "training.ema": (plan.ema, 0, 1),
+        "training.balance": (plan.balance, 0, 1),
+        "training.smoothing": (plan.smoothing, 0, 0.9),
+        "training.warmup": (plan.warmup, 0, 1),
+        "training.weight_decay": (plan.weight_decay, 0, 1e3),
+        "training.patience": (plan.patience, 0, 100_000),
+        "training.threads": (plan.threads, 1, 4096),
+        "split.validation": (recipe.split.validation, 0, 0.9),
+        "split.calibration": (recipe.split.calibration, 0, 0.9),
+        "split.test": (recipe.split.test, 0, 0.9),
         **{f"image.size[{axis}]": (n, 1, 4096) for axis, n in enumerate(recipe.image.size)},
     }
     for key, (value, low, high) in limits.items():
         if not low <= value <= high:
             raise Problem(f"in the recipe, {key} = {value} is outside {low} to {high}")
+    if recipe.split.validation + recipe.split.calibration + recipe.split.test >= 1:
+        raise Problem("in the recipe, the held-out shares leave nothing to train on", fix="lower split.*")
     if plan.folds == 1:
         raise Problem("in the recipe, training.folds = 1 makes no sense", fix="use 0 for one model, or 2 or more")
     if plan.folds and plan.members > 1:
         raise Problem("in the recipe, folds make an ensemble already", fix="set either folds or members")
     if not recipe.tasks:
         raise Problem("the recipe asks nothing", fix="give the cohort labels, or the recipe a [tasks.NAME] table")
+
+
+def check_shape(content: Mapping[str, Any]) -> None:
+    """Sections are tables, and keys are known: what can be told before the rest is planned.
+
+    Raises:
+        Problem: a section that is a plain value, or an unknown key.
+    """
+    for key, value in content.items():
+        if not isinstance(value, Mapping) and key in {f.name for f in fields(Recipe)}:
+            raise Problem(
+                f"in the recipe, {key} = {value!r} is no table", fix=f"set a key in it, e.g. {key}.KEY=VALUE"
+            )
+    for section, key in (("network", "options"), ("network", "pooling_options")):
+        if not isinstance(content.get(section, {}).get(key, {}), Mapping):
+            raise Problem(f"in the recipe, {section}.{key} is no table", fix=f"set {section}.{key}.NAME=VALUE")
+    for key in ("tasks", "augmentation"):
+        for name, value in content.get(key, {}).items():
+            if not isinstance(value, Mapping | Question):
+                raise Problem(f"in the recipe, {key}.{name} is no table", fix=f"set {key}.{name}.KEY=VALUE")
+    _check_keys(content, Recipe, "")
 
 
 def _check_keys(content: Mapping[str, Any], schema: type, where: str) -> None:
@@ -248,6 +285,8 @@ def settings(words: tuple[str, ...]) -> dict[str, Any]:
         place = content
         for part in path[:-1]:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise Problem(f"{key} stands below {part}, which was set to {place!r}", fix="set one of the two")
         place[path[-1]] = _value(text)
     return content
 

@@ -9,7 +9,7 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -94,10 +94,6 @@ def train(
     with _locked(out):
         plan = _plan(found, out, dict(settings or {}), minutes, say)
         torch.set_num_threads(plan.training.threads)
-        done = _finished(out)
-        if done is not None:
-            say(f"{out.name} is finished already; nothing was trained again")
-            return done
         return _train(found, plan, out, say)
 
 
@@ -105,6 +101,11 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     say(f"reading {len(found.entries)} cases")
     loaded = data.load(found.entries, plan.image)
     _say_problems(loaded.problems, say)
+    _same_pixels(out, cohort.digest(loaded.entries, loaded.digests))
+    done = _finished(out)
+    if done is not None:
+        say(f"{out.name} is finished already; nothing was trained again")
+        return done
     splits, notes = divide(found, loaded, plan)
     for note in notes:
         say(note)
@@ -126,20 +127,22 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
         networks.append(fit(examples(training), examples(validation), plan, number, out, say, began, len(pairs)))
     say("calibrating")
     digests = [int(loaded.digests[row_of[e.id]][:15], 16) for _, _, c in pairs for e in c.entries]
-    fitted, card, held = _calibrate(networks, [(examples(t), examples(c)) for t, _, c in pairs], plan)
+    fitted, card, held = _calibrate(networks, ((examples(t), examples(c)) for t, _, c in pairs), plan)
     seen = {e.id for t, v, c in pairs for part in (t, v, c) for e in part.entries}
     fitted["seen"] = np.array(
         sorted(int(loaded.digests[row_of[i]][:15], 16) for i in seen), np.int64
     )  # 60 bits of SHA-256: enough to know a case again, not to rebuild it.
     card |= {"notes": [*found.notes, *notes], "grouping": found.grouping or "each case its own patient"}
     card |= {"cohort_sha256": cohort.digest(loaded.entries, loaded.digests), "cases": len(loaded.entries)}
-    card |= {"training_cases": len(pairs[0][0]), "modalities": sorted(planning.fingerprint(found).modalities)}
-    made = Model(plan, networks, fitted, card)
+    card |= {"training_cases": len(pairs[0][0]), "modalities": sorted({m for m in loaded.modalities if m})}
+    # The folder of the weights may be somebody's name; a model file travels.
+    network_plan = replace(plan.network, weights=Path(plan.network.weights).name)
+    made = Model(replace(plan, network=network_plan), networks, fitted, card)
     if plan.training.folds:
         held["digest"] = torch.tensor(digests)
         model.write_tensors(out / "out_of_fold.safetensors", held, {"format": "osler-out-of-fold"})
+    _training_page(out, card, plan)
     made.save(out / "model.safetensors")
-    _training_page(out, card)
     return made
 
 
@@ -156,7 +159,7 @@ def _plan(found: Cohort, out: Path, settings: dict[str, Any], minutes: float, sa
             different = [key for key in request if before.get(key) != json.loads(json.dumps(request[key]))]
             if different:
                 raise Problem(
-                    f"holds a run with another {' and '.join(different)}", path=out, fix="give another --out"
+                    f"holds a run that began with other {' and '.join(different)}", path=out, fix="give another --out"
                 )
         say(f"going on with the run in {out.name}")
         return recipe.build(recipe.read(recipe_file))
@@ -175,6 +178,18 @@ def _plan(found: Cohort, out: Path, settings: dict[str, Any], minutes: float, sa
 
 def _listing_hash(found: Cohort) -> str:
     return cohort.digest(found.entries, [f"{entry.id}|{entry.patient}|{entry.split}" for entry in found.entries])
+
+
+def _same_pixels(out: Path, digest: str) -> None:
+    """A run goes on with the images that it began with.
+
+    Raises:
+        Problem: the files have changed since.
+    """
+    path = out / "cohort.sha256"
+    if path.exists() and path.read_text(encoding="utf-8").strip() != digest:
+        raise Problem("this run began with other images or labels", path=out, fix="give another --out")
+    _write_text(path, digest + "\n")
 
 
 def _finished(out: Path) -> Model | None:
@@ -236,7 +251,7 @@ def divide(found: Cohort, loaded: data.Loaded, plan: Recipe) -> tuple[Splits, li
     notes = []
     entries = loaded.entries
     if plan.split.leaks != "ignore":
-        entries, joined = _join_copies(loaded)
+        entries, joined = _join_copies(loaded, plan.training.folds > 0)
         if joined:
             notes.append(f"{joined} cases are copies of others, pixel for pixel: they stay together in every split")
     if not found.grouping:
@@ -267,8 +282,8 @@ def divide(found: Cohort, loaded: data.Loaded, plan: Recipe) -> tuple[Splits, li
     return splits, notes
 
 
-def _join_copies(loaded: data.Loaded) -> tuple[tuple[Entry, ...], int]:
-    """Cases without a given part: copies, and with them their patients, become one group."""
+def _join_copies(loaded: data.Loaded, folded: bool) -> tuple[tuple[Entry, ...], int]:
+    """Copies, and with them their patients, become one group: in each given part, or in all that is folded."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -277,12 +292,15 @@ def _join_copies(loaded: data.Loaded) -> tuple[tuple[Entry, ...], int]:
         return name
 
     copies = 0
-    first: dict[str, str] = {}
+    first: dict[tuple[str, str], str] = {}
     for entry, digest in zip(loaded.entries, loaded.digests, strict=True):
-        if entry.split is None:
-            copies += digest in first
-            parent[root(first.setdefault(digest, entry.patient))] = root(entry.patient)
-    return tuple(replace(e, patient=root(e.patient)) if e.split is None else e for e in loaded.entries), copies
+        part = "test" if entry.split == "test" else "pool" if folded else entry.split or "train"
+        copies += (part, digest) in first
+        parent[root(first.setdefault((part, digest), entry.patient))] = root(entry.patient)
+    # Folds deal the named parts anew, all but the test part.
+    kept = {"test"} if folded else {"train", "validation", "calibration", "test"}
+    joined = (replace(e, patient=root(e.patient), split=e.split if e.split in kept else None) for e in loaded.entries)
+    return tuple(joined), copies
 
 
 def _members(
@@ -608,7 +626,7 @@ def _write_tensorboard(writer: SummaryWriter, row: Mapping[str, float]) -> None:
 
 
 def _calibrate(
-    networks: Sequence[Network], parts: Sequence[tuple[Examples, Examples]], plan: Recipe
+    networks: Sequence[Network], parts: Iterable[tuple[Examples, Examples]], plan: Recipe
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any], dict[str, Tensor]]:
     """Fits everything of ``osler.calibration`` and ``osler.novelty`` on cases that each network has not seen.
 
@@ -618,7 +636,7 @@ def _calibrate(
     views = model.moved_copies(plan.inference.views)
     arrays: dict[str, NDArray[Any]] = {}
     raw: dict[str, list[NDArray[np.float64]]] = {}
-    logs, fold = [], []
+    logs, fold, held_parts = [], [], []
     for number, (network, (training, held)) in enumerate(zip(networks, parts, strict=True)):
         if not isinstance(held.part, Calibration):
             raise TypeError("calibration is fitted on Calibration, nothing else")
@@ -632,6 +650,7 @@ def _calibrate(
         arrays |= {
             f"novelty.{number}.{k}": v for k, v in {**gate, "log.centre": centre, "log.spread": spread}.items()
         }
+        held_parts.append((held.part, held.targets))
         logs.append(novelty.score(away, centre, spread))
         fold.append(np.full(len(held), number))
         for name, value in seen.answers.items():
@@ -643,18 +662,18 @@ def _calibrate(
     scores = together(logs)
     arrays["novelty.threshold"] = np.array([novelty.threshold(scores, plan.inference.refusals)])
     arrays["novelty.scores"] = np.sort(scores)
-    held_parts = [held for _, held in parts] if plan.training.folds else [parts[0][1]]
-    patients = [entry.patient for held in held_parts for entry in held.part.entries]
+    held_parts = held_parts if plan.training.folds else held_parts[:1]
+    patients = [entry.patient for part, _ in held_parts for entry in part.entries]
     held_tensors = {"fold": torch.from_numpy(together(fold).astype(np.int64)), "novelty": torch.from_numpy(scores)}
     card: dict[str, Any] = {"calibrated": True, "calibration_cases": len(scores), "isotonic": {}}
-    for name, task in networks[0].tasks.items():
+    for number, (name, task) in enumerate(networks[0].tasks.items()):
         outputs = together(raw[name])
-        target = np.concatenate([held.targets[name] for held in held_parts])
+        target = np.concatenate([targets[name] for _, targets in held_parts])
         held_tensors |= {f"outputs.{name}": torch.from_numpy(outputs), f"target.{name}": torch.from_numpy(target)}
         fitted = calibration.fit(
             task, outputs, target, patients, coverage=plan.inference.coverage, rule=plan.inference.threshold
         )
-        arrays |= {f"{name}.{k}": v for k, v in vars(fitted).items()}
+        arrays |= {f"task.{number}.{k}": v for k, v in vars(fitted).items()}
         card["isotonic"][name] = calibration.against_isotonic(task, outputs, target, patients)
     return arrays, card, held_tensors
 
@@ -663,10 +682,12 @@ def _mean(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.asarray(np.mean(values, axis=0))
 
 
-def _training_page(out: Path, card: Mapping[str, Any]) -> None:
+def _training_page(out: Path, card: Mapping[str, Any], plan: Recipe) -> None:
     from osler import report
 
     with (out / "history.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     text = (out / "recipe.toml").read_text(encoding="utf-8")
+    if plan.network.weights:
+        text = text.replace(plan.network.weights, Path(plan.network.weights).name)
     report.training_page(rows, text, list(card["notes"]), out / "training.html")

@@ -327,7 +327,7 @@ def _out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answe
     for name, task in made.tasks.items():
         if task.question.kind in ("multiclass", "ordinal"):
             held_in = answered.sets[name]
-            doubts += [held_in.sum(1) > 1, (answered.decision[name] & ~held_in).any(1)]
+            doubts += [held_in.sum(1) > 1, np.asarray((answered.decision[name] & ~held_in).any(1))]
     abstained = np.logical_or.reduce(doubts)
     notes = [
         "each case is answered by the network that was trained without its patient, calibrated on the other folds"

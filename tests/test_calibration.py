@@ -75,10 +75,19 @@ def test_ordinal_sets_have_no_gaps() -> None:
     assert calibration.sets(task("ordinal", 4), p, 0.7).tolist() == [[True, True, True, False]]
 
 
-def test_youden_threshold_by_hand() -> None:
-    p = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.35, 0.7, 0.8, 0.9, 0.95])
-    y = np.array([0.0, 0, 0, 0, 0, 1, 1, 1, 1, 1])
-    assert calibration._youden(p, y) == pytest.approx(0.65)
+def test_the_prevalence_is_the_threshold_of_the_best_balanced_accuracy() -> None:
+    rng = np.random.default_rng(4)
+    p = rng.beta(3.0, 1.0, 200_000)
+    y = rng.random(len(p)) < p
+
+    def balanced(threshold: float) -> float:
+        return float(((p[y] >= threshold).mean() + (p[~y] < threshold).mean()) / 2)
+
+    best = max(balanced(t) for t in np.linspace(0.02, 0.98, 97))
+    chosen = calibration.thresholds(task("multiclass", 2), y[:, None].astype(float), "balanced")
+    assert chosen[1] == pytest.approx(0.75, abs=0.01)
+    assert balanced(chosen[1]) == pytest.approx(best, abs=0.003)
+    assert calibration.thresholds(task("multiclass", 2), y[:, None].astype(float), "half").tolist() == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("kind", ["multiclass", "multilabel", "ordinal", "regression"])

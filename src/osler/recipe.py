@@ -120,8 +120,8 @@ class InferencePlan:
         views: slightly moved copies of each image whose answers are averaged; 1 uses the image alone.
         coverage: of the conformal sets.
         refusals: share of cases like the training cases that the novelty gate may refuse.
-        threshold: where a yes is said in a two-class or multilabel answer: ``balanced`` (best mean of
-            sensitivity and specificity on the calibration cases) or ``half`` (probability 0.5).
+        threshold: where a yes is said in a two-class or multilabel answer: ``balanced`` (at the class's share of
+            the calibration cases: best expected mean of sensitivity and specificity) or ``half`` (0.5).
     """
 
     views: int = 1

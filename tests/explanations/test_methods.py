@@ -56,7 +56,7 @@ def by_hand(backbone: nn.Module, weight: list[float], size: tuple[int, int, int]
     net = network(size, "regression", channels=len(weight), **options)
     head = nn.Linear(len(weight), 1, bias=False)
     head.weight.data = torch.tensor([weight])
-    net.backbone, net.heads["label"] = backbone, head
+    net.backbone, net.heads[0] = backbone, head
     return net.eval()
 
 
@@ -124,7 +124,7 @@ def test_a_mirrored_image_has_the_mirrored_map(method: str, axis: int) -> None:
         symmetric.weight.data.flip(axes) for axes in [(), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4)]
     )
     net.backbone, net.pooling = nn.Sequential(symmetric, nn.ReLU()), type(net.pooling)(attention_options(), 8)
-    net.heads["label"] = nn.Linear(8, 3)
+    net.heads[0] = nn.Linear(8, 3)
     x = image(1, 1, 4, 16, 16)
     found = explained(method, net.eval(), x)
     torch.testing.assert_close(explained(method, net, x.flip(axis)), found.flip(axis), rtol=1e-3, atol=1e-5)

@@ -41,7 +41,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/osler-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(INSTALL) -e .
+	$(INSTALL) -e '.[speed]'
 	touch $@
 
 $(VENV)/osler-test-installed: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -25,14 +25,14 @@ LAYERS = (
     ("model", "weights", "pages"),
     ("calibration", "cohort", "data"),
     ("layouts", "recipe", "scoring", "phantom"),
-    ("tasks", "backbones", "poolings", "transforms", "explanations", "formats"),
+    ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     ("measures", "curves", "predictions", "table", "anatomy"),
     ("metrics", "case"),
     ("image", "catalog", "machine", "pseudonym"),
     ("problem", "draws"),
 )
 # Where a folder holds one variant a file, the files do not know each other.
-VARIANTS = ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "layouts")
+VARIANTS = ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "layouts", "inspections")
 # The one import that goes up, inside of a function: a diagnosis is written with the map that explains it, and the
 # tests of a map ask the same function for answers as everybody else.
 UPWARD = {("diagnosis", "explanation")}

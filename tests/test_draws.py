@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from osler.draws import keys, normal, permutation, uniform
+from osler.draws import keys, normal, permutation, uniform, whole
 
 
 def test_uniform_is_uniform() -> None:
@@ -96,3 +96,20 @@ def test_every_order_is_as_likely() -> None:
     _, counts = np.unique(orders, axis=0, return_counts=True)
     assert len(counts) == 6
     assert stats.chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("below", [2, 7, 10_000])
+def test_whole_numbers_are_all_as_likely(below: int) -> None:
+    numbers = whole(keys(6, np.arange(300)), "test", 1001, below)
+    assert numbers.shape == (300, 1001) and numbers.min() >= 0 and numbers.max() < below
+    assert stats.chisquare(np.bincount(numbers.ravel() * min(below, 100) // below)).pvalue > 1e-3
+    # the two halves of a word, and neighbouring words, know nothing of each other
+    for lag in (1, 2):
+        related = np.corrcoef(numbers[:, :-lag].ravel(), numbers[:, lag:].ravel())[0, 1]
+        assert abs(related) < 4 / math.sqrt(numbers.size)
+
+
+def test_whole_numbers_reach_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("osler.draws._bits", lambda key, stream, shape: np.array([[0, 2**64 - 1]], np.uint64))
+    assert whole(keys(0), "x", 3, 2**32).tolist() == [[0, 0, 2**32 - 1]]
+    assert whole(keys(0), "x", 4, 5).tolist() == [[0, 0, 4, 4]]

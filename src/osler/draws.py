@@ -31,13 +31,16 @@ def keys(*parts: int | NDArray[np.integer]) -> NDArray[np.uint64]:
     return key
 
 
-def _bits(key: NDArray[np.uint64], stream: str, shape: tuple[int, ...]) -> NDArray[np.uint64]:
-    count = math.prod(shape)
-    tag = np.uint64(zlib.crc32(stream.encode()))
+def start(key: NDArray[np.uint64], stream: str) -> NDArray[np.uint64]:
+    """Where the numbers of each key for one purpose begin: number ``n`` from 0 hashes this plus ``n + 1`` steps."""
     with np.errstate(over="ignore"):
-        start = _mix(key + _mix(np.atleast_1d(tag) + _GOLDEN))[:, None]
-        position = (np.arange(count, dtype=np.uint64) + np.uint64(1)) * _GOLDEN
-        return _mix(start + position[None]).reshape(len(key), *shape)
+        return _mix(key + _mix(np.atleast_1d(np.uint64(zlib.crc32(stream.encode()))) + _GOLDEN))
+
+
+def _bits(key: NDArray[np.uint64], stream: str, shape: tuple[int, ...]) -> NDArray[np.uint64]:
+    with np.errstate(over="ignore"):
+        position = (np.arange(math.prod(shape), dtype=np.uint64) + np.uint64(1)) * _GOLDEN
+        return _mix(start(key, stream)[:, None] + position).reshape(len(key), *shape)
 
 
 def uniform(
@@ -57,6 +60,16 @@ def normal(key: NDArray[np.uint64], stream: str, shape: tuple[int, ...] = ()) ->
     angle = 2 * np.pi * uniform(key, stream + "/angle", pairs)
     both = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(len(key), -1)
     return np.asarray(both[:, :count].reshape(len(key), *shape))
+
+
+def whole(key: NDArray[np.uint64], stream: str, count: int, below: int) -> NDArray[np.int64]:
+    """Whole numbers from 0 to ``below - 1``, shape ``(len(key), count)``; ``below`` is at most 2**32.
+
+    Two of each hash, half of its bits times ``below`` (Lemire, 2019, without his correction: the chances of two
+    numbers differ by a share of ``below / 2**32`` at most).
+    """
+    bits = _bits(key, stream, ((count + 1) // 2,)).astype("<u8", copy=False)
+    return np.asarray((bits.view("<u4")[:, :count] * np.uint64(below)) >> np.uint64(32)).view(np.int64)
 
 
 def permutation(key: NDArray[np.uint64], count: int) -> NDArray[np.intp]:

@@ -23,7 +23,7 @@ LAYERS = (
     ("diagnosis", "training"),
     ("planning", "report", "novelty"),
     ("model", "weights", "pages"),
-    ("calibration", "cohort", "data"),
+    ("calibration", "cohort", "data", "augmentation"),
     ("layouts", "recipe", "scoring", "phantom"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     ("measures", "curves", "predictions", "table", "anatomy"),

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from osler import calibration, catalog, cohort, data, draws, model, novelty, planning, recipe
+from osler.augmentation import augment
 from osler.case import Entry
 from osler.cohort import Calibration, Cohort, Splits, Training, Validation
 from osler.metrics.auroc import macro_auroc
@@ -487,16 +487,6 @@ def _average(state: State, decay: float) -> None:
             state.average[name].lerp_(value, 1 - decay)
         else:
             state.average[name].copy_(value)
-
-
-def augment(x: Float[Tensor, "b t c d h w"], key: NDArray[np.uint64], plan: Recipe) -> Float[Tensor, "b t c d h w"]:
-    """Every transform of the recipe, in its order; the moments of a case move together."""
-    frames = x.shape[1]
-    flat, keys = x.reshape(-1, *x.shape[2:]), np.repeat(key, frames)
-    for name, given in plan.augmentation.items():
-        options = recipe.options("transforms", name, given)
-        flat = catalog.find("transforms", name).apply(flat, options, keys)
-    return flat.reshape(x.shape)
 
 
 def watch(state: State, validation: Examples, plan: Recipe) -> dict[str, float]:

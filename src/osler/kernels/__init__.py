@@ -26,7 +26,7 @@ def compiled(function: Function) -> Function:
     """A decorator: machine code for the types of the first call, without the interpreter's lock."""
     from numba import njit
 
-    return cast(Function, njit(nogil=True, error_model="numpy")(function))
+    return cast(Function, njit(nogil=True, error_model="numpy", fastmath={"contract"})(function))
 
 
 def cores() -> int:

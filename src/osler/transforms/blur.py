@@ -1,6 +1,7 @@
 """Gaussian blur."""
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from osler.draws import uniform
+from osler.transforms import loops, spread, target
 
 
 @dataclass(frozen=True)
@@ -43,23 +45,49 @@ def apply(
     rows = np.flatnonzero(uniform(key, "blur/apply") < options.probability)
     if not len(rows):
         return images
+    radius, result = int(4 * options.high + 0.5), target(images, rows)
+    deviation = uniform(key[rows], "blur/sigma", (), options.low, options.high)
+    loop = loops("grey", images)
+    if loop is not None:
+        _blur(loop, images, result, rows, _weights(torch.from_numpy(deviation).float(), radius).numpy())
+        return result
     chosen = torch.from_numpy(rows).to(images.device)
-    sigma = torch.from_numpy(uniform(key[rows], "blur/sigma", (), options.low, options.high)).to(images)
-    radius = int(4 * options.high + 0.5)
+    sigma = torch.from_numpy(deviation).to(images)
     depth, height, width = images.shape[2:]
     blurred = torch.einsum("bcdhw,bxw->bcdhx", images[chosen], _kernel(sigma, width, radius))
     blurred = torch.einsum("bcdhw,byh->bcdyw", blurred, _kernel(sigma, height, radius))
     if depth > 1:
         blurred = torch.einsum("bcdhw,bzd->bczhw", blurred, _kernel(sigma, depth, radius))
-    result = images.clone()
     result[chosen] = blurred
     return result
 
 
+def _blur(
+    loop: ModuleType,
+    images: Float32[Tensor, "b c d h w"],
+    result: Float32[Tensor, "b c d h w"],
+    rows: NDArray[np.intp],
+    weights: Float32[np.ndarray, "n taps"],
+) -> None:
+    before, after, half = images.contiguous().numpy(), result.numpy(), weights[:, weights.shape[1] // 2 :]
+    count = len(rows) * images.shape[1] * images.shape[2]
+    if images.shape[2] == 1:
+        spread(lambda planes: loop.blur_plane(before, after, (rows, rows), half, planes), count)
+        return
+    flat, places = np.empty((len(rows), *images.shape[1:]), np.float32), np.arange(len(rows))
+    spread(lambda planes: loop.blur_plane(before, flat, (rows, places), half, planes), count)
+    spread(lambda planes: loop.blur_depth(flat, after, rows, half, planes), count)
+
+
 def _kernel(sigma: Float32[Tensor, " b"], size: int, radius: int) -> Float32[Tensor, "b n n"]:
     """The blur of an axis as a matrix: row ``i`` holds what pixel ``i`` takes from each pixel."""
+    weight = _weights(sigma, radius)
     offset = torch.arange(-radius, radius + 1, device=sigma.device)
-    weight = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
-    weight = weight / weight.sum(1, keepdim=True)
     source = (torch.arange(size, device=sigma.device)[:, None] + offset).clamp(0, size - 1)
     return torch.einsum("bk,ikj->bij", weight, one_hot(source, size).to(weight))
+
+
+def _weights(sigma: Float32[Tensor, " b"], radius: int) -> Float32[Tensor, "b taps"]:
+    """What a pixel takes from itself (in the middle) and from those up to ``radius`` away."""
+    weight = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=sigma.device) / sigma[:, None]) ** 2)
+    return weight / weight.sum(1, keepdim=True)

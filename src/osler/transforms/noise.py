@@ -8,7 +8,8 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
-from osler.draws import normal, uniform
+from osler.draws import start, uniform, white
+from osler.transforms import loops, spread, target
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,18 @@ def apply(
     rows = np.flatnonzero(uniform(key, "noise/apply") < options.probability)
     if not len(rows):
         return images
-    key, chosen = key[rows], torch.from_numpy(rows).to(images.device)
-    deviation = torch.from_numpy(uniform(key, "noise/deviation", (1, 1, 1, 1), options.low, options.high))
-    result = images.clone()
-    result[chosen] += torch.from_numpy(normal(key, "noise", tuple(images.shape[1:]))).to(images) * deviation.to(
-        images
-    )
+    key, result = key[rows], target(images, rows)
+    deviation = uniform(key, "noise/deviation", (1,), options.low, options.high).astype(np.float32)
+    flat, changed = images.reshape(len(images), -1), result.view(len(images), -1)
+    loop = loops("grey", images)
+    if loop is not None:
+        before, after, starts = flat.numpy(), changed.numpy(), start(key, "noise")
+        spread(
+            lambda pieces: loop.noise(before, after, rows, starts, deviation[:, 0], pieces),
+            len(rows) * loop.count((flat.shape[1] + 1) // 2),
+        )
+        return result
+    noise = torch.from_numpy(white(key, "noise", flat.shape[1]) * deviation).to(images)
+    chosen = torch.from_numpy(rows).to(images.device)
+    changed[chosen] = flat[chosen] + noise
     return result

@@ -5,13 +5,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Shaped
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from osler.draws import uniform
+from osler.transforms import loops, spread, target
 
 _CELLS = 3  # knot spans of the elastic grid along each axis, so _CELLS + 3 control points
 
@@ -64,24 +65,57 @@ def apply(
     images: Float32[Tensor, "b c d h w"], options: Options, key: NDArray[np.uint64]
 ) -> Float32[Tensor, "b c d h w"]:
     """Moves each chosen image by its own random map, resampled once, linearly."""
+    return _move(images, options, key, nearest=False)
+
+
+def move_masks(
+    masks: Shaped[Tensor, "b c d h w"], options: Options, key: NDArray[np.uint64]
+) -> Shaped[Tensor, "b c d h w"]:
+    """Moves labels of any type (whole numbers up to 2**24) as :func:`apply` moves the images of the same keys.
+
+    Each pixel takes the label of the nearest one; beyond the edge that is the edge's, or 0, as with the images.
+    """
+    return _move(masks, options, key, nearest=True)
+
+
+def _move(
+    images: Shaped[Tensor, "b c d h w"], options: Options, key: NDArray[np.uint64], *, nearest: bool
+) -> Shaped[Tensor, "b c d h w"]:
     rows = np.flatnonzero(uniform(key, "spatial/apply") < options.probability)
     if not len(rows):
         return images
-    key, chosen = key[rows], torch.from_numpy(rows).to(images.device)
+    key, result = key[rows], target(images, rows)
     depth, height, width = images.shape[2:]
-    size = np.array([width, height, depth])
     matrix = _matrices(options, key, flat=depth == 1)
-    shift = uniform(key, "spatial/translation", (3,), -options.translation, options.translation) * size
-    result = images.clone()
+    shift = uniform(key, "spatial/translation", (3,), -options.translation, options.translation)
+    shift, aspect = shift * [width, height, depth], (1.0, options.aspect_y, options.aspect_z)
+    loop = loops("warping", images)
+    if loop is not None:
+        affine = _affine(matrix * aspect / np.array(aspect)[:, None], shift, (width, height, depth))
+        spline, zero = _splines(options, key, (depth, height, width)), options.padding == "zero"
+        before, after, fill = images.contiguous().numpy(), result.numpy(), loop.masks if nearest else loop.images
+        spread(lambda lines: fill(before, after, rows, affine, spline, zero, lines), len(rows) * depth * height)
+        return result
+    chosen = torch.from_numpy(rows).to(images.device)
+    before = images[chosen].float()
     result[chosen] = warp(
-        images[chosen],
-        torch.from_numpy(matrix).to(images),
-        torch.from_numpy(shift).to(images),
-        _bend(options, key, (depth, height, width), images),
+        before,
+        torch.from_numpy(matrix).to(before),
+        torch.from_numpy(shift).to(before),
+        _bend(options, key, (depth, height, width), before),
         padding=options.padding,
-        aspect=(1.0, options.aspect_y, options.aspect_z),
-    )
+        aspect=aspect,
+        nearest=nearest,
+    ).to(images.dtype)
     return result
+
+
+def _affine(
+    matrix: NDArray[np.float64], shift: NDArray[np.float64], size: tuple[int, int, int]
+) -> NDArray[np.float32]:
+    """From an output pixel to its place in the input ``(b, 3, 4)``, x y z, counted from the corner."""
+    centre = (np.array(size) - 1) / 2
+    return np.concatenate([matrix, (shift + centre - matrix @ centre)[:, :, None]], axis=2).astype(np.float32)
 
 
 def warp(
@@ -92,6 +126,7 @@ def warp(
     *,
     padding: Literal["border", "zero"] = "border",
     aspect: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    nearest: bool = False,
 ) -> Float32[Tensor, "b c d h w"]:
     """The images resampled at ``matrix @ (point - centre) + centre + shift + bend`` for each output point.
 
@@ -102,6 +137,7 @@ def warp(
         bend: pixels, x y z, for each output pixel.
         padding: beyond the edge, the edge's pixels or 0.
         aspect: the length of a pixel's step along x, y, z.
+        nearest: take the value of the nearest pixel; else interpolate linearly.
     """
     sizes = images.shape[:1:-1]  # width, height, depth
     step = torch.tensor(aspect).to(images)
@@ -120,10 +156,10 @@ def warp(
             place = place + bend[:, axis]
         places.append(place * (2 / sizes[axis]))  # grid_sample counts from edge to edge: -1 to 1
     grid = torch.stack(places, -1)
-    mode = "zeros" if padding == "zero" else "border"
+    beyond, mode = "zeros" if padding == "zero" else "border", "nearest" if nearest else "bilinear"
     if flat:
-        return grid_sample(images[:, :, 0], grid[:, 0], padding_mode=mode, align_corners=False)[:, :, None]
-    return grid_sample(images, grid, padding_mode=mode, align_corners=False)
+        return grid_sample(images[:, :, 0], grid[:, 0], mode, beyond, align_corners=False)[:, :, None]
+    return grid_sample(images, grid, mode, beyond, align_corners=False)
 
 
 def _matrices(options: Options, key: NDArray[np.uint64], *, flat: bool) -> NDArray[np.float64]:
@@ -160,15 +196,27 @@ def _bend(
     options: Options, key: NDArray[np.uint64], size: tuple[int, int, int], like: Tensor
 ) -> Float32[Tensor, "b 3 d h w"] | None:
     """A smooth random displacement in pixels: a cubic B-spline on few control points (Rueckert et al., 1999)."""
-    bent = uniform(key, "spatial/bent") < options.elastic_probability
-    if not (bent.any() and options.elastic):
+    control, *bases = (torch.from_numpy(array).to(like) for array in _splines(options, key, size))
+    if control.shape[2] == 0:
         return None
-    flat = size[0] == 1
+    return torch.einsum("baijk,id,jh,kw->badhw", control, *bases)
+
+
+def _splines(
+    options: Options, key: NDArray[np.uint64], size: tuple[int, int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """The control points in pixels ``(b, 3, i, j, k)``, x y z, and what each adds along z, y and x.
+
+    i is 0 where no image is bent, 1 in 2D, else as j and k.
+    """
+    bent = uniform(key, "spatial/bent") < options.elastic_probability
     points = _CELLS + 3
-    control = uniform(key, "spatial/elastic", (3, 1 if flat else points, points, points), -1.0, 1.0)
+    layers = 0 if not (bent.any() and options.elastic) else 1 if size[0] == 1 else points
+    control = uniform(key, "spatial/elastic", (3, layers, points, points), -1.0, 1.0)
     control *= (bent[:, None] * options.elastic * np.array(size[::-1]))[:, :, None, None, None]
-    bases = [torch.ones(1, 1) if n == 1 else torch.from_numpy(_spline(n)) for n in size]
-    return torch.einsum("baijk,di,hj,wk->badhw", torch.from_numpy(control).to(like), *(b.to(like) for b in bases))
+    on_z = np.ones((1, 1)) if size[0] == 1 else _spline(size[0])
+    bases = on_z, _spline(size[1]), _spline(size[2])
+    return control.astype(np.float32), *(np.ascontiguousarray(basis.T, np.float32) for basis in bases)
 
 
 def _spline(size: int) -> NDArray[np.float64]:

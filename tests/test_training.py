@@ -147,7 +147,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(monkeypatch: pytest.Mo
     plan = recipe.build({**SMALL, "tasks": {"label": {"kind": "multiclass", "classes": ["a", "b"]}}})
     network = model.Network(plan)
     state = training.State(
-        network, {k: v.clone() for k, v in network.state_dict().items()}, training._optimizer(network, plan)
+        network, {k: v.clone() for k, v in network.state_dict().items()}, training.optimizer_for(network, plan)
     )
     pixels = np.random.default_rng(0).normal(0, 1, (8, 1, 1, 1, 24, 24)).astype(np.float32)
     examples = training.Examples(Training(()), pixels, {"label": np.zeros((8, 1), np.float32)})

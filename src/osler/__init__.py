@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from osler.image import Image as Image
     from osler.model import Model as Model
     from osler.model import load as load_model
+    from osler.pretraining import pretrain as pretrain
     from osler.problem import Problem as Problem
     from osler.training import train as train
 
@@ -36,6 +37,7 @@ _WHERE = {
     "evaluate": ("evaluation", "evaluate"),
     "explain": ("explanation", "explain"),
     "load_model": ("model", "load"),
+    "pretrain": ("pretraining", "pretrain"),
     "read_case": ("data", "read_case_at"),
     "train": ("training", "train"),
     "write_diagnosis": ("diagnosis", "write_diagnosis"),

@@ -79,6 +79,32 @@ def train(
 
 
 @app.command
+def pretrain(cohort: Path, *settings: str, out: Path, cohort_file: Path | None = None, minutes: float = 12.0) -> None:
+    """Learns from images without their labels; a training starts from the weights: osler train ... weights=OUT.
+
+    Parameters
+    ----------
+    cohort
+        Any cohort; labels are not needed. Its test part is left out.
+    settings
+        key=value for anything in the recipe, e.g. epochs=100 backbone=convnext; weights=FILE begins with those.
+    out
+        The .safetensors file to write; the run is kept in a folder of the same name that ends in .run.
+    cohort_file
+        A cohort.toml outside the cohort's folder.
+    minutes
+        Time for training, turned into a number of epochs when the plan is made.
+    """
+    from osler import pretraining
+    from osler import recipe as recipes
+
+    given = recipes.settings(settings)
+    path = pretraining.pretrain(cohort, out, given, cohort_file=cohort_file, minutes=minutes, say=_say)
+    print(f"weights {shown_path(path)}")
+    print(f"page    {shown_path(out.with_suffix('.run') / 'training.html')}")
+
+
+@app.command
 def evaluate(
     run: Path,
     cohort: Path,

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +50,10 @@ class Fingerprint:
     dtypes: tuple[str, ...]
     labels: Mapping[str, int]
     split: bool
+
+
+# Changes a proposal (nested settings) and its reasons, for images as the fingerprint says.
+Adapt = Callable[[dict[str, Any], dict[str, str], Fingerprint], None]
 
 
 @dataclass(frozen=True)
@@ -140,19 +144,23 @@ def check(cohort: Cohort) -> None:
             )  # fmt: skip
 
 
-def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Recipe, dict[str, str]]:
+def derive(
+    cohort: Cohort, given: Mapping[str, Any], minutes: float, *, adapt: Adapt | None = None
+) -> tuple[Recipe, dict[str, str]]:
     """The recipe of this cohort on this machine; what is ``given`` is kept, and the rest fits to it.
 
     Args:
-        cohort: with labels.
+        cohort: with labels, or without where it is adapted.
         given: nested settings, e.g. ``{"training": {"folds": 5}}``.
         minutes: time that training may take; it becomes a number of epochs.
+        adapt: changes what is proposed, and the reasons, for a training that is not about labels.
 
     Returns:
         The recipe, and a reason for each key (``section.key``).
     """
     recipe.check_shape(given)
-    check(cohort)
+    if adapt is None:
+        check(cohort)
     given = _with_weights(given)
     found = fingerprint(cohort)
     base: dict[str, Any] = {
@@ -162,10 +170,14 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     reasons: dict[str, str] = {}
     weights = given.get("network", {}).get("weights", "")
     _plan_image(base["image"], reasons, found, bool(weights))
+    if weights:
+        _plan_learned_size(base["image"], reasons, Path(weights))
     image = {**base["image"], **given.get("image", {})}
     _plan_network(base["network"], reasons, found, image, given.get("network", {}))
     _plan_training(base["training"], reasons, found, cohort.questions[0], bool(weights))
     _plan_rest(base, reasons, found)
+    if adapt is not None:
+        adapt(base, reasons, found)
     given_tasks = {name: {"task": name, **value} for name, value in given.get("tasks", {}).items()}
     if given_tasks:
         base["tasks"] = {}
@@ -257,6 +269,15 @@ def _plan_image(image: dict[str, Any], why: dict[str, str], found: Fingerprint, 
         image["intensity"], why["image.intensity"] = "image", "no scale in common between images"
     else:
         image["intensity"], why["image.intensity"] = "cohort", "8-bit images on one scale"
+
+
+def _plan_learned_size(image: dict[str, Any], why: dict[str, str], weights: Path) -> None:
+    """Weights of ``osler pretrain`` say at which size they learned: what they know holds there."""
+    header, _ = model.read_tensors(weights)
+    size = json.loads(header.get("size", "[]"))
+    if len(size) == image["dims"]:
+        image["size"][3 - len(size) :] = size
+        why["image.size"] = "as the weights learned"
 
 
 def _multiple(value: int, of: int) -> int:

@@ -32,6 +32,7 @@ from osler.recipe import Recipe
 from osler.tasks.classification import Classification
 
 Say = Callable[[str], None]
+Derive = Callable[[Cohort, Mapping[str, Any], float], tuple[Recipe, dict[str, str]]]
 SAVE_SECONDS = 60.0
 
 
@@ -90,9 +91,9 @@ def train(
     found = cohort.read(Path(cohort_path), None if cohort_file is None else Path(cohort_file))
     for note in found.notes:
         say(note)
-    _say_problems(found.problems, say)
-    with _locked(out):
-        plan = _plan(found, out, dict(settings or {}), minutes, say)
+    say_problems(found.problems, say)
+    with locked(out):
+        plan = settle(found, out, dict(settings or {}), minutes, say)
         torch.set_num_threads(plan.training.threads)
         return _train(found, plan, out, say)
 
@@ -100,8 +101,8 @@ def train(
 def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     say(f"reading {len(found.entries)} cases")
     loaded = data.load(found.entries, plan.image)
-    _say_problems(loaded.problems, say)
-    _same_pixels(out, cohort.digest(loaded.entries, loaded.digests))
+    say_problems(loaded.problems, say)
+    same_pixels(out, cohort.digest(loaded.entries, loaded.digests))
     done = _finished(out)
     if done is not None:
         say(f"{out.name} is finished already; nothing was trained again")
@@ -149,8 +150,14 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
 # --- the plan and the folder -------------------------------------------------------------------------------
 
 
-def _plan(found: Cohort, out: Path, settings: dict[str, Any], minutes: float, say: Say) -> Recipe:
-    """The recipe in the run folder if there is one, else a new one, written there with its reasons."""
+def settle(
+    found: Cohort, out: Path, settings: dict[str, Any], minutes: float, say: Say, derive: Derive = planning.derive
+) -> Recipe:
+    """The recipe in the run folder if there is one, else a new one, written there with its reasons.
+
+    Raises:
+        Problem: the folder holds a run of another cohort or with other settings; or ``derive`` finds no recipe.
+    """
     request = {"settings": settings, "minutes": minutes, "cohort": _listing_hash(found)}
     request_file, recipe_file = out / "request.json", out / "recipe.toml"
     if recipe_file.exists() and request_file.exists():
@@ -164,7 +171,7 @@ def _plan(found: Cohort, out: Path, settings: dict[str, Any], minutes: float, sa
         say(f"going on with the run in {out.name}")
         return recipe.build(recipe.read(recipe_file))
     say("planning")
-    plan, reasons = planning.derive(found, settings, minutes)
+    plan, reasons = derive(found, settings, minutes)
     recipe.write(plan, reasons, out / "recipe.toml.part")
     (out / "recipe.toml.part").replace(recipe_file)
     _write_text(request_file, json.dumps(request, indent=1))
@@ -180,7 +187,7 @@ def _listing_hash(found: Cohort) -> str:
     return cohort.digest(found.entries, [f"{entry.id}|{entry.patient}|{entry.split}" for entry in found.entries])
 
 
-def _same_pixels(out: Path, digest: str) -> None:
+def same_pixels(out: Path, digest: str) -> None:
     """A run goes on with the images that it began with.
 
     Raises:
@@ -200,7 +207,7 @@ def _finished(out: Path) -> Model | None:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """One training in a folder at a time."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -232,7 +239,8 @@ def _write_text(path: Path, text: str) -> None:
         raise Problem(f"cannot be written ({error.strerror})", path=path, fix="free some space") from error
 
 
-def _say_problems(problems: Sequence[Problem], say: Say) -> None:
+def say_problems(problems: Sequence[Problem], say: Say) -> None:
+    """The first five of what was left out, and how many more there are."""
     for problem in problems[:5]:
         say(f"left out: {problem}")
     if len(problems) > 5:
@@ -358,7 +366,7 @@ def fit(
     if not isinstance(training.part, Training) or not isinstance(validation.part, Validation):
         raise TypeError("a network is fitted on Training and watched on Validation, nothing else")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(_seed(plan.training.seed, member, 0))
+    torch.manual_seed(seed_of(plan.training.seed, member, 0))
     network = Network(plan).to(device)
     network.channels_last = plan.training.channels_last
     if plan.network.weights:
@@ -369,48 +377,95 @@ def fit(
     for name, task in network.tasks.items():
         scale = torch.from_numpy(task.fit(training.targets[name], plan.training.balance))
         network.scale(name).copy_(scale)
-    state = State(network, {k: v.clone() for k, v in network.state_dict().items()}, _optimizer(network, plan))
-    folder = out / "checkpoints"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"member-{member}.safetensors"
-    if path.exists():
-        restore(state, path)
-        if state.epoch or state.step:
-            say(f"network {member + 1}: going on from epoch {state.epoch + 1}, step {state.step}")
-    writer = SummaryWriter(str(out / "tensorboard" / f"network-{member}"))
-    steps = max(1, math.ceil(len(training) / plan.training.batch))
-    saved = time.monotonic()
-    while state.epoch < plan.training.epochs and not _stalled(state, plan):
-        start, first = time.monotonic(), state.step
-        order = draws.permutation(draws.keys(plan.training.seed, member, state.epoch, 1), len(training))
-        for rows in np.array_split(order, steps)[state.step :]:
-            state.loss_sum += step_once(state, training, rows, plan, member, steps)
-            state.step += 1
-            if time.monotonic() - saved > SAVE_SECONDS:
-                save(state, path)
-                saved = time.monotonic()
-        row = {"member": float(member), "epoch": float(state.epoch + 1), "loss": state.loss_sum / steps}
-        row |= watch(state, validation, plan)
-        state.history.append(row)
-        state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
-        save(state, path)
-        saved = time.monotonic()
-        _write_history(out, member, state.history)
-        _write_tensorboard(writer, row)
-        pace = (saved - start) * steps / max(1, steps - first)
-        left = pace * (plan.training.epochs * (members - member) - state.epoch)
-        say(_line(row, plan, member, members, left, saved - began))
-    writer.close()
-    _write_history(out, member, state.history)
+    state = State(network, {k: v.clone() for k, v in network.state_dict().items()}, optimizer_for(network, plan))
+    loop(
+        state,
+        plan,
+        len(training),
+        lambda rows, steps: step_once(state, training, rows, plan, member, steps),
+        lambda: watch(state, validation, plan),
+        Course(out, member, members, say, began),
+    )
     network.load_state_dict(state.best if state.best else state.average)
     return network.eval().cpu()
 
 
-def _seed(*parts: int) -> int:
+@dataclass(frozen=True)
+class Course:
+    """Where the training of one network is kept, which of how many it is, and who hears of it.
+
+    Attributes:
+        out: run folder.
+        member, members: number of the network, and how many there will be.
+        say: takes progress lines.
+        began: ``time.monotonic()`` of the start of all of them.
+    """
+
+    out: Path
+    member: int
+    members: int
+    say: Say
+    began: float
+
+
+def loop(
+    state: State,
+    plan: Recipe,
+    count: int,
+    step: Callable[[NDArray[np.intp], int], float],
+    look: Callable[[], dict[str, float]],
+    course: Course,
+) -> None:
+    """Epoch after epoch over ``count`` cases, from the checkpoint in the run folder where there is one.
+
+    Args:
+        state: changed in place.
+        plan: the recipe.
+        count: how many cases there are.
+        step: one step on the cases of these rows, told how many steps an epoch has; returns the loss.
+        look: figures of the state after each epoch, for the history.
+        course: where it is kept, and who hears of it.
+    """
+    folder = course.out / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"member-{course.member}.safetensors"
+    if path.exists():
+        restore(state, path)
+        if state.epoch or state.step:
+            course.say(f"network {course.member + 1}: going on from epoch {state.epoch + 1}, step {state.step}")
+    writer = SummaryWriter(str(course.out / "tensorboard" / f"network-{course.member}"))
+    steps = max(1, math.ceil(count / plan.training.batch))
+    saved = time.monotonic()
+    while state.epoch < plan.training.epochs and not _stalled(state, plan):
+        start, first = time.monotonic(), state.step
+        order = draws.permutation(draws.keys(plan.training.seed, course.member, state.epoch, 1), count)
+        for rows in np.array_split(order, steps)[state.step :]:
+            state.loss_sum += step(rows, steps)
+            state.step += 1
+            if time.monotonic() - saved > SAVE_SECONDS:
+                save(state, path)
+                saved = time.monotonic()
+        row = {"member": float(course.member), "epoch": float(state.epoch + 1), "loss": state.loss_sum / steps}
+        row |= look()
+        state.history.append(row)
+        state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
+        save(state, path)
+        saved = time.monotonic()
+        _write_history(course.out, course.member, state.history)
+        _write_tensorboard(writer, row)
+        pace = (saved - start) * steps / max(1, steps - first)
+        left = pace * (plan.training.epochs * (course.members - course.member) - state.epoch)
+        course.say(_line(row, plan, course.member, course.members, left, saved - course.began))
+    writer.close()
+    _write_history(course.out, course.member, state.history)
+
+
+def seed_of(*parts: int) -> int:
+    """A seed for ``torch.manual_seed`` from what the numbers are for."""
     return int(draws.keys(*parts)[0] >> np.uint64(1))
 
 
-def _optimizer(network: Network, plan: Recipe) -> torch.optim.Optimizer:
+def optimizer_for(network: Network, plan: Recipe) -> torch.optim.Optimizer:
     """Weight decay on weights only: not on biases, nor on normalisation."""
     chosen = plan.training
     groups: list[dict[str, Any]] = []
@@ -449,7 +504,7 @@ def step_once(
     network, chosen = state.network, plan.training
     device = next(network.parameters()).device
     number = state.epoch * steps + state.step
-    torch.manual_seed(_seed(chosen.seed, member, 2, number))
+    torch.manual_seed(seed_of(chosen.seed, member, 2, number))
     network.train()
     x = network.normalise(torch.from_numpy(training.pixels[rows]).to(device))
     x = augment(x, draws.keys(chosen.seed, member, 3, state.epoch, rows), plan)
@@ -459,6 +514,17 @@ def step_once(
     for name, task in network.tasks.items():
         target = torch.from_numpy(training.targets[name][rows]).to(device)
         loss = loss + task.loss(answers[name], target, network.scale(name), chosen.smoothing)
+    return descend(state, loss, plan, steps)
+
+
+def descend(state: State, loss: Float[Tensor, ""], plan: Recipe, steps: int) -> float:
+    """One step of the optimiser and of the average, at the learning rate of this step; returns the loss.
+
+    Raises:
+        Problem: too many steps had no finite gradient.
+    """
+    network, chosen = state.network, plan.training
+    number = state.epoch * steps + state.step
     state.optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     rate = rate_at(plan, number, chosen.epochs * steps)

@@ -118,19 +118,19 @@ def import_weights(
 
 
 def load_weights(path: Path, backbone: Backbone, name: str, *, inflate: bool = False) -> dict[str, str]:
-    """Loads imported weights into a backbone that has been built.
+    """Loads imported or pretrained weights into a backbone that has been built.
 
     A backbone for another number of channels gets the first kernels adapted: see :func:`adapt_channels`.
 
     Args:
-        path: written by :func:`import_weights`.
+        path: written by :func:`import_weights` or ``osler.pretrain``.
         backbone: filled in place.
         name: of the backbone, e.g. ``"efficientnet_lite"``.
         inflate: let 2D kernels fill a 3D backbone: see :func:`inflate_kernel`.
 
     Returns:
         What the file says of itself: ``backbone``, ``options`` (JSON), ``licence``, ``source``, ``sha256`` (of the
-        foreign file), ``channels``, ``dims``.
+        foreign file, or of the images), ``channels``, ``dims``.
 
     Raises:
         Problem: it is no such file, or does not fit the backbone.
@@ -151,13 +151,20 @@ def load_weights(path: Path, backbone: Backbone, name: str, *, inflate: bool = F
         )
     own = backbone.state_dict()
     volumes = {key for key, value in own.items() if value.ndim == 5}
-    if volumes and not inflate:
+    flat = metadata["dims"] == "2"
+    if not volumes and not flat:
+        raise Problem(
+            "these weights look at volumes and the backbone at flat images",
+            path=path,
+            fix="set image.dims=3 or take other weights",
+        )
+    if volumes and flat and not inflate:
         raise Problem(
             "these weights look at flat images and the backbone at volumes",
             path=path,
             fix="let the backbone look along 2 axes, or ask for inflated kernels",
         )
-    for key in volumes & state.keys():
+    for key in volumes & state.keys() if flat else ():
         state[key] = inflate_kernel(state[key], own[key].shape[2])
     state = _with_channels(state, own, int(metadata["channels"]))
     _require_fit(state, own, path, name)

@@ -1,4 +1,4 @@
-"""Start-up of ``osler train`` from a hundred to a million cases: seconds and memory until the first step.
+"""Start-up of ``osler train`` from a hundred to a million cases: time and memory until the first step.
 
     python benchmarks/startup.py                                # 10^2 .. 10^5 cases in one .npz, and in a table
     python benchmarks/startup.py --most 1000000 --layouts npz   # 10^6 cases of 28 x 28 (784 MB, made and removed)
@@ -7,9 +7,12 @@
 Cohorts are made up: 28 x 28, 8 bits, two classes, as one uncompressed MedMNIST file, as a table with many columns
 over shared files, or as a PNG for each case. Each size is run in a process of its own: ``training.train`` up to its
 first step, where it is stopped. What a program holds without any case (torch and the code) is taken off its memory;
-*private* memory cannot be dropped by the system, *resident* memory holds pages of files as well, which can. Planning
-times the network on this machine, which takes as long for any cohort; it is shown, but not fitted. The line fitted
-through the logarithms has slope 1 where time is linear.
+*private* memory cannot be dropped by the system, *resident* memory holds pages of files as well, which can. Bytes a
+case are what private memory grew by since the smallest size.
+
+Times are of the processor, all threads together, which other programs hardly change; *wall* is what the clock said.
+Planning times the network on this machine, which takes as long for any cohort: it is shown, but counts neither to
+the wall time nor to the microseconds a case. The line fitted through the logarithms has slope 1 where time is linear.
 
 At the end, ``osler --help`` is started again and again.
 """
@@ -36,7 +39,8 @@ SETTINGS = {
     "image": {"size": [1, 28, 28]},
     "network": {"options": {"depth": 18, "width": 4}},
     "training": {
-        "epochs": 1, "batch": 16, "members": 1, "folds": 0, "precision": "float32", "channels_last": True, "threads": 1
+        "epochs": 1, "batch": 16, "members": 1, "folds": 0,
+        "precision": "float32", "channels_last": True, "threads": 1,
     },
 }  # fmt: skip
 PHASES = ("listing", "planning", "pixels", "dividing", "other")
@@ -73,8 +77,8 @@ def write_table(folder: Path, cases: int) -> None:
         for row in range(cases):
             file.write(
                 f"case-{row:07d},patient-{row // 4:07d},{row % 97}.png,{('no', 'yes')[row // 4 % 2]},{30 + row % 50},"
-                f"{words[row % 4]},{row % 7},{'AP' if row % 2 else 'PA'},{row % 100 / 10},r{row % 9},{2000 + row % 20},"
-                f"{row % 11},\n"
+                f"{words[row % 4]},{row % 7},{'AP' if row % 2 else 'PA'},{row % 100 / 10},r{row % 9},"
+                f"{2000 + row % 20},{row % 11},\n"
             )
 
 
@@ -102,7 +106,8 @@ class Reached(Exception):
 
 def private() -> int:
     """Bytes of this process that no file stands behind."""
-    return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) * 1024
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) * 1024
 
 
 def start(cohort: Path) -> dict[str, Any]:
@@ -120,14 +125,16 @@ def start(cohort: Path) -> dict[str, Any]:
 
     warm()
     taken = dict.fromkeys(PHASES, 0.0)
+    planned = [0.0]
 
     def timed(module: Any, name: str, phase: str) -> None:
         work = getattr(module, name)
 
         def wrapped(*args: Any, **options: Any) -> Any:
-            began = time.perf_counter()
+            began, began_wall = time.process_time(), time.perf_counter()
             result = work(*args, **options)
-            taken[phase] += time.perf_counter() - began
+            taken[phase] += time.process_time() - began
+            planned[0] += time.perf_counter() - began_wall if phase == "planning" else 0
             return result
 
         setattr(module, name, wrapped)
@@ -150,28 +157,29 @@ def start(cohort: Path) -> dict[str, Any]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    began = time.perf_counter()
+    began, began_wall = time.process_time(), time.perf_counter()
     try:
         with tempfile.TemporaryDirectory(dir=cohort.parent) as out:
             training.train(cohort, out, SETTINGS, say=lambda line: None)
     except Reached:
         pass
-    whole = time.perf_counter() - began
+    whole, wall = time.process_time() - began, time.perf_counter() - began_wall
     done.set()
     watcher.join()
     taken["other"] = whole - sum(taken.values())
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - base_resident
-    return {"seconds": taken, "private": most[0] - base, "resident": resident}
+    return {"seconds": taken, "wall": wall - planned[0], "private": most[0] - base, "resident": resident}
 
 
 # --- the table --------------------------------------------------------------------------------------------
 
 
 def measure(layout: str, sizes: list[int], repeats: int) -> None:
-    print(f"\n{layout}: seconds by phase (the fastest of {repeats}), and memory beyond that of an empty program")
-    print(f"{'cases':>9} " + " ".join(f"{p:>9}" for p in PHASES) + f" {'us/case':>9} {'ratio':>6} {'private':>9}"
-          f" {'resident':>9}  bytes/case")  # fmt: skip
+    print(f"\n{layout}: CPU seconds by phase (the fastest of {repeats}), and memory beyond that of an empty program")
+    print(f"{'cases':>9} " + " ".join(f"{p:>9}" for p in PHASES) + f" {'wall':>8} {'us/case':>9} {'ratio':>6}"
+          f" {'private':>9} {'resident':>9}  bytes/case")  # fmt: skip
     rates: list[float] = []
+    first = 0
     for cases in sizes:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "cohort"
@@ -186,10 +194,13 @@ def measure(layout: str, sizes: list[int], repeats: int) -> None:
         rates.append((sum(taken.values()) - taken["planning"]) / cases * 1e6)
         ratio = f"{rates[-1] / rates[-2]:.2f}" if len(rates) > 1 else "-"
         memory = min(run["private"] for run in runs)
+        first = memory if cases == sizes[0] else first
         print(
-            f"{cases:>9} " + " ".join(f"{taken[p]:>9.3f}" for p in PHASES) + f" {rates[-1]:>9.1f} {ratio:>6}"
+            f"{cases:>9} "
+            + " ".join(f"{taken[p]:>9.3f}" for p in PHASES)
+            + f" {best['wall']:>8.2f} {rates[-1]:>9.1f} {ratio:>6}"
             f" {memory / 2**20:>5.0f} MiB {min(run['resident'] for run in runs) / 2**20:>5.0f} MiB"
-            f"  {memory / cases:.0f}",
+            f"  {f'{(memory - first) / (cases - sizes[0]):.0f}' if cases > sizes[0] else '-'}",
             flush=True,
         )
     large = [(cases, rate) for cases, rate in zip(sizes, rates, strict=True) if cases >= 1000]

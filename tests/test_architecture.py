@@ -26,7 +26,7 @@ LAYERS = (
     ("calibration", "cohort", "data", "augmentation"),
     ("layouts", "recipe", "scoring", "phantom"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
-    ("measures", "curves", "predictions", "table", "anatomy"),
+    ("measures", "curves", "predictions", "table", "anatomy", "store"),
     ("metrics", "case"),
     ("image", "catalog", "machine", "pseudonym", "kernels"),
     ("problem", "draws"),

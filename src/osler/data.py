@@ -1,20 +1,23 @@
 """From entries to arrays that a network can take, without losing a bit on the way."""
 
 import hashlib
+import math
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import formats, layouts
+from osler import formats, layouts, store
 from osler.case import Case, Entry
 from osler.image import Image
 from osler.problem import Problem
 from osler.recipe import ImagePlan
+from osler.store import Pixels
 
 Progress = Callable[[int, int], None]
 
@@ -30,18 +33,18 @@ class Placement:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """Cases in memory.
+    """Cases with their pixels, which lie in memory or, where they are too many, in a file.
 
     Attributes:
         entries: those that could be read, in order.
-        pixels: float32 ``(n, time, channel, depth, height, width)``, resampled, not normalised.
+        pixels: ``(n, time, channel, depth, height, width)``, resampled, not normalised.
         digests: SHA-256 of each image's own pixels, so that copies are found under any name.
         modalities: DICOM code of each, empty where unknown.
         problems: what could not be read, and why.
     """
 
     entries: tuple[Entry, ...]
-    pixels: NDArray[np.float32]
+    pixels: Pixels
     digests: tuple[str, ...]
     modalities: tuple[str, ...]
     problems: tuple[Problem, ...]
@@ -135,39 +138,112 @@ def pixel_digest(image: Image) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(image.array).tobytes()).hexdigest()
 
 
-def load(entries: Sequence[Entry], plan: ImagePlan, progress: Progress | None = None) -> Loaded:
+_Read = tuple[NDArray[np.float32], str, str]
+
+
+def load(
+    entries: Sequence[Entry], plan: ImagePlan, progress: Progress | None = None, file: Path | None = None
+) -> Loaded:
     """Reads and prepares many cases; those that cannot be read become ``problems``.
 
+    Args:
+        entries: the cases.
+        plan: size, channels and frames.
+        progress: is told how many are read, of how many.
+        file: where pixels may go that are too many for the memory (see ``osler.store``); what was read there before,
+            from the same files by the same plan, is taken from there.
+
     Raises:
-        Problem: none can be read.
+        Problem: none can be read, or the disk is full.
     """
-
-    def one(entry: Entry) -> tuple[NDArray[np.float32], str, str] | Problem:
-        try:
-            image = the_image(read_case(entry))
-            return prepare(image, plan), pixel_digest(image), image.modality
-        except Problem as problem:
-            return problem
-        except MemoryError:
-            return Problem(f"case {entry.id} does not fit into memory", fix="lower image.size")
-
-    kept: list[Entry] = []
+    stamp = "" if file is None else _stamp(entries, plan)
+    before = None if file is None else store.reopen(file, stamp)
+    if before is not None:
+        array, facts = before
+        there = set(facts.numbers)
+        again = [_prepared(entry, plan) for number, entry in enumerate(entries) if number not in there]
+        failed = tuple(result for result in again if isinstance(result, Problem))
+        if len(failed) == len(again):
+            kept = tuple(entries[number] for number in facts.numbers)
+            return Loaded(kept, store.all_of(array), tuple(facts.digests), tuple(facts.modalities), failed)
+    numbers: list[int] = []
     digests: list[str] = []
     modalities: list[str] = []
     problems: list[Problem] = []
-    pixels = np.empty((len(entries), plan.frames, plan.channels, *plan.size), np.float32)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number, (entry, result) in enumerate(zip(entries, pool.map(one, entries), strict=True), start=1):
-            if isinstance(result, Problem):
-                problems.append(result)
-            else:
-                pixels[len(kept)], digest, modality = result
-                modalities.append(modality)
-                kept.append(entry)
-                digests.append(digest)
+    shape = (plan.frames, plan.channels, *plan.size)
+
+    def pieces() -> Iterator[NDArray[np.float32]]:
+        number = 0
+        for piece in _in_turn(entries, plan, max(1, min(256, 2**18 // math.prod(shape)))):
+            read = []
+            for result in piece:
+                if isinstance(result, Problem):
+                    problems.append(result)
+                else:
+                    read.append(result[0])
+                    digests.append(result[1])
+                    modalities.append(result[2])
+                    numbers.append(number)
+                number += 1
             if progress:
                 progress(number, len(entries))
-    if not kept:
+            if read:
+                yield np.stack(read)
+
+    array = store.gather(pieces(), shape, len(entries), file)
+    if not numbers:
         first = f" (the first: {problems[0]})" if problems else ""
         raise Problem(f"none of the {len(entries)} cases can be read{first}", fix="check the files")
-    return Loaded(tuple(kept), pixels[: len(kept)], tuple(digests), tuple(modalities), tuple(problems))
+    if file is not None and not store.in_memory(array):
+        store.keep(file, stamp, array, store.Facts(numbers, digests, modalities))
+    kept = tuple(entries[number] for number in numbers)
+    return Loaded(kept, store.all_of(array), tuple(digests), tuple(modalities), tuple(problems))
+
+
+def _prepared(entry: Entry, plan: ImagePlan) -> _Read | Problem:
+    try:
+        image = the_image(read_case(entry))
+        return prepare(image, plan), pixel_digest(image), image.modality
+    except Problem as problem:
+        return problem
+    except MemoryError:
+        return Problem(f"case {entry.id} does not fit into memory", fix="lower image.size")
+
+
+def _in_turn(entries: Sequence[Entry], plan: ImagePlan, together: int) -> Iterator[list[_Read | Problem]]:
+    """Some cases at a time, in order, a few of them read ahead: neither tasks nor pixels pile up."""
+    workers = os.cpu_count() or 1
+
+    def read(start: int) -> list[_Read | Problem]:
+        return [_prepared(entry, plan) for entry in entries[start : start + together]]
+
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[Future[list[_Read | Problem]]] = deque()
+        for start in range(0, len(entries), together):
+            ahead.append(pool.submit(read, start))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _stamp(entries: Sequence[Entry], plan: ImagePlan) -> str:
+    """SHA-256 of the plan, and of place, size and time of every file: another one where anything changed."""
+    digest = hashlib.sha256(repr(plan).encode())
+    last, state = "", ""
+    for entry in entries:
+        for name, source in sorted(entry.images.items()):
+            text = repr(source)
+            if str(source.path) != last:
+                last = str(source.path)
+                state = _state(source.path)
+            digest.update(f"{name}|{text}|{state}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _state(path: Path) -> str:
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    try:
+        return "|".join(f"{file.name}:{file.stat().st_mtime_ns}:{file.stat().st_size}" for file in files)
+    except OSError:
+        return "gone"

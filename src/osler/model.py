@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from osler import catalog, draws, recipe
+from osler import catalog, draws, recipe, store
 from osler.problem import Problem
 from osler.recipe import Recipe
 from osler.tasks.classification import Classification
@@ -41,10 +41,11 @@ class Normalise(nn.Module):
         for name, value in (("low", -_LARGEST), ("high", _LARGEST), ("mean", 0.0), ("std", 1.0)):
             self.register_buffer(name, torch.full((channels,), value))
 
-    def fit(self, pixels: NDArray[np.float32]) -> None:
+    def fit(self, pixels: store.Images) -> None:
         """Learns percentiles, mean and standard deviation from ``(n, t, c, d, h, w)`` of the training part."""
+        sample = pixels[:: max(1, len(pixels) // 500)]
         for c in range(pixels.shape[2]):
-            values = pixels[:: max(1, len(pixels) // 500), :, c].astype(np.float64)
+            values = sample[:, :, c].astype(np.float64)
             if self.intensity == "window":
                 low, high = np.percentile(values, [0.5, 99.5])
                 self.low[c], self.high[c] = float(low), float(max(high, low + 1e-6))
@@ -289,7 +290,7 @@ class Outputs:
 
 @torch.inference_mode()
 def outputs(
-    network: Network, pixels: NDArray[np.float32], views: Sequence[Callable[[Tensor], Tensor]], batch: int = 32
+    network: Network, pixels: store.Images, views: Sequence[Callable[[Tensor], Tensor]], batch: int = 32
 ) -> Outputs:
     """What one network says, averaged over ``views``, in float32.
 

@@ -3,12 +3,13 @@
 import csv
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from osler.case import CaseId, Entry, Finding, Kind, Question, Role, Source, without_finding_first
+from osler.case import NOTHING, CaseId, Cells, Entry, Finding, Kind, Question, Role, Source, without_finding_first
 from osler.problem import Problem
 
 Row = Mapping[str, str]
@@ -25,6 +26,9 @@ _SPLITS: dict[str, Role] = {
 _YES, _NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 # Up to so many different whole numbers are taken as class numbers, more as a quantity.
 _MOST_NUMBERED_CLASSES = 20
+# So many different cells of a column are remembered, so that equal ones become one object: categories repeat, ids do
+# not.
+_MOST_SHARED = 1000
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,29 @@ class Table:
 
     path: Path
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
+
+    def column(self, name: str) -> Sequence[str]:
+        """The cells of one column."""
+        return self.rows.columns[name] if isinstance(self.rows, Rows) else [row[name] for row in self.rows]
+
+
+class Rows(Sequence[Row]):
+    """Rows that are kept by column, where equal cells are one object: a million rows fit into memory."""
+
+    def __init__(self, columns: Mapping[str, Sequence[str]], count: int) -> None:
+        self.columns, self._count = columns, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, number: int) -> Row: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Row]: ...
+    def __getitem__(self, number: int | slice) -> Row | Sequence[Row]:
+        chosen = range(self._count)[number]
+        return Cells(self.columns, chosen) if isinstance(chosen, int) else [self[i] for i in chosen]
 
 
 @dataclass(frozen=True)
@@ -101,42 +127,50 @@ def read(path: Path) -> Table:
         Problem: unreadable, without rows, or with a column name twice, a row too long or text that is not UTF-8.
     """
     try:
-        header, body = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+        return _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
     except (OSError, ValueError, csv.Error) as error:
         raise Problem("the table cannot be read", path=path, fix="save it as CSV in UTF-8") from error
+
+
+def _csv(path: Path) -> Table:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = file.readline()
+        separator = max("\t" if path.suffix.lower() == ".tsv" else ",;\t", key=first.count)
+        rows = csv.reader(chain([first], file), delimiter=separator, strict=True)
+        stripped = ([cell.strip() for cell in row] for row in rows)
+        return _by_column(path, (row for row in stripped if any(row)))
+
+
+def _by_column(path: Path, rows: Iterator[list[str]]) -> Table:
+    header = next(rows, [])
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
         raise Problem(f"the column {twice[0]!r} is there twice", path=path, fix="rename one of them")
-    if not body:
+    columns: list[list[str]] = [[] for _ in header]
+    known: list[dict[str, str]] = [{} for _ in header]
+    count = 0
+    for count, row in enumerate(rows, 1):
+        if len(row) > len(header):
+            what = f"row {count + 1} has more cells than the {len(header)} columns"
+            raise Problem(what, path=path, fix="put cells that hold the separator in quotes")
+        for column, same, cell in zip(columns, known, row, strict=False):
+            column.append(same.setdefault(cell, cell) if len(same) < _MOST_SHARED else same.get(cell, cell))
+        for column in columns[len(row) :]:
+            column.append("")
+    if not count:
         raise Problem("the table has no rows", path=path, fix="fill it")
-    long = next((number for number, row in enumerate(body, 2) if len(row) > len(header)), None)
-    if long is not None:
-        what = f"row {long} has more cells than the {len(header)} columns"
-        raise Problem(what, path=path, fix="put cells that hold the separator in quotes")
-    padded = ((*row, *[""] * (len(header) - len(row))) for row in body)
-    return Table(path, tuple(header), tuple(dict(zip(header, row, strict=True)) for row in padded))
+    return Table(path, tuple(header), Rows(dict(zip(header, columns, strict=True)), count))
 
 
-def _csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    text = path.read_text(encoding="utf-8-sig")
-    first = text.partition("\n")[0]
-    separator = max("\t" if path.suffix.lower() == ".tsv" else ",;\t", key=first.count)
-    rows = csv.reader(text.splitlines(keepends=True), delimiter=separator, strict=True)
-    stripped = [[cell.strip() for cell in row] for row in rows]
-    filled = [row for row in stripped if any(row)]
-    return (filled[0], filled[1:]) if filled else ([], [])
-
-
-def _parquet(path: Path) -> tuple[list[str], list[list[str]]]:
+def _parquet(path: Path) -> Table:
     try:
         import pandas
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise Problem("reading Parquet needs pyarrow", path=path, fix="pip install 'osler[parquet]'") from error
     frame = pandas.read_parquet(path)
-    return [str(name) for name in frame.columns], [
-        [_cell(value) for value in row] for row in frame.itertuples(index=False)
-    ]
+    body = ([_cell(value) for value in row] for row in frame.itertuples(index=False))
+    return _by_column(path, chain([[str(name) for name in frame.columns]], body))
 
 
 def _cell(value: Any) -> str:
@@ -186,18 +220,17 @@ def cases(table: Table, roles: Roles, images: Callable[[Row], Mapping[str, Sourc
     asked = [(label, _question(table, label, roles.missing | label.missing, notes)) for label in roles.labels]
     if not roles.labels:
         notes.append(f"No column says what the labels are; the columns are {', '.join(table.columns)}.")
+    read = _Reader(table, roles, asked)
     entries, problems = [], []
     alone = 0
-    for row in table.rows:
-        patient = row[roles.patient] if roles.patient else ""
-        alone += bool(roles.patient) and patient in roles.missing
+    for number, row in enumerate(table.rows):
+        alone += bool(roles.patient) and row[roles.patient] in roles.missing
         try:
             sources = images(row)
         except Problem as problem:
             problems.append(problem)
             continue
-        found = tuple(one for label, question in asked for one in _findings(table, row, label, question, roles))
-        entries.append(_entry(table, row, roles, sources, found))
+        entries.append(read.entry(number, row, sources))
     if alone:
         notes.append(f"{alone} cases name no patient: each was taken as a patient of its own.")
     entries.sort(key=lambda entry: entry.id)
@@ -205,22 +238,57 @@ def cases(table: Table, roles: Roles, images: Callable[[Row], Mapping[str, Sourc
     return Cases(tuple(entries), tuple(question for _, question in asked), grouping, tuple(problems), tuple(notes))
 
 
-def _entry(
-    table: Table, row: Row, roles: Roles, sources: Mapping[str, Source], findings: tuple[Finding, ...]
-) -> Entry:
-    used = {roles.case, roles.patient, roles.split, *roles.images, *roles.covariates.values()}
-    for label in roles.labels:
-        used |= {label.column, *label.by_class.values()}
-    patient = row[roles.patient] if roles.patient else ""
-    return Entry(
-        id=row[roles.case],
-        patient=row[roles.case] if patient in roles.missing else patient,
-        images=sources,
-        findings=findings,
-        split=_split(table, row[roles.split], roles.missing) if roles.split else None,
-        covariates={name: _value(row[column], roles.missing) for name, column in roles.covariates.items()},
-        metadata={name: _value(row[name], roles.missing) for name in table.columns if name not in used},
-    )
+class _Reader:
+    """Rows to entries that share what is equal: columns, findings, splits."""
+
+    def __init__(self, table: Table, roles: Roles, asked: Sequence[tuple[Label, Question]]) -> None:
+        self.table, self.roles, self.asked = table, roles, asked
+        said = [column for label in roles.labels for column in (label.column, *label.by_class.values()) if column]
+        used = {roles.case, roles.patient, roles.split, *roles.images, *roles.covariates.values(), *said}
+        self.said = tuple(said)
+        self.covariates = {name: self._values(column) for name, column in roles.covariates.items()}
+        self.metadata = {name: self._values(name) for name in table.columns if name not in used}
+        self.known: dict[tuple[str, ...], tuple[Finding, ...]] = {}
+        self.placed: dict[str, dict[str, list[Source]]] = {}
+
+    def _values(self, column: str) -> list[float | str | None]:
+        known: dict[str, float | str | None] = {}
+        values = []
+        for cell in self.table.column(column):
+            value = known[cell] if cell in known else _value(cell, self.roles.missing)
+            values.append(value if len(known) >= _MOST_SHARED else known.setdefault(cell, value))
+        return values
+
+    def entry(self, number: int, row: Row, sources: Mapping[str, Source]) -> Entry:
+        roles = self.roles
+        patient = row[roles.patient] if roles.patient else ""
+        return Entry(
+            id=row[roles.case],
+            patient=row[roles.case] if patient in roles.missing else patient,
+            images=self._images(sources),
+            findings=self._findings(row),
+            split=_split(self.table, row[roles.split], roles.missing) if roles.split else None,
+            covariates=Cells(self.covariates, number) if self.covariates else NOTHING,
+            metadata=Cells(self.metadata, number) if self.metadata else NOTHING,
+        )
+
+    def _findings(self, row: Row) -> tuple[Finding, ...]:
+        cells = tuple(row[column] for column in self.said)
+        if cells not in self.known:
+            self.known[cells] = tuple(
+                one
+                for label, question in self.asked
+                for one in _findings(self.table, row, label, question, self.roles)
+            )
+        return self.known[cells]
+
+    def _images(self, sources: Mapping[str, Source]) -> Mapping[str, Source]:
+        if len(sources) != 1:
+            return sources
+        [(name, source)] = sources.items()
+        column = self.placed.setdefault(name, {name: []})
+        column[name].append(source)
+        return Cells(column, len(column[name]) - 1)
 
 
 def _check_columns(table: Table, roles: Roles) -> None:
@@ -231,7 +299,10 @@ def _check_columns(table: Table, roles: Roles) -> None:
     if absent:
         fix = f"its columns are {', '.join(table.columns)}"
         raise Problem(f"there is no column {absent[0]!r}", path=table.path, fix=fix)
-    ids: Counter[CaseId] = Counter(row[roles.case] for row in table.rows)
+    names = table.column(roles.case)
+    if len(set(names)) == len(names) and "" not in names:
+        return
+    ids: Counter[CaseId] = Counter(names)
     if ids[""]:
         raise Problem(f"{ids['']} rows have no case id in column {roles.case!r}", path=table.path, fix="fill them")
     twice = [name for name, count in ids.items() if count > 1]
@@ -244,7 +315,7 @@ def _question(table: Table, label: Label, missing: frozenset[str], notes: list[s
     """What a label asks, as declared or as its values show."""
     if label.by_class:
         return Question(label.task, "multilabel", label.classes or tuple(label.by_class))
-    values = [label.rename.get(row[label.column], row[label.column]) for row in table.rows]
+    values = [label.rename.get(cell, cell) for cell in table.column(label.column)]
     values = [value for value in values if value not in missing]
     kind = label.kind or _kind(label, values, notes)
     if not values and not label.classes:
@@ -252,7 +323,9 @@ def _question(table: Table, label: Label, missing: frozenset[str], notes: list[s
     if kind == "regression":
         return Question(label.task, kind, label.classes or (label.task,), label.unit)
     parts = {
-        part for value in values for part in (_parts(value, label) if kind == "multilabel" else [_canonical(value)])
+        part
+        for value in set(values)
+        for part in (_parts(value, label) if kind == "multilabel" else [_canonical(value)])
     }
     classes = label.classes or without_finding_first(sorted(parts, key=_natural))
     strange = sorted(parts - set(classes), key=_natural)
@@ -263,15 +336,15 @@ def _question(table: Table, label: Label, missing: frozenset[str], notes: list[s
 
 
 def _kind(label: Label, values: list[str], notes: list[str]) -> Kind:
-    numbers = [_number(value) for value in values]
+    numbers = {_number(value) for value in set(values)}
     if values and None not in numbers:
-        different = len(set(numbers))
+        different = len(numbers)
         few = different <= min(_MOST_NUMBERED_CLASSES, max(5, len(values) // 3))
         if not few or any(number is None or number % 1 for number in numbers):
             return "regression"
         notes.append(f"The whole numbers of {label.column} were taken as {different} classes, not as a quantity.")
         return "multiclass"
-    return "multilabel" if any("|" in value or ";" in value for value in values) else "multiclass"
+    return "multilabel" if any("|" in value or ";" in value for value in set(values)) else "multiclass"
 
 
 def _findings(table: Table, row: Row, label: Label, question: Question, roles: Roles) -> Iterable[Finding]:

@@ -9,6 +9,7 @@ import csv
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
-from osler import calibration, catalog, cohort, data, draws, model, novelty, planning, recipe
+from osler import calibration, catalog, cohort, data, draws, model, novelty, planning, recipe, store
 from osler.augmentation import augment
 from osler.case import Entry
 from osler.cohort import Calibration, Cohort, Splits, Training, Validation
@@ -41,7 +42,7 @@ class Examples:
     """Cases of one part, ready for a network: pixels, and targets by task."""
 
     part: Training | Validation | Calibration
-    pixels: NDArray[np.float32]
+    pixels: store.Images
     targets: Mapping[str, NDArray[np.float32]]
 
     def __len__(self) -> int:
@@ -100,11 +101,11 @@ def train(
 
 def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     say(f"reading {len(found.entries)} cases")
-    loaded = data.load(found.entries, plan.image)
-    say_problems(loaded.problems, say)
-    same_pixels(out, cohort.digest(loaded.entries, loaded.digests))
+from osler import calibration, catalog, cohort, data, draws, model, novelty, planning, recipe, store
+from osler.augmentation import augment
     done = _finished(out)
     if done is not None:
+        store.remove(out / "pixels")
         say(f"{out.name} is finished already; nothing was trained again")
         return done
     splits, notes = divide(found, loaded, plan)
@@ -112,13 +113,11 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
         say(note)
     row_of = {entry.id: i for i, entry in enumerate(loaded.entries)}
     tasks = {name: Classification(question) for name, question in plan.tasks.items()}
-    targets = {
-        name: np.stack([task.encode(entry.findings) for entry in loaded.entries]) for name, task in tasks.items()
-    }
+    targets = {name: _encoded(task, loaded.entries) for name, task in tasks.items()}
 
     def examples(part: Any) -> Examples:
         rows = [row_of[entry.id] for entry in part.entries]
-        return Examples(part, loaded.pixels[rows], {name: values[rows] for name, values in targets.items()})
+        return Examples(part, loaded.pixels.take(rows), {name: values[rows] for name, values in targets.items()})
 
     pairs = _members(found, loaded, splits, plan)
     _write_splits(out / "splits.csv", splits, pairs if plan.training.folds else [], loaded, row_of)
@@ -134,7 +133,7 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
         sorted(int(loaded.digests[row_of[i]][:15], 16) for i in seen), np.int64
     )  # 60 bits of SHA-256: enough to know a case again, not to rebuild it.
     card |= {"notes": [*found.notes, *notes], "grouping": found.grouping or "each case its own patient"}
-    card |= {"cohort_sha256": cohort.digest(loaded.entries, loaded.digests), "cases": len(loaded.entries)}
+    card |= {"cohort_sha256": digest, "cases": len(loaded.entries)}
     card |= {"training_cases": len(pairs[0][0]), "modalities": sorted({m for m in loaded.modalities if m})}
     # The folder of the weights may be somebody's name; a model file travels.
     network_plan = replace(plan.network, weights=Path(plan.network.weights).name)
@@ -144,7 +143,16 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
         model.write_tensors(out / "out_of_fold.safetensors", held, {"format": "osler-out-of-fold"})
     _training_page(out, card, plan)
     made.save(out / "model.safetensors")
+    store.remove(out / "pixels")
     return made
+
+
+def _encoded(task: Classification, entries: Sequence[Entry]) -> NDArray[np.float32]:
+    """Targets ``(n, t)``; what is stated alike is encoded once."""
+    different = {id(entry.findings): entry.findings for entry in entries}
+    place = {key: number for number, key in enumerate(different)}
+    rows = np.fromiter((place[id(entry.findings)] for entry in entries), np.intp, len(entries))
+    return np.stack([task.encode(findings) for findings in different.values()])[rows]
 
 
 # --- the plan and the folder -------------------------------------------------------------------------------
@@ -296,19 +304,25 @@ def _join_copies(loaded: data.Loaded, folded: bool) -> tuple[tuple[Entry, ...], 
 
     def root(name: str) -> str:
         while parent.setdefault(name, name) != name:
+            # Halved at each visit: else a file under many names makes a chain that every case walks along.
+            parent[name] = parent[parent[name]]
             name = parent[name]
         return name
 
     copies = 0
-    first: dict[tuple[str, str], str] = {}
+    first: dict[str, dict[str, str]] = defaultdict(dict)
     for entry, digest in zip(loaded.entries, loaded.digests, strict=True):
         part = "test" if entry.split == "test" else "pool" if folded else entry.split or "train"
-        copies += (part, digest) in first
-        parent[root(first.setdefault((part, digest), entry.patient))] = root(entry.patient)
+        copies += digest in first[part]
+        parent[root(first[part].setdefault(digest, entry.patient))] = root(entry.patient)
     # Folds deal the named parts anew, all but the test part.
     kept = {"test"} if folded else {"train", "validation", "calibration", "test"}
-    joined = (replace(e, patient=root(e.patient), split=e.split if e.split in kept else None) for e in loaded.entries)
-    return tuple(joined), copies
+
+    def joined(e: Entry) -> Entry:
+        patient, split = root(e.patient), e.split if e.split in kept else None
+        return e if (patient, split) == (e.patient, e.split) else replace(e, patient=patient, split=split)
+
+    return tuple(joined(entry) for entry in loaded.entries), copies
 
 
 def _members(

@@ -5,6 +5,9 @@ Every file holds ``matches(path) -> bool`` (cheap: name and first bytes) and
 optionally ``write(image, path)``.
 """
 
+import os
+import stat
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +19,30 @@ from osler.problem import Problem
 
 def find(path: Path) -> ModuleType | None:
     """The format of a file or folder, or ``None``: the first one that says it ``matches``."""
+    found = _stat(path)
+    return None if found is None else _find(path, found)
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (OSError, ValueError):
+        return None
+
+
+def _find(path: Path, found: os.stat_result) -> ModuleType | None:
+    if stat.S_ISREG(found.st_mode):
+        return _of_file(str(path), found.st_mtime_ns, found.st_size)
+    return _matching(path)
+
+
+# A cohort asks several times for each file, and for a container once a case. A changed file is asked anew.
+@lru_cache(maxsize=1024)
+def _of_file(path: str, modified: int, size: int) -> ModuleType | None:
+    return _matching(Path(path))
+
+
+def _matching(path: Path) -> ModuleType | None:
     modules = (catalog.find("formats", name) for name in catalog.names("formats"))
     return next((module for module in modules if module.matches(path)), None)
 
@@ -27,11 +54,12 @@ def read(source: Source) -> Image:
         Problem: the file is missing, empty, unknown, broken, not an image, or has no such frame.
     """
     path = source.path
-    if not path.exists():
+    found = _stat(path)
+    if found is None:
         raise Problem("there is no such file or folder", path=path, fix="check the path")
-    if path.is_file() and path.stat().st_size == 0:
+    if stat.S_ISREG(found.st_mode) and found.st_size == 0:
         raise Problem("the file is empty (0 bytes)", path=path, fix="copy it again from where it came from")
-    module = find(path)
+    module = _find(path, found)
     if module is None:
         known = ", ".join(catalog.names("formats"))
         what = "a folder without DICOM files" if path.is_dir() else "a file of an unknown format"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from osler import formats, table
-from osler.case import Entry, Finding, Question, Role, Source, without_finding_first
+from osler.case import Cells, Entry, Finding, Question, Role, Source, without_finding_first
 from osler.formats import dicom
 from osler.layouts import Listing
 from osler.problem import Problem
@@ -91,7 +91,10 @@ def read(path: Path) -> Listing:
     problems: list[Problem] = []
     others = 0
     told: set[str] = set()
+    sources: list[Source] = []
+    images = {"image": sources}
     for role, folder in _classes(path):
+        stated = (Finding("label", folder.name, probability=1.0),)
         for source in _sources(folder):
             if not source.is_dir() and formats.find(source) is None:
                 others += 1
@@ -103,8 +106,8 @@ def read(path: Path) -> Listing:
                 continue
             told.add(how)
             name = source.relative_to(path).as_posix()
-            finding = Finding("label", folder.name, probability=1.0)
-            entries.append(Entry(name, patient or name, {"image": Source(source)}, (finding,), role))
+            entries.append(Entry(name, patient or name, Cells(images, len(sources)), stated, role))
+            sources.append(Source(source))
     classes = without_finding_first(sorted({entry.findings[0].name for entry in entries}))
     if len(classes) < 2:
         raise Problem(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler.case import Entry, Finding, Kind, Question, Role, Source
+from osler.case import Cells, Entry, Finding, Kind, Question, Role, Source
 from osler.layouts import Listing
 from osler.problem import Problem
 
@@ -62,6 +62,7 @@ def read(path: Path) -> Listing:
     labels = {part: arrays[f"{part}_labels"] for part in _PARTS if f"{part}_labels" in arrays}
     question = _question(file, labels) if labels else None
     entries = []
+    where = str(file)
     for part, role in _PARTS.items():
         count = arrays.get(f"{part}_images")
         if count is None:
@@ -69,11 +70,13 @@ def read(path: Path) -> Listing:
         if part in labels and len(labels[part]) != count:
             what = f"{part} has {count} images but {len(labels[part])} labels"
             raise Problem(what, path=file, fix="download it again")
-        for row in range(int(count)):
+        key = f"{part}_images"
+        sources = {"image": [Source(where, key, row) for row in range(count)]}
+        rows = labels[part].tolist() if question and part in labels else None
+        for row in range(count):
             name = f"{role}-{row:06d}"
-            findings = _findings(question, labels[part][row]) if question and part in labels else ()
-            source = Source(file, key=f"{part}_images", index=row)
-            entries.append(Entry(name, name, {"image": source}, findings, role))
+            findings = _stated(question, tuple(rows[row])) if question and rows else ()
+            entries.append(Entry(name, name, Cells(sources, row), findings, role))
     entries.sort(key=lambda entry: entry.id)
     notes = ("No patients are given: each image was taken as a patient of its own.",)
     return Listing(tuple(entries), () if question is None else (question,), "", (), notes)
@@ -117,10 +120,6 @@ def _question(path: Path, labels: dict[str, NDArray[Any]]) -> Question:
     count = together.shape[1] if many else int(together.max()) + 1
     names = _CLASSES.get(stem, ())
     return Question("label", kind, names if len(names) == count else tuple(map(str, range(count))))
-
-
-def _findings(question: Question, row: NDArray[Any]) -> tuple[Finding, ...]:
-    return _stated(question, tuple(int(value) for value in row))
 
 
 @cache

@@ -49,7 +49,10 @@ class Examples:
 
 @dataclass(eq=False)
 class State:
-    """All that a training of one member is, between two steps."""
+    """All that a training of one member is, between two steps.
+
+    ``average`` is the weights themselves where the recipe asks for no average (``ema = 0``).
+    """
 
     network: Network
     average: dict[str, Tensor]
@@ -357,19 +360,8 @@ def fit(
     """
     if not isinstance(training.part, Training) or not isinstance(validation.part, Validation):
         raise TypeError("a network is fitted on Training and watched on Validation, nothing else")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(_seed(plan.training.seed, member, 0))
-    network = Network(plan).to(device)
-    network.channels_last = plan.training.channels_last
-    if plan.network.weights:
-        from osler import weights
-
-        weights.load_weights(Path(plan.network.weights), network.backbone, plan.network.backbone)
-    network.normalise.fit(training.pixels)
-    for name, task in network.tasks.items():
-        scale = torch.from_numpy(task.fit(training.targets[name], plan.training.balance))
-        network.scale(name).copy_(scale)
-    state = State(network, {k: v.clone() for k, v in network.state_dict().items()}, _optimizer(network, plan))
+    state = start(training, plan, member)
+    network = state.network
     folder = out / "checkpoints"
     folder.mkdir(exist_ok=True)
     path = folder / f"member-{member}.safetensors"
@@ -381,7 +373,7 @@ def fit(
     steps = max(1, math.ceil(len(training) / plan.training.batch))
     saved = time.monotonic()
     while state.epoch < plan.training.epochs and not _stalled(state, plan):
-        start, first = time.monotonic(), state.step
+        epoch_began, first = time.monotonic(), state.step
         order = draws.permutation(draws.keys(plan.training.seed, member, state.epoch, 1), len(training))
         for rows in np.array_split(order, steps)[state.step :]:
             state.loss_sum += step_once(state, training, rows, plan, member, steps)
@@ -397,13 +389,33 @@ def fit(
         saved = time.monotonic()
         _write_history(out, member, state.history)
         _write_tensorboard(writer, row)
-        pace = (saved - start) * steps / max(1, steps - first)
+        pace = (saved - epoch_began) * steps / max(1, steps - first)
         left = pace * (plan.training.epochs * (members - member) - state.epoch)
         say(_line(row, plan, member, members, left, saved - began))
     writer.close()
     _write_history(out, member, state.history)
     network.load_state_dict(state.best if state.best else state.average)
     return network.eval().cpu()
+
+
+def start(training: Examples, plan: Recipe, member: int) -> State:
+    """The state before the first step: weights drawn or read, normalisation and class weights fitted."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(_seed(plan.training.seed, member, 0))
+    network = Network(plan).to(device)
+    network.channels_last = plan.training.channels_last
+    if plan.network.weights:
+        from osler import weights
+
+        weights.load_weights(Path(plan.network.weights), network.backbone, plan.network.backbone)
+    network.normalise.fit(training.pixels)
+    for name, task in network.tasks.items():
+        scale = torch.from_numpy(task.fit(training.targets[name], plan.training.balance))
+        network.scale(name).copy_(scale)
+    average = network.state_dict()
+    if plan.training.ema:
+        average = {name: value.clone() for name, value in average.items()}
+    return State(network, average, _optimizer(network, plan))
 
 
 def _seed(*parts: int) -> int:
@@ -464,7 +476,7 @@ def step_once(
     rate = rate_at(plan, number, chosen.epochs * steps)
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group["rate"]
-    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), chosen.clip or math.inf)
+    norm = _clip(network, chosen.clip)
     if not torch.isfinite(norm):
         # One overflow would turn every weight into NaN: the step is left out, as with a loss scaler.
         state.skipped += 1
@@ -475,8 +487,16 @@ def step_once(
             )
         return 0.0 if not torch.isfinite(loss) else float(loss.detach())
     state.optimizer.step()
-    _average(state, min(chosen.ema, (1 + number) / (10 + number)))
+    if chosen.ema:
+        _average(state, min(chosen.ema, (1 + number) / (10 + number)))
     return float(loss.detach())
+
+
+def _clip(network: Network, limit: float) -> Tensor:
+    """Norm of the gradient, which is scaled down to ``limit``; 0 only measures: a pass over all weights less."""
+    if limit:
+        return torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
+    return torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
 
 
 @torch.no_grad()
@@ -587,7 +607,9 @@ def restore(state: State, path: Path) -> None:
             setattr(state, key, value)
         state.network.load_state_dict(part("network"))
         device = next(state.network.parameters()).device
-        state.average = {k: v.to(device) for k, v in part("average").items()}
+        # In place: without an average these are the weights themselves.
+        for key, value in part("average").items():
+            state.average[key].copy_(value)
         state.best = {k: v.to(device) for k, v in part("best").items()}
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in part("optimizer").items():

@@ -1,82 +1,163 @@
-"""Training throughput of the reference CNN (224x224x3, batch 32): our step, a plain PyTorch loop, Keras 3 on PyTorch.
+"""Training of the reference CNN (224x224x3, batch 32, Adam): our step against other loops, each in its own process.
 
-    KERAS_BACKEND=torch python benchmarks/reference_cnn.py --repeats 5 --steps 10
+    python -m pip install -c constraints.txt -r benchmarks/requirements.txt    # lightning, monai, keras ...
+    python benchmarks/reference_cnn.py                                         # both tables, about five minutes
+    python benchmarks/reference_cnn.py --allocator stock --contenders ours plain keras
 
-The three run in turn in one process, so that a busy machine slows all of them alike: look at the ratios. All
-have the same layers, batch, optimiser (Adam) and loss; ours differs by channels-last memory, bfloat16 autocast where
-the processor has it, pooling before ReLU, a flattening without a copy and the fused Adam.
+Ours is what `osler train --recipe recipes/reference_cnn.toml` does in a step (`training.step_once`), with the
+precision, layout and allocator that it chooses by itself. The others are trained as their documentation shows it:
+Keras 3 on PyTorch by `model.fit`, Lightning by `Trainer.fit`, MONAI by `SupervisedTrainer`, and a plain PyTorch loop.
+`by hand` is the fastest loop that we could write with PyTorch alone. All have the same layers, batch, optimiser, loss.
+
+The first table is what a user gets: the others under the C library's own allocator. In the second, every process
+has ours. A process lives through the whole table and trains a few steps whenever it is its turn, so that a busy
+machine slows all of them alike: look at the ratios, round by round.
 """
 
 import argparse
+import json
+import math
 import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
+BATCH, PIXELS, CLASSES, CASES = 32, 224, 10, 128
+RECIPE = Path(__file__).parent.parent / "recipes" / "reference_cnn.toml"
 
-import torch
-from torch import nn
-from torch.nn import functional as F
-
-from osler.backbones import reference_cnn
-
-BATCH, PIXELS, CLASSES = 32, 224, 10
-
-Run = Callable[[int], None]
+Tick = Callable[[], None]
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is computed in hardware: elsewhere it is emulated and slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+# --- contenders: each trains for ever and calls tick after every step ---------------------------------------
 
 
-def ours(images: torch.Tensor, labels: torch.Tensor, *, bfloat16: bool) -> Run:
-    device = images.device
-    size = (PIXELS, PIXELS)
-    backbone = reference_cnn.build(reference_cnn.Options(), channels=3, dims=2, size=size)
-    network = nn.Sequential(backbone, backbone.neck, nn.Linear(backbone.neck_features, CLASSES))
-    network = network.to(device, memory_format=torch.channels_last)
+def ours(tick: Tick) -> None:
+    from osler import draws, planning, recipe, training
+    from osler.cohort import Training
+
+    pixels, labels = cases()
+    question = {"kind": "multiclass", "classes": [str(n) for n in range(CLASSES)]}
+    given = recipe.read(RECIPE)
+    plan = recipe.build({**given, "tasks": {"label": question}})
+    plan, _, _ = planning._measure(plan, given["training"])
+    examples = training.Examples(Training(()), pixels[:, None, :, None], {"label": labels[:, None].astype("float32")})
+    state = training.start(examples, plan, 0)
+    while True:
+        order = draws.permutation(draws.keys(0, 0, state.epoch, 1), CASES)
+        for rows in order.reshape(-1, BATCH):
+            training.step_once(state, examples, rows, plan, 0, CASES // BATCH)
+            state.step += 1
+            tick()
+        state.epoch, state.step = state.epoch + 1, 0
+
+
+def by_hand(tick: Tick) -> None:
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 64, 3)
+            self.dense, self.head = nn.Linear(64 * 54 * 54, 128), nn.Linear(128, CLASSES)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = F.relu(F.max_pool2d(self.first(x), 2))
+            x = F.relu(F.max_pool2d(self.second(x), 2))
+            logits: torch.Tensor = self.head(F.relu(self.dense(x.movedim(1, -1).flatten(1))))
+            return logits
+
+    pixels, labels = (torch.from_numpy(values) for values in cases())
+    network = Net().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
-    images = images.contiguous(memory_format=torch.channels_last)
-
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                logits = network(images)
-            loss = F.cross_entropy(logits.float(), labels)
+    # Normalised, in bfloat16 and channels-last before the first step.
+    pixels = ((pixels - pixels.mean()) / pixels.std()).to(torch.bfloat16, memory_format=torch.channels_last)
+    while True:
+        for rows in torch.randperm(CASES).split(BATCH):
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = network(pixels[rows])
+            loss = F.cross_entropy(logits.float(), labels[rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            tick()
 
-    return run
 
+def plain(tick: Tick) -> None:
+    import torch
+    from torch.nn import functional as F
 
-def plain(images: torch.Tensor, labels: torch.Tensor) -> Run:
-    layers = (
-        *(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(64 * 54 * 54, 128), nn.ReLU(), nn.Linear(128, CLASSES)),
-    )
-    network = nn.Sequential(*layers).to(images.device)
+    network = textbook()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            loss = F.cross_entropy(network(images), labels)
+    loader = torch.utils.data.DataLoader(in_torch(), batch_size=BATCH, shuffle=True)
+    while True:
+        for images, labels in loader:
             optimizer.zero_grad()
+            loss = F.cross_entropy(network(images), labels)
             loss.backward()
             optimizer.step()
+            tick()
 
-    return run
+
+def lightning(tick: Tick) -> None:
+    import torch
+    from lightning import pytorch as pl
+    from torch.nn import functional as F
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = textbook()
+
+        def training_step(self, batch: Any, number: int) -> torch.Tensor:
+            images, labels = batch
+            return F.cross_entropy(self.network(images), labels)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+    class Ticking(pl.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            tick()
+
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=-1, enable_model_summary=False, callbacks=[Ticking()], **quiet)
+    trainer.fit(Module(), torch.utils.data.DataLoader(in_torch(), batch_size=BATCH, shuffle=True))
 
 
-def in_keras(images: torch.Tensor, labels: torch.Tensor, most: int) -> Run:
+def monai(tick: Tick) -> None:
+    import torch
+    from ignite.engine import Events
+    from monai.data import DataLoader, Dataset
+    from monai.engines import SupervisedTrainer
+
+    network = textbook()
+    items = [{"image": image, "label": label} for image, label in in_torch()]
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=10**9,
+        train_data_loader=DataLoader(Dataset(items), batch_size=BATCH, shuffle=True),
+        network=network,
+        optimizer=torch.optim.Adam(network.parameters(), lr=1e-3),
+        loss_function=torch.nn.CrossEntropyLoss(),
+    )
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: tick())
+    trainer.run()
+
+
+def keras(tick: Tick) -> None:
     import keras
     from keras import layers
+
+    class Ticking(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            tick()
 
     model: Any = keras.Sequential(
         [
@@ -91,62 +172,123 @@ def in_keras(images: torch.Tensor, labels: torch.Tensor, most: int) -> Run:
         ]
     )
     model.compile(optimizer="adam", loss="categorical_crossentropy", metrics=["accuracy"])
-    # The data of all steps lie ready: only training is timed.
-    x = images.movedim(1, -1).repeat(most, 1, 1, 1).cpu().numpy().copy()
-    y = keras.utils.to_categorical(labels.repeat(most).cpu().numpy(), CLASSES)
+    pixels, labels = cases()
+    x, y = pixels.transpose(0, 2, 3, 1).copy(), keras.utils.to_categorical(labels, CLASSES)
+    model.fit(x, y, epochs=10**9, batch_size=BATCH, verbose=0, callbacks=[Ticking()])
 
-    def run(steps: int) -> None:
-        model.fit(x[: steps * BATCH], y[: steps * BATCH], epochs=1, batch_size=BATCH, verbose=0)
 
-    return run
+CONTENDERS = {"ours": ours, "by_hand": by_hand, "plain": plain, "lightning": lightning, "monai": monai, "keras": keras}
+NEEDS_OUR_ALLOCATOR = ("ours", "by_hand")
+
+
+def cases() -> tuple[Any, Any]:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return rng.random((CASES, 3, PIXELS, PIXELS), np.float32), rng.integers(0, CLASSES, CASES)
+
+
+def in_torch() -> Any:
+    import torch
+
+    return torch.utils.data.TensorDataset(*(torch.from_numpy(values) for values in cases()))
+
+
+def textbook() -> Any:
+    from torch import nn
+
+    return nn.Sequential(
+        *(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(64 * 54 * 54, 128), nn.ReLU(), nn.Linear(128, CLASSES)),
+    )
+
+
+# --- taking turns ---------------------------------------------------------------------------------------------
+
+
+def work(name: str, steps: int) -> None:
+    """Trains; after two steps to warm up, and then after every ``steps``, waits for its next turn."""
+    # What Lightning and Keras print must not mix with the figures.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    warnings.simplefilter("ignore")
+    done, goal, start = 0, 2, 0.0
+
+    def tick() -> None:
+        nonlocal done, goal, start
+        done += 1
+        if done < goal:
+            return
+        print(json.dumps(goal * BATCH / (time.perf_counter() - start)), file=answers, flush=True)
+        if not sys.stdin.readline():
+            os._exit(0)
+        done, goal, start = 0, steps, time.perf_counter()
+
+    CONTENDERS[name](tick)
+
+
+def begin(name: str, allocator: str, steps: int) -> subprocess.Popen[str]:
+    kept = "0" if allocator == "stock" and name not in NEEDS_OUR_ALLOCATOR else "1"
+    environment = {**os.environ, "OSLER_MALLOPT": kept, "KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [sys.executable, __file__, "--worker", name, "--steps", str(steps)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+
+
+def answer(process: subprocess.Popen[str]) -> float:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    return float(json.loads(line)) if line else math.nan
+
+
+def rounds(names: list[str], allocator: str, steps: int, repeats: int) -> Iterator[dict[str, float]]:
+    """Images a second of each contender, round by round."""
+    workers = {}
+    for name in names:
+        workers[name] = begin(name, allocator, steps)
+        if math.isnan(answer(workers[name])):
+            assert workers[name].stderr is not None
+            last = workers.pop(name).communicate()[1].strip().splitlines()[-1:]
+            print(f"{name} is left out: {' '.join(last)}")
+    try:
+        for _ in range(repeats):
+            speeds = {}
+            for name, process in workers.items():
+                assert process.stdin is not None
+                process.stdin.write("go\n")
+                process.stdin.flush()
+                speeds[name] = answer(process)
+            yield speeds
+    finally:
+        for process in workers.values():
+            process.communicate()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5, help="rounds; in each every loop runs once")
-    parser.add_argument("--steps", type=int, default=10, help="training steps of each run")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds; in each every loop has its turn")
+    parser.add_argument("--steps", type=int, default=2, help="training steps of a turn")
+    parser.add_argument("--allocator", choices=["stock", "ours", "both"], default="both")
+    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--worker", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    torch.manual_seed(0)
-    images = torch.rand(BATCH, 3, PIXELS, PIXELS, device=device)
-    labels = torch.randint(CLASSES, (BATCH,), device=device)
-    runs = {"plain PyTorch": plain(images, labels), "ours, float32": ours(images, labels, bfloat16=False)}
-    if has_bfloat16(device):
-        runs["ours, bfloat16"] = ours(images, labels, bfloat16=True)
-    try:
-        runs = {"Keras model.fit": in_keras(images, labels, max(2, arguments.steps)), **runs}
-    except ImportError:
-        print("Keras is not installed; left out")
+    if arguments.worker:
+        from osler.allocator import keep_memory
 
-    for run in runs.values():
-        run(2)
-    speeds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(arguments.repeats):
-        for name, run in runs.items():
-            finish(device)
-            start = time.perf_counter()
-            run(arguments.steps)
-            finish(device)
-            speeds[name].append(arguments.steps * BATCH / (time.perf_counter() - start))
-    show(speeds, device)
-
-
-def finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def show(speeds: dict[str, list[float]], device: torch.device) -> None:
-    print(f"PyTorch {torch.__version__}, {device.type}, {torch.get_num_threads()} threads, batch {BATCH}")
-    print(f"{'':18}{'img/s':>8}{'least':>8}{'most':>8}   ratio to the first, round by round: median (least - most)")
-    first = next(iter(speeds.values()))
-    for name, values in speeds.items():
-        ratios = [value / base for value, base in zip(values, first, strict=True)]
-        print(
-            f"{name:18}{statistics.median(values):8.1f}{min(values):8.1f}{max(values):8.1f}"
-            f"   {statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
-        )
+        keep_memory()
+        work(arguments.worker, arguments.steps)
+    titles = {"stock": "the others under the C library's own allocator", "ours": "all under our allocator settings"}
+    for allocator in titles if arguments.allocator == "both" else [arguments.allocator]:
+        found = list(rounds(arguments.contenders, allocator, arguments.steps, arguments.repeats))
+        print(f"\n{titles[allocator]}; {len(found)} rounds of {arguments.steps} steps of {BATCH}")
+        print(f"{'':10}{'img/s':>8}{'least':>8}{'most':>8}   ours / it: median (least to most)")
+        for name in found[0]:
+            speeds = [speed[name] for speed in found]
+            ratios = [speed["ours"] / speed[name] for speed in found if "ours" in speed]
+            text = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
+            print(f"{name:10}{statistics.median(speeds):8.1f}{min(speeds):8.1f}{max(speeds):8.1f}   {text}")
 
 
 if __name__ == "__main__":

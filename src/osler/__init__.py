@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from osler.allocator import keep_memory as keep_memory
     from osler.case import Answer as Answer
     from osler.case import Case as Case
     from osler.case import Diagnosis as Diagnosis
@@ -36,6 +37,7 @@ _WHERE = {
     "diagnose": ("diagnosis", "diagnose"),
     "evaluate": ("evaluation", "evaluate"),
     "explain": ("explanation", "explain"),
+    "keep_memory": ("allocator", "keep_memory"),
     "load_model": ("model", "load"),
     "pretrain": ("pretraining", "pretrain"),
     "read_case": ("data", "read_case_at"),

@@ -1,7 +1,5 @@
 """The command line: parses, calls the public function of the same name, prints. Nothing is computed here."""
 
-import ctypes
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Literal
 from cyclopts import App
 from cyclopts.exceptions import CycloptsError
 
+from osler.allocator import keep_memory
 from osler.problem import Problem, shown_path
 
 app = App(
@@ -253,24 +252,6 @@ def doctor() -> None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def keep_memory() -> None:
-    """Tells glibc to keep large blocks: every step of a training asks for the same ones again.
-
-    Without it a third of the time goes into page faults. Off with ``OSLER_MALLOPT=0``; nothing happens
-    on other C libraries. Parameters as in mallopt(3).
-    """
-    if os.environ.get("OSLER_MALLOPT") == "0" or not sys.platform.startswith("linux"):
-        return
-    try:
-        library = ctypes.CDLL("libc.so.6")
-        trim_threshold, top_pad, mmap_max = -1, -2, -4
-        library.mallopt(mmap_max, 0)
-        library.mallopt(trim_threshold, 2**31 - 1)
-        library.mallopt(top_pad, 256 * 2**20)
-    except (OSError, AttributeError):
-        return
 
 
 def main(words: list[str] | None = None) -> None:

@@ -61,7 +61,7 @@ class Normalise(nn.Module):
         shape = (1, 1, -1, 1, 1, 1)
         if self.intensity == "window":
             x = torch.minimum(torch.maximum(x, self.low.view(shape)), self.high.view(shape))
-        return (x - self.mean.view(shape)) / self.std.view(shape)
+        return (x - self.mean.view(shape)).div_(self.std.view(shape))
 
 
 class Network(nn.Module):

@@ -51,7 +51,10 @@ class Examples:
 
 @dataclass(eq=False)
 class State:
-    """All that a training of one member is, between two steps."""
+    """All that a training of one member is, between two steps.
+
+    ``average`` is the weights themselves where the recipe asks for no average (``ema = 0``).
+    """
 
     network: Network
     average: dict[str, Tensor]
@@ -379,19 +382,8 @@ def fit(
     """
     if not isinstance(training.part, Training) or not isinstance(validation.part, Validation):
         raise TypeError("a network is fitted on Training and watched on Validation, nothing else")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(seed_of(plan.training.seed, member, 0))
-    network = Network(plan).to(device)
-    network.channels_last = plan.training.channels_last
-    if plan.network.weights:
-        from osler import weights
-
-        weights.load_weights(Path(plan.network.weights), network.backbone, plan.network.backbone)
-    network.normalise.fit(training.pixels)
-    for name, task in network.tasks.items():
-        scale = torch.from_numpy(task.fit(training.targets[name], plan.training.balance))
-        network.scale(name).copy_(scale)
-    state = State(network, {k: v.clone() for k, v in network.state_dict().items()}, optimizer_for(network, plan))
+    state = start(training, plan, member)
+    network = state.network
     loop(
         state,
         plan,
@@ -451,7 +443,7 @@ def loop(
     steps = max(1, math.ceil(count / plan.training.batch))
     saved = time.monotonic()
     while state.epoch < plan.training.epochs and not _stalled(state, plan):
-        start, first = time.monotonic(), state.step
+        epoch_began, first = time.monotonic(), state.step
         order = draws.permutation(draws.keys(plan.training.seed, course.member, state.epoch, 1), count)
         for rows in np.array_split(order, steps)[state.step :]:
             state.loss_sum += step(rows, steps)
@@ -467,11 +459,31 @@ def loop(
         saved = time.monotonic()
         _write_history(course.out, course.member, state.history)
         _write_tensorboard(writer, row)
-        pace = (saved - start) * steps / max(1, steps - first)
+        pace = (saved - epoch_began) * steps / max(1, steps - first)
         left = pace * (plan.training.epochs * (course.members - course.member) - state.epoch)
         course.say(_line(row, plan, course.member, course.members, left, saved - course.began))
     writer.close()
     _write_history(course.out, course.member, state.history)
+
+
+def start(training: Examples, plan: Recipe, member: int) -> State:
+    """The state before the first step: weights drawn or read, normalisation and class weights fitted."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manualseed_of(seed_of(plan.training.seed, member, 0))
+    network = Network(plan).to(device)
+    network.channels_last = plan.training.channels_last
+    if plan.network.weights:
+        from osler import weights
+
+        weights.load_weights(Path(plan.network.weights), network.backbone, plan.network.backbone)
+    network.normalise.fit(training.pixels)
+    for name, task in network.tasks.items():
+        scale = torch.from_numpy(task.fit(training.targets[name], plan.training.balance))
+        network.scale(name).copy_(scale)
+    average = network.state_dict()
+    if plan.training.ema:
+        average = {name: value.clone() for name, value in average.items()}
+    return State(network, average, optimizer_for(network, plan))
 
 
 def seed_of(*parts: int) -> int:
@@ -544,7 +556,7 @@ def descend(state: State, loss: Float[Tensor, ""], plan: Recipe, steps: int) -> 
     rate = rate_at(plan, number, chosen.epochs * steps)
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group["rate"]
-    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), chosen.clip or math.inf)
+    norm = _clip(network, chosen.clip)
     if not torch.isfinite(norm):
         # One overflow would turn every weight into NaN: the step is left out, as with a loss scaler.
         state.skipped += 1
@@ -555,8 +567,16 @@ def descend(state: State, loss: Float[Tensor, ""], plan: Recipe, steps: int) -> 
             )
         return 0.0 if not torch.isfinite(loss) else float(loss.detach())
     state.optimizer.step()
-    _average(state, min(chosen.ema, (1 + number) / (10 + number)))
+    if chosen.ema:
+        _average(state, min(chosen.ema, (1 + number) / (10 + number)))
     return float(loss.detach())
+
+
+def _clip(network: Network, limit: float) -> Tensor:
+    """Norm of the gradient, which is scaled down to ``limit``; 0 only measures: a pass over all weights less."""
+    if limit:
+        return torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
+    return torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
 
 
 @torch.no_grad()
@@ -657,7 +677,9 @@ def restore(state: State, path: Path) -> None:
             setattr(state, key, value)
         state.network.load_state_dict(part("network"))
         device = next(state.network.parameters()).device
-        state.average = {k: v.to(device) for k, v in part("average").items()}
+        # In place: without an average these are the weights themselves.
+        for key, value in part("average").items():
+            state.average[key].copy_(value)
         state.best = {k: v.to(device) for k, v in part("best").items()}
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in part("optimizer").items():

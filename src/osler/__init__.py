@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from osler.evaluation import evaluate as evaluate
     from osler.explanation import explain as explain
     from osler.image import Image as Image
+    from osler.inspection import Inspection as Inspection
+    from osler.inspection import inspect as inspect
     from osler.model import Model as Model
     from osler.model import load as load_model
     from osler.problem import Problem as Problem
@@ -30,11 +32,13 @@ _WHERE = {
     "Diagnosis": ("case", "Diagnosis"),
     "Finding": ("case", "Finding"),
     "Image": ("image", "Image"),
+    "Inspection": ("inspection", "Inspection"),
     "Model": ("model", "Model"),
     "Problem": ("problem", "Problem"),
     "diagnose": ("diagnosis", "diagnose"),
     "evaluate": ("evaluation", "evaluate"),
     "explain": ("explanation", "explain"),
+    "inspect": ("inspection", "inspect"),
     "load_model": ("model", "load"),
     "read_case": ("data", "read_case_at"),
     "train": ("training", "train"),

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from osler import draws
 from osler.case import Entry, Question
 from osler.metrics.auroc import delong
-from osler.metrics.estimate import NAN, Estimate
+from osler.metrics.estimate import NAN, Estimate, wilson
 
 Cell = str | float | None
 
@@ -56,20 +56,27 @@ def contrasts(entries: Sequence[Entry], questions: Sequence[Question]) -> Iterat
 
     Of more than ``MOST_PATIENTS`` patients a random sample is taken, always the same.
     """
-    names = {name: number for number, name in enumerate(sorted({entry.patient for entry in entries}))}
-    patient = np.array([names[entry.patient] for entry in entries], np.intp)
-    order = draws.permutation(draws.keys(0, 1), len(names))
     for question in questions:
         for name, truth in _truths(entries, question):
-            known = ~np.isnan(truth)
-            asked = np.zeros(len(names), bool)
-            asked[patient[known]] = True
-            drawn = np.zeros(len(names), bool)
-            drawn[order[asked[order]][:MOST_PATIENTS]] = True
-            rows = np.flatnonzero(known & drawn[patient])
-            positive, who = truth[rows] == 1, patient[rows]
-            if min(len(set(who[positive])), len(set(who[~positive]))) >= FEWEST_PATIENTS:
-                yield Contrast(question.task, name, rows, positive, who, _folds(positive, who))
+            rows, patients = sample(entries, ~np.isnan(truth))
+            positive = truth[rows] == 1
+            if min(len(set(patients[positive])), len(set(patients[~positive]))) >= FEWEST_PATIENTS:
+                yield Contrast(question.task, name, rows, positive, patients, folds(positive, patients))
+
+
+def sample(
+    entries: Sequence[Entry], known: NDArray[np.bool_]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Places of the known cases of at most ``MOST_PATIENTS`` patients, and the number of each one's patient."""
+    names: dict[str, int] = {}
+    patient = np.array([names.setdefault(entry.patient, len(names)) for entry in entries], np.intp)
+    asked = np.zeros(len(names), bool)
+    asked[patient[known]] = True
+    order = draws.permutation(draws.keys(0, 1), len(names))
+    drawn = np.zeros(len(names), bool)
+    drawn[order[asked[order]][:MOST_PATIENTS]] = True
+    rows = np.flatnonzero(known & drawn[patient])
+    return rows, patient[rows]
 
 
 def _truths(entries: Sequence[Entry], question: Question) -> Iterator[tuple[str, NDArray[np.float64]]]:
@@ -93,12 +100,13 @@ def _state(findings: Sequence[object], name: str, one: bool) -> float:
     return 0.0 if one and 1 in stated.values() else NAN
 
 
-def _folds(positive: NDArray[np.bool_], patients: NDArray[np.intp]) -> NDArray[np.intp]:
+def folds(labels: NDArray[np.bool_] | NDArray[np.intp], patients: NDArray[np.intp]) -> NDArray[np.intp]:
+    """0 to ``FOLDS - 1`` for each row, the same for all of a patient; each label is spread evenly over them."""
     names, first, place = np.unique(patients, return_index=True, return_inverse=True)
     fold = np.empty(len(names), np.intp)
-    for label in (False, True):
-        which = np.flatnonzero(positive[first] == label)
-        fold[which[draws.permutation(draws.keys(0, 2, int(label)), len(which))]] = np.arange(len(which)) % FOLDS
+    for number, label in enumerate(np.unique(labels)):
+        which = np.flatnonzero(labels[first] == label)
+        fold[which[draws.permutation(draws.keys(0, 2, number), len(which))]] = np.arange(len(which)) % FOLDS
     return fold[place]
 
 
@@ -176,3 +184,12 @@ def levels(cells: Sequence[Cell]) -> NDArray[np.intp]:
     return np.array(
         [0 if gone else min(place[str(cell)], _MOST_LEVELS) for cell, gone in zip(cells, missing, strict=True)], np.intp
     )
+
+
+def newcombe(found: int, of: int, other_found: int, of_others: int, confidence: float = 0.95) -> Estimate:
+    """The difference of two independent proportions with Newcombe's hybrid score interval (1998, method 10)."""
+    one, other = wilson(found, of, confidence), wilson(other_found, of_others, confidence)
+    value = one.value - other.value
+    low = value - math.hypot(one.value - one.low, other.high - other.value)
+    high = value + math.hypot(one.high - one.value, other.value - other.low)
+    return Estimate(value, low, high, of + of_others, "Newcombe")

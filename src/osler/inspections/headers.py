@@ -21,6 +21,8 @@ from osler.probe import Cell, area, contrasts, family, levels, number, tell_by_v
 # A field that moves the answer by less than that is found in every cohort that is large enough.
 _TELLS = 0.6
 _NAMED = 6
+# What the check of exposure asks already.
+_EXPOSURE = ("image.min", "image.max", "image.mean", "image.std")
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def _trouble(task: str, told: list[_Told]) -> Trouble:
 def _columns(evidence: Evidence) -> Iterator[tuple[str, Sequence[Cell]]]:
     """Every field and column that is asked, and what can be made of those whose values do not come back."""
     entries = evidence.entries
-    plain: dict[str, Sequence[Cell]] = dict(evidence.fields)
+    plain: dict[str, Sequence[Cell]] = {k: v for k, v in evidence.fields.items() if k not in _EXPOSURE}
     for name in dict.fromkeys(name for entry in entries for name in entry.metadata):
         if meaning(name) not in ("attribute", "outcome"):
             plain[name] = [entry.metadata.get(name) for entry in entries]

@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "osler"
 LAYERS = (
     ("cli",),
     ("server", "demonstration"),
-    ("evaluation", "estimator", "pretraining"),
+    ("evaluation", "estimator", "pretraining", "inspection"),
     ("explanation",),
     ("diagnosis", "training"),
     ("planning", "report", "novelty"),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from osler.evaluation import evaluate as evaluate
     from osler.explanation import explain as explain
     from osler.image import Image as Image
+    from osler.inspection import Inspection as Inspection
+    from osler.inspection import inspect as inspect
     from osler.model import Model as Model
     from osler.model import load as load_model
     from osler.pretraining import pretrain as pretrain
@@ -32,12 +34,18 @@ _WHERE = {
     "Diagnosis": ("case", "Diagnosis"),
     "Finding": ("case", "Finding"),
     "Image": ("image", "Image"),
+    "Inspection": ("inspection", "Inspection"),
     "Model": ("model", "Model"),
     "Problem": ("problem", "Problem"),
     "diagnose": ("diagnosis", "diagnose"),
     "evaluate": ("evaluation", "evaluate"),
     "explain": ("explanation", "explain"),
+<<<<<<< HEAD
     "keep_memory": ("allocator", "keep_memory"),
+||||||| d082471
+=======
+    "inspect": ("inspection", "inspect"),
+>>>>>>> checks
     "load_model": ("model", "load"),
     "pretrain": ("pretraining", "pretrain"),
     "read_case": ("data", "read_case_at"),

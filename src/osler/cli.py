@@ -41,6 +41,29 @@ def demo(out: Path = Path("demo"), *, open_page: bool = False) -> None:
 
 
 @app.command
+def inspect(cohort: Path, *, out: Path, cohort_file: Path | None = None, masked: bool = False) -> None:
+    """Looks at every case of a cohort: what is there, what is wrong with it, and what to do about each.
+
+    Parameters
+    ----------
+    cohort
+        Any cohort; see train.
+    out
+        Folder for inspection.json, inspection.html and the private names.csv.
+    cohort_file
+        A cohort.toml outside the cohort's folder.
+    masked
+        Blank in the thumbnails what looks like burned-in text.
+    """
+    from osler import inspection
+
+    found = inspection.inspect(cohort, out, cohort_file=cohort_file, masked=masked, say=_say)
+    for line in inspection.in_lines(found):
+        print(line)
+    print(f"page {shown_path(out / 'inspection.html')}")
+
+
+@app.command
 def train(
     cohort: Path,
     *settings: str,

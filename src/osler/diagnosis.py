@@ -1,8 +1,6 @@
 """The one path from an image to an answer: the command line, Python and the server all go through here."""
 
-import csv
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +17,7 @@ from osler.case import Answer, Case, Diagnosis, Entry, Finding, Novelty
 from osler.image import Image
 from osler.model import Model
 from osler.problem import Problem, shown_path
-from osler.pseudonym import pseudonym
+from osler.pseudonym import pseudonym, remember
 from osler.tasks.classification import Classification
 
 Array = NDArray[np.floating[Any]]
@@ -377,19 +375,4 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
 def _replace_text(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
-def remember(folder: Path, ids: Sequence[str], name: str = "names.csv") -> None:
-    """The table from pseudonyms back to case ids, readable by this user only."""
-    path = folder / name
-    rows = dict(zip(map(pseudonym, ids), ids, strict=True))
-    if path.exists():
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = {row["pseudonym"]: row["case"] for row in csv.DictReader(file)} | rows
-    part = path.with_name(name + ".part")
-    with os.fdopen(os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("pseudonym", "case"))
-        writer.writerows(rows.items())
     part.replace(path)

@@ -21,7 +21,7 @@ from osler.image import Image
 from osler.model import Model
 from osler.predictions import Predictions
 from osler.problem import Problem
-from osler.pseudonym import pseudonym
+from osler.pseudonym import pseudonym, remember
 
 Say = Callable[[str], None]
 CHUNK = 64
@@ -433,7 +433,7 @@ def _write(out: Path, result: dict[str, Any], tables: Sequence[Predictions], ans
     try:
         _replace(out / "evaluation.json", json.dumps(result, indent=1, allow_nan=False, default=_plain))
         _replace(out / "predictions.csv", _csv(tables, answers))
-        diagnosis.remember(out, [entry.id for entry in answers.entries])
+        remember(out, [entry.id for entry in answers.entries])
         report.evaluation_page(result, list(tables), out / "evaluation.html")
     except OSError as error:
         raise Problem(f"cannot be written ({error.strerror})", path=out, fix="free some space") from error

@@ -1,9 +1,11 @@
 """Names that say nothing: what logs, pages, tables and the service show instead of a case's or patient's id."""
 
+import csv
 import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -40,3 +42,18 @@ def pseudonym(name: str) -> str:
     The same name gives the same pseudonym on this account, and nobody without the key can test a guess.
     """
     return hmac.new(_key(home() / "pseudonym.key"), name.encode(), hashlib.sha256).hexdigest()[:12]
+
+
+def remember(folder: Path, ids: Sequence[str], name: str = "names.csv") -> None:
+    """The table from pseudonyms back to case ids, readable by this user only."""
+    path = folder / name
+    rows = dict(zip(map(pseudonym, ids), ids, strict=True))
+    if path.exists():
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = {row["pseudonym"]: row["case"] for row in csv.DictReader(file)} | rows
+    part = path.with_name(name + ".part")
+    with os.fdopen(os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("pseudonym", "case"))
+        writer.writerows(rows.items())
+    part.replace(path)

@@ -2,7 +2,7 @@
 
 Every file holds ``matches(path) -> bool`` (cheap: name and first bytes) and
 ``read(source) -> Image``, which raises :class:`osler.problem.Problem` for anything it cannot read honestly;
-optionally ``write(image, path)``.
+optionally ``write(image, path)``, and ``facts(path)``: header fields that say how an image was made, by name.
 """
 
 import os

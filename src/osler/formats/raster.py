@@ -63,6 +63,29 @@ def read(source: Source) -> Image:
         raise Problem(what, path=source.path, fix="copy it again from where it came from") from error
 
 
+def facts(path: Path) -> dict[str, str | float]:
+    """How the picture was made: its file format, EXIF's and PNG's short texts, JPEG's tables; empty where broken."""
+    from PIL import ExifTags
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
+            found: dict[str, Any] = {"format": picture.format or "", "mode": picture.mode}
+            found |= {ExifTags.TAGS.get(tag, str(tag)): value for tag, value in picture.getexif().items()}
+            found |= {str(name): value for name, value in picture.info.items()}
+            # The mean of the table of luma says how strongly a JPEG was compressed.
+            table = getattr(picture, "quantization", {}).get(0)
+            found |= {"quantization": float(np.mean(table))} if table else {}
+    except Exception:
+        # As for `read`: a broken file makes Pillow raise nearly anything.
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, (float, int)) or _short(value)}
+
+
+def _short(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 80
+
+
 def _image(picture: "Picture") -> Image:
     pages = int(getattr(picture, "n_frames", 1)) if picture.format in ("TIFF", "PNG") else 1
     if pages > 1 and picture.format == "PNG":

@@ -3,7 +3,8 @@
 Every file holds ``find(evidence) -> list[Trouble]``. A check that needs the pixels also holds
 ``measure(look) -> NDArray``: a small array of the same shape and type for every image, taken while the image is in
 memory; ``find`` gets them back, stacked, as ``evidence.measured[NAME]``, ``NAME`` being its file's name. Each image
-is read once for all checks, and nothing else of it is kept: memory is a fixed number of bytes a case.
+is read once for all checks, and nothing else of it is kept: memory is a fixed number of bytes a case. Where several
+things are measured, the array may be a structured one without a shape.
 """
 
 from collections.abc import Mapping
@@ -24,8 +25,9 @@ class Trouble:
     Attributes:
         kind: what it is, in one or two words joined by ``_``, e.g. ``"resized_copy"``; the same for the same thing.
         cases: whom it concerns, the most telling first.
-        message: what was found and how sure that is, one sentence with its numbers.
-        fix: what to do about it, one sentence.
+        message: what was found and how sure that is, one sentence with its numbers, without the final stop; it names
+            no case, because it is written where cases have pseudonyms.
+        fix: what to do about it, one sentence, the same.
         severity: ``stop``: no honest figure can come of it; ``repair``: ``train`` repairs it by itself;
             ``look``: a person must judge.
         groups: the cases that belong together, where it is about several (copies): each a tuple of case ids.
@@ -63,7 +65,9 @@ class Evidence:
         questions: what the labels ask.
         grouping: how patients were told apart; empty where each case counts as its own.
         fields: facts of every case by name, ``n`` values each, ``None`` where missing: header fields
-            (``"header.StationName"``), and facts of the image (``"image.height"``, ``"image.spacing_x"``, ...).
+            (``"header.StationName"``), and facts of the image: ``image.`` and one of ``height, width, depth, frames,
+            channels, dtype, modality, unit, geometry, spacing_x, spacing_y, spacing_z``, and of its plane ``min, max,
+            mean, std``.
             The table's own columns are in ``entry.metadata`` and ``entry.covariates``.
         measured: for each check that measures, its rows stacked, ``(n, ...)``.
     """

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from osler.case import Source
 from osler.formats.dicom import series
-from osler.formats.dicom.files import header, is_dicom
+from osler.formats.dicom.files import header, is_dicom, made_by
 from osler.image import Image
 from osler.problem import Problem
 
-__all__ = ["header", "matches", "read"]
+__all__ = ["facts", "header", "matches", "read"]
 
 
 def matches(path: Path) -> bool:
@@ -49,3 +49,12 @@ def read(source: Source) -> Image:
         # A broken data set makes pydicom and its decoders raise nearly anything.
         what = f"this DICOM object is broken ({type(error).__name__})"
         raise Problem(what, path=source.path, fix="export it again from where it came from") from error
+
+
+def facts(path: Path) -> dict[str, str | float]:
+    """How the image was made: the tags of ``files.MADE_BY`` that its (first) file has; empty where it is broken."""
+    file = next((file for file in series.files_below(path) if is_dicom(file)), None) if path.is_dir() else path
+    try:
+        return {} if file is None else made_by(file)
+    except Problem:
+        return {}

@@ -1,5 +1,6 @@
 """Opening DICOM files, with or without a preamble, and saying what they are."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from functools import lru_cache
@@ -27,6 +28,16 @@ HEADER = [
     "InstanceNumber",
     "NumberOfFrames",
     "Rows",
+]
+
+# What may tell machines, sites, protocols and hands apart, and so must not tell classes apart.
+MADE_BY = [
+    *("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "StationName"),
+    *("InstitutionName", "Modality", "BodyPartExamined", "ViewPosition", "Laterality", "ProtocolName"),
+    *("SeriesDescription", "ConversionType", "PhotometricInterpretation", "BitsStored", "BurnedInAnnotation"),
+    *("KVP", "Exposure", "ExposureTime", "XRayTubeCurrent", "ConvolutionKernel", "SliceThickness", "PatientPosition"),
+    *("MagneticFieldStrength", "RepetitionTime", "EchoTime", "FlipAngle", "TransducerType", "TransducerFrequency"),
+    *("WindowCenter", "WindowWidth", "LossyImageCompression", "RescaleSlope", "RescaleIntercept"),
 ]
 
 _SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -73,6 +84,35 @@ def _header(path: Path, modified: int, size: int) -> Mapping[str, str]:
     except Exception as error:
         # Values are decoded when first touched, each with errors of its own.
         raise Problem("its header is broken", path=path, fix="export it again from where it came from") from error
+
+
+def made_by(path: Path) -> dict[str, str | float]:
+    """The tags of ``MADE_BY`` that a file has: numbers as numbers, the rest as text.
+
+    Raises:
+        Problem: this is not a DICOM file.
+    """
+    dataset = load(path, tags=[*MADE_BY, "SOPClassUID", "Rows"])
+    found: dict[str, str | float] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for tag in MADE_BY:
+            try:
+                text = _text(dataset.get(tag))
+            except Exception:
+                # A value is decoded when first touched, each kind with errors of its own: a broken one says nothing.
+                continue
+            if text:
+                found[tag] = _number(text)
+    return found
+
+
+def _number(text: str) -> str | float:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
 
 
 def _text(value: Any) -> str:

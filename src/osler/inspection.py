@@ -1,0 +1,264 @@
+"""What is in a cohort, what is wrong with it, and what to do about each: before anything is trained on it.
+
+Every image is read once, by a few threads; each check of ``osler.inspections`` keeps a small array of it, and then
+finds its troubles among those. Nothing here is quadratic, and memory is a fixed number of bytes a case.
+"""
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osler import catalog, cohort, formats
+from osler.case import Entry, Source
+from osler.cohort import Cohort
+from osler.image import Image
+from osler.inspections import Evidence, Look, Trouble
+from osler.problem import Problem
+from osler.pseudonym import pseudonym, remember
+
+Say = Callable[[str], None]
+Fact = str | float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What was found in a cohort.
+
+    Attributes:
+        summary: what is there, as plain data; its keys are on the docs page on inspecting.
+        problems: what is wrong, the gravest first; cases by their own ids.
+        unreadable: cases, or files, that could not be read, and why.
+    """
+
+    summary: Mapping[str, Any]
+    problems: tuple[Trouble, ...]
+    unreadable: tuple[Problem, ...]
+
+
+def inspect(
+    cohort_path: Path | str,
+    out: Path | str,
+    *,
+    cohort_file: Path | str | None = None,
+    masked: bool = False,
+    say: Say = print,
+) -> Inspection:
+    """Looks at every case of a cohort; writes ``inspection.json``, ``inspection.html``, ``names.csv`` into ``out``.
+
+    Args:
+        cohort_path: the cohort, in any layout.
+        out: folder to write into.
+        cohort_file: a ``cohort.toml`` outside the cohort's folder.
+        masked: blank in the thumbnails what looks like burned-in text.
+        say: takes one line of progress at a time.
+
+    Raises:
+        Problem: there is no cohort, none of its cases can be read, or ``out`` cannot be written.
+    """
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Problem(f"the folder cannot be made ({error.strerror})", path=out, fix="give another --out") from error
+    found = cohort.read(Path(cohort_path), None if cohort_file is None else Path(cohort_file))
+    say(f"looking at {len(found.entries):,} cases")
+    evidence, unreadable = gather(found, say)
+    troubles = _unreadable([*found.problems, *unreadable.values()], tuple(unreadable))
+    for name in catalog.names("inspections"):
+        say(f"checking {name.replace('_', ' ')}")
+        troubles += catalog.find("inspections", name).find(evidence)
+    troubles.sort(key=lambda trouble: ("stop", "repair", "look").index(trouble.severity))
+    made = Inspection(_summary(found, evidence), tuple(troubles), (*found.problems, *unreadable.values()))
+    _write(out, made)
+    return made
+
+
+def _unreadable(problems: Sequence[Problem], cases: tuple[str, ...]) -> list[Trouble]:
+    """One trouble for each reason: the files differ, what to do about them does not."""
+    if not problems:
+        return []
+    return [Trouble("unreadable", cases, f"{len(problems)} could not be read", "see the reasons", "look")]
+
+
+# --- one pass over the images -------------------------------------------------------------------------------
+
+
+def gather(found: Cohort, say: Say = print) -> tuple[Evidence, dict[str, Problem]]:
+    """Reads each image once and keeps what the checks need of it.
+
+    Returns:
+        The evidence, and for each case that cannot be read the reason.
+
+    Raises:
+        Problem: no case can be read.
+    """
+    checks = {name: catalog.find("inspections", name) for name in catalog.names("inspections")}
+    measures = {name: module.measure for name, module in checks.items() if hasattr(module, "measure")}
+    fields = _Fields()
+    measured: dict[str, NDArray[Any]] = {}
+    kept: list[Entry] = []
+    problems: dict[str, Problem] = {}
+    progress = _Progress(len(found.entries), say)
+    for number, (entry, result) in enumerate(_in_order(found.entries, measures), start=1):
+        if isinstance(result, Problem):
+            problems[entry.id] = result
+        else:
+            facts, rows = result
+            for name, row in rows.items():
+                if name not in measured:
+                    measured[name] = np.empty((len(found.entries), *row.shape), row.dtype)
+                measured[name][len(kept)] = row
+            fields.add(facts)
+            kept.append(entry)
+        progress(number)
+    if not kept:
+        first = next(iter(problems.values()))
+        raise Problem(
+            f"none of the {len(found.entries)} cases can be read (the first: {first})", fix="check the files"
+        )
+    measured = {name: rows[: len(kept)] for name, rows in measured.items()}
+    return Evidence(tuple(kept), found.questions, found.grouping, fields.columns, measured), problems
+
+
+Measure = Callable[[Look], NDArray[Any]]
+Looked = tuple[dict[str, Fact], dict[str, NDArray[Any]]]
+
+
+def _in_order(entries: Sequence[Entry], measures: Mapping[str, Measure]) -> Iterator[tuple[Entry, Looked | Problem]]:
+    """Entries with what was seen of them; a bounded number is under way, however many there are."""
+    threads = os.cpu_count() or 1
+    size = max(1, min(64, len(entries) // (8 * threads)))
+    with ThreadPoolExecutor(threads) as pool:
+        under_way: deque[tuple[Sequence[Entry], Future[list[Looked | Problem]]]] = deque()
+        try:
+            for start in range(0, len(entries), size):
+                chunk = entries[start : start + size]
+                under_way.append((chunk, pool.submit(lambda some: [_look(one, measures) for one in some], chunk)))
+                if len(under_way) > 2 * threads:
+                    done, future = under_way.popleft()
+                    yield from zip(done, future.result(), strict=True)
+            while under_way:
+                done, future = under_way.popleft()
+                yield from zip(done, future.result(), strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _look(entry: Entry, measures: Mapping[str, Measure]) -> Looked | Problem:
+    # Of several images the first by name: the others are seen when networks can take them.
+    source = entry.images[min(entry.images)]
+    try:
+        image = formats.read(source)
+        look = Look(entry, image, plane(image))
+        return _facts(look, source), {name: measure(look) for name, measure in measures.items()}
+    except Problem as problem:
+        return problem
+    except MemoryError:
+        return Problem("the image does not fit into memory", path=source.path, fix="use a machine with more memory")
+
+
+def plane(image: Image) -> NDArray[np.float32]:
+    """The middle slice of the middle moment, ``(height, width)``, colour as luma; what is not finite becomes 0."""
+    shown = image.array[image.frames // 2, :, image.size[0] // 2].astype(np.float32)
+    grey = shown[0] if len(shown) != 3 else np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), shown, 1)
+    return np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _facts(look: Look, source: Source) -> dict[str, Fact]:
+    image = look.image
+    depth, height, width = image.size
+    facts: dict[str, Fact] = {"height": height, "width": width, "depth": depth}
+    facts |= {"frames": image.frames, "channels": image.channels, "dtype": image.array.dtype.name}
+    facts |= {"modality": image.modality or None, "unit": image.unit or None}
+    spacing = image.spacing or (None, None, None)
+    facts |= {f"spacing_{axis}": _few(value) for axis, value in zip("zyx", spacing, strict=True)}
+    facts |= {"geometry": type(image.geometry).__name__, "min": _few(look.plane.min()), "max": _few(look.plane.max())}
+    facts |= {"mean": _few(look.plane.mean()), "std": _few(look.plane.std())}
+    facts = {f"image.{name}": value for name, value in facts.items()}
+    module = formats.find(source.path) if source.index is None else None
+    if module is not None and hasattr(module, "facts"):
+        facts |= {f"header.{name}": value for name, value in module.facts(source.path).items()}
+    return facts
+
+
+def _few(value: Any) -> float | None:
+    """Four significant digits: enough for a check, and equal values can share their memory."""
+    return None if value is None else float(f"{value:.4g}")
+
+
+class _Fields:
+    """Columns that grow by a case at a time; a value that comes again costs one pointer."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, list[Fact]] = {}
+        self._shared: dict[tuple[type, Fact], Fact] = {}
+        self._count = 0
+
+    def add(self, facts: Mapping[str, Fact]) -> None:
+        for name in facts.keys() - self.columns.keys():
+            self.columns[name] = [None] * self._count
+        for name, column in self.columns.items():
+            value = facts.get(name)
+            column.append(self._shared.setdefault((type(value), value), value))
+        self._count += 1
+
+
+class _Progress:
+    """Says every few seconds how far it is, and how long the rest will take."""
+
+    def __init__(self, total: int, say: Say, seconds: float = 5.0) -> None:
+        self._total, self._say, self._seconds = total, say, seconds
+        self._began = self._last = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= self._seconds and done < self._total:
+            self._last = now
+            left = (now - self._began) / done * (self._total - done)
+            self._say(f"{done:,} of {self._total:,} cases, about {left:.0f} s left")
+
+
+# --- what is written ----------------------------------------------------------------------------------------
+
+
+def _summary(found: Cohort, evidence: Evidence) -> dict[str, Any]:
+    return {"cases": len(found.entries), "read": len(evidence.entries)}
+
+
+def _write(out: Path, made: Inspection) -> None:
+    names = sorted({case for trouble in made.problems for case in trouble.cases})
+    problems = [
+        {
+            "kind": trouble.kind,
+            "severity": trouble.severity,
+            "cases": [pseudonym(case) for case in trouble.cases],
+            "message": trouble.message,
+            "fix": trouble.fix,
+            "groups": [[pseudonym(case) for case in group] for group in trouble.groups],
+        }
+        for trouble in made.problems
+    ]
+    content = {"schema_version": 1, "summary": made.summary, "problems": problems}
+    part = out / "inspection.json.part"
+    try:
+        part.write_text(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False), encoding="utf-8")
+        part.replace(out / "inspection.json")
+        remember(out, names)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise Problem(f"cannot be written ({error.strerror})", path=out, fix="free some space") from error
+
+
+def in_lines(made: Inspection) -> list[str]:
+    """What was found, a line each, for a terminal."""
+    lines = [f"{trouble.severity}: {trouble.message}; {trouble.fix}" for trouble in made.problems]
+    return lines or ["nothing wrong was found"]

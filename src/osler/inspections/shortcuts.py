@@ -1,0 +1,219 @@
+"""Shortcuts in the picture: marks, borders and exposure that tell the label, whatever the disease looks like.
+
+Calipers stand where somebody saw a lesion, the ward's portable machine leaves another border than the clinic's
+(DeGrave, Janizek and Lee, *AI for radiographic COVID-19 detection selects shortcuts over signal*, 2021). From each
+image a few numbers are measured that know nothing of anatomy; if they tell the label of patients that they were not
+fitted on, a network can use what they see.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osler.inspections import Evidence, Look, Trouble
+from osler.metrics.estimate import Estimate
+from osler.probe import Contrast, area, contrasts, family, newcombe, tell
+
+_GRID = 4
+_ZONES = _GRID * _GRID
+# Strokes of graphics are at most five pixels wide, of an image of at most _LARGEST on its longer side.
+_STROKE, _LARGEST = 3, 512
+_CONTRAST, _BRIGHT, _FLAT = 0.5, 0.85, 0.01
+# What of a mark must be there, in units of a 128th of the image: less is noise.
+_FEWEST = 4
+_FRAME = 0.05
+_QUANTILES = (1, 5, 25, 50, 75, 95, 99)
+_SAMPLE = 1 << 14
+
+# Beyond what cohorts without shortcuts show (``benchmarks/inspections.py``).
+_MARK_DIFFERENCE, _MARK_TELLS = 0.1, 0.6
+_BORDER_TELLS, _EXPOSURE_TELLS = 0.65, 0.7
+
+_MARKS = slice(0, 3 * _ZONES)
+_BORDER = slice(_MARKS.stop, _MARKS.stop + 16)
+_EXPOSURE = slice(_BORDER.stop, _BORDER.stop + len(_QUANTILES) + 4)
+_LEFT, _UP = np.array([0, 1]), np.array([1, 0])
+_DOWN = ("top", "upper middle", "lower middle", "bottom")
+_ACROSS = ("left", "left middle", "right middle", "right")
+
+Plane = NDArray[np.float32]
+
+
+def measure(look: Look) -> NDArray[np.float32]:
+    """Marks by zone (bright, dark, coloured), border and exposure of the image: float32 ``(75,)``."""
+    sampled = _sampled(look.plane)
+    return np.concatenate([_marks(look), _border(look.plane, sampled), _exposure(sampled)]).astype(np.float32)
+
+
+def _sampled(plane: Plane) -> Plane:
+    """Some ten thousand pixels, for quantiles; the step is odd, so that it meets every column."""
+    return plane.reshape(-1)[:: plane.size // _SAMPLE | 1]
+
+
+def find(evidence: Evidence) -> list[Trouble]:
+    """``marker_shortcut``, ``border_shortcut`` and ``exposure_shortcut``: each for the class that it tells best."""
+    rows = np.asarray(evidence.measured["shortcuts"], np.float64)
+    asked = list(contrasts(evidence.entries, evidence.questions))
+    confidence = family(3 * len(asked))
+    found: dict[tuple[str, str], tuple[float, Trouble]] = {}
+    for contrast in asked:
+        for value, trouble in (
+            *_marked(rows[:, _MARKS], contrast, evidence, confidence),
+            *_probed("border_shortcut", rows[:, _BORDER], contrast, confidence),
+            *_probed("exposure_shortcut", rows[:, _EXPOSURE], contrast, confidence),
+        ):
+            key = (trouble.kind, contrast.task)
+            if key not in found or value > found[key][0]:
+                found[key] = (value, trouble)
+    return [trouble for _, trouble in found.values()]
+
+
+def _probed(
+    kind: str, features: NDArray[np.float64], contrast: Contrast, confidence: float
+) -> Iterator[tuple[float, Trouble]]:
+    limit, said, fix = {
+        "border_shortcut": (
+            _BORDER_TELLS,
+            "The outermost 5 % of the image",
+            "Crop all images to the same field, without padding and frames, and inspect again.",
+        ),
+        "exposure_shortcut": (
+            _EXPOSURE_TELLS,
+            "The brightness and contrast of the image",
+            "If the disease itself does not change them, bring all images to one scale or collect all classes with "
+            "the same settings.",
+        ),
+    }[kind]
+    scores = tell(features, contrast)
+    if area(scores, contrast, confidence).low > limit:
+        usual = area(scores, contrast)
+        told = f"{said} alone tells {contrast.name!r} ({contrast.task}) in patients that it was not fitted on:"
+        yield usual.value, Trouble(kind, (), f"{told} {_auroc(usual)}.", fix)
+
+
+def _auroc(found: Estimate) -> str:
+    return f"AUROC {found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+# --- marks --------------------------------------------------------------------------------------------------
+
+
+def _marks(look: Look) -> NDArray[np.float64]:
+    """Pixels of marks in each zone of a grid of 4 x 4: bright ones, dark ones, coloured ones; ``(48,)``."""
+    image, found = look.image, [_by_zone(_shrunk(look.plane)), _by_zone(_shrunk(-look.plane))]
+    colour = image.array[image.frames // 2, :, image.size[0] // 2]
+    if image.channels == 3 and (spread := np.ptp(colour.astype(np.float32), axis=0)).any():
+        # Faint colour is noise of a camera or of compression: it is measured on the scale of the brightness.
+        found.append(_by_zone(_shrunk(spread), float(np.ptp(look.plane))))
+    else:
+        found.append(np.zeros(_ZONES))
+    return np.concatenate(found)
+
+
+def _shrunk(plane: Plane) -> Plane:
+    """The brightest pixel of each block: thin bright lines survive."""
+    height, width = plane.shape
+    step = -(-max(height, width) // _LARGEST)
+    if step == 1 or min(height, width) < step:
+        return plane
+    cut = plane[: height // step * step, : width // step * step]
+    return np.asarray(cut.reshape(height // step, step, -1, step).max(axis=(1, 3)))
+
+
+def _by_zone(plane: Plane, scale: float = 0.0) -> NDArray[np.float64]:
+    """Pixels of graphics in each zone, in units of a 128th of the image's shorter side (or one pixel, if larger).
+
+    A stroke is among the brightest pixels and far brighter than both neighbours at three pixels' distance. Tissue has
+    such lines too, but in one direction (the layers of an ultrasound image); letters, arrows and crosses have lines
+    down and lines across, so that the fewer of the two are counted. Larger blocks must be as good as constant.
+    """
+    low, high = np.percentile(_sampled(plane), [1, 99.9])
+    span = max(high - low, scale)
+    if not span > 0:
+        return np.zeros(_ZONES)
+    y, x = np.nonzero(plane >= low + _BRIGHT * span)
+    shown = np.clip((plane - low) / span, 0, 1)
+    down, across = (_stands_out(shown, y, x, _STROKE * step, edge=True) for step in (_LEFT, _UP))
+    wide = max(_STROKE + 1, min(plane.shape) // 10)
+    block = np.logical_and(*(_stands_out(shown, y, x, wide * step, edge=False) for step in (_LEFT, _UP)))
+    flat = [_at(shown, y[block] + i, x[block] + j, edge=True) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    block[block] = np.ptp(np.stack(flat), axis=0) <= _FLAT
+    zone = y * _GRID // plane.shape[0] * _GRID + x * _GRID // plane.shape[1]
+    counts = [np.bincount(zone[which], minlength=_ZONES) for which in (down, across, block)]
+    return np.asarray((np.minimum(counts[0], counts[1]) + counts[2]) / max(1.0, min(plane.shape) / 128))
+
+
+def _stands_out(
+    shown: Plane, y: NDArray[np.intp], x: NDArray[np.intp], step: NDArray[np.intp], *, edge: bool
+) -> NDArray[np.bool_]:
+    """Which of those pixels are brighter by half of the range than both pixels a step away."""
+    beside = np.maximum(*(_at(shown, y + sign * step[0], x + sign * step[1], edge=edge) for sign in (-1, 1)))
+    return np.asarray(shown[y, x] - beside > _CONTRAST)
+
+
+def _at(shown: Plane, y: NDArray[np.intp], x: NDArray[np.intp], *, edge: bool) -> NDArray[np.float32]:
+    """The pixels at those places; outside of the image the nearest one, or without ``edge`` black."""
+    height, width = shown.shape
+    found = shown[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
+    return found if edge else np.where((y >= 0) & (y < height) & (x >= 0) & (x < width), found, np.float32(0))
+
+
+def _marked(
+    marks: NDArray[np.float64], contrast: Contrast, evidence: Evidence, confidence: float
+) -> Iterator[tuple[float, Trouble]]:
+    """Marks that are there more often in one class, or that stand elsewhere in it."""
+    rows = marks[contrast.rows]
+    present = rows.reshape(-1, 3, _ZONES).sum(axis=2).max(axis=1) >= _FEWEST
+    inside, outside = (_rate(present, contrast.patients, contrast.positive == has) for has in (True, False))
+    shift = (newcombe(*inside, *outside, sure) for sure in (0.95, confidence))
+    usual, strict = shift
+    scores = tell(np.log1p(marks), contrast)
+    told = area(scores, contrast)
+    apart = max(strict.low, -strict.high) > _MARK_DIFFERENCE
+    if not apart and not (area(scores, contrast, confidence).low > _MARK_TELLS):
+        return
+    more = contrast.positive == (usual.value >= 0)
+    order = np.argsort(-rows.sum(axis=1), kind="stable")
+    cases = tuple(evidence.entries[contrast.rows[i]].id for i in order if present[i] and more[i])
+    zones = rows[present & more].reshape(-1, 3, _ZONES).sum(1).mean(0) if cases else np.zeros(_ZONES)
+    place = int(zones.argmax())
+    said = (
+        f"Marks as of text, arrows or calipers, most of them at the {_DOWN[place // _GRID]} {_ACROSS[place % _GRID]}, "
+        f"are in {inside[0] / inside[1]:.0%} of the patients with {contrast.name!r} ({contrast.task}) and in "
+        f"{outside[0] / outside[1]:.0%} of the others; where they are tells it with {_auroc(told)}."
+    )
+    fix = "Blank the marks in all images, or take images without them; a network would read them instead of the tissue."
+    yield max(told.value, 0.5 + abs(usual.value) / 2), Trouble("marker_shortcut", cases, said, fix)
+
+
+def _rate(
+    present: NDArray[np.bool_], patients: NDArray[np.intp], which: NDArray[np.bool_]
+) -> tuple[int, int]:
+    """How many of the patients have a mark in any of those cases, and how many patients there are."""
+    return len(np.unique(patients[which & present])), len(np.unique(patients[which]))
+
+
+# --- border and exposure ------------------------------------------------------------------------------------
+
+
+def _border(plane: Plane, sampled: Plane) -> NDArray[np.float64]:
+    """Of each side the mean and deviation of the outermost 5 % and the share that is constant; of corners the mean."""
+    low, high = np.percentile(sampled, [1, 99])
+    span = max(high - low, 1e-9)
+    found, corners = [], []
+    for turn in range(4):
+        side = np.rot90(plane, turn)
+        width = max(1, round(_FRAME * len(side)))
+        edge = np.clip((side[:width] - low) / span, -1, 2)
+        constant = np.ptp(side, axis=1) < _FLAT * span
+        padding = len(side) if constant.all() else int(constant.argmin())
+        found += [edge.mean(), edge.std(), padding / len(side)]
+        corners.append(edge[:, : 2 * width].mean())
+    return np.array(found + corners, np.float64)
+
+
+def _exposure(sampled: Plane) -> NDArray[np.float64]:
+    """Quantiles, mean and deviation of the stored values, and the shares at their smallest and largest."""
+    extremes = [(sampled == sampled.min()).mean(), (sampled == sampled.max()).mean()]
+    return np.array([*np.percentile(sampled, _QUANTILES), sampled.mean(), sampled.std(), *extremes], np.float64)

@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "osler"
 LAYERS = (
     ("cli",),
     ("server", "demonstration"),
-    ("evaluation", "estimator"),
+    ("evaluation", "estimator", "ablation"),
     ("explanation",),
     ("diagnosis", "training"),
     ("planning", "report", "novelty"),
@@ -26,7 +26,7 @@ LAYERS = (
     ("calibration", "cohort", "data"),
     ("layouts", "recipe", "scoring", "phantom"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
-    ("measures", "curves", "predictions", "table", "anatomy"),
+    ("measures", "curves", "predictions", "table", "anatomy", "corruptions"),
     ("metrics", "case"),
     ("image", "catalog", "machine", "pseudonym"),
     ("problem", "draws"),

@@ -285,9 +285,9 @@ def test_training_in_two_places_at_once_is_refused(folder: Path, tmp_path: Path)
     from osler.problem import Problem
 
     with (
-        training._locked(tmp_path / "r"),
+        training.locked(tmp_path / "r"),
         pytest.raises(Problem, match="another training"),
-        training._locked(tmp_path / "r"),
+        training.locked(tmp_path / "r"),
     ):
         pass
 

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from osler.ablation import ablate as ablate
     from osler.case import Answer as Answer
     from osler.case import Case as Case
     from osler.case import Diagnosis as Diagnosis
@@ -32,6 +33,7 @@ _WHERE = {
     "Image": ("image", "Image"),
     "Model": ("model", "Model"),
     "Problem": ("problem", "Problem"),
+    "ablate": ("ablation", "ablate"),
     "diagnose": ("diagnosis", "diagnose"),
     "evaluate": ("evaluation", "evaluate"),
     "explain": ("explanation", "explain"),

@@ -91,8 +91,8 @@ def train(
     for note in found.notes:
         say(note)
     _say_problems(found.problems, say)
-    with _locked(out):
-        plan = _plan(found, out, dict(settings or {}), minutes, say)
+    with locked(out):
+        plan = agree(found, out, dict(settings or {}), minutes, say)
         torch.set_num_threads(plan.training.threads)
         return _train(found, plan, out, say)
 
@@ -119,7 +119,7 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
         rows = [row_of[entry.id] for entry in part.entries]
         return Examples(part, loaded.pixels[rows], {name: values[rows] for name, values in targets.items()})
 
-    pairs = _members(found, loaded, splits, plan)
+    pairs = assign(found, loaded, splits, plan)
     _write_splits(out / "splits.csv", splits, pairs if plan.training.folds else [], loaded, row_of)
     networks: list[Network] = []
     began = time.monotonic()
@@ -149,7 +149,7 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
 # --- the plan and the folder -------------------------------------------------------------------------------
 
 
-def _plan(found: Cohort, out: Path, settings: dict[str, Any], minutes: float, say: Say) -> Recipe:
+def agree(found: Cohort, out: Path, settings: dict[str, Any], minutes: float, say: Say) -> Recipe:
     """The recipe in the run folder if there is one, else a new one, written there with its reasons."""
     request = {"settings": settings, "minutes": minutes, "cohort": _listing_hash(found)}
     request_file, recipe_file = out / "request.json", out / "recipe.toml"
@@ -200,7 +200,7 @@ def _finished(out: Path) -> Model | None:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """One training in a folder at a time."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -303,10 +303,10 @@ def _join_copies(loaded: data.Loaded, folded: bool) -> tuple[tuple[Entry, ...], 
     return tuple(joined), copies
 
 
-def _members(
+def assign(
     found: Cohort, loaded: data.Loaded, splits: Splits, plan: Recipe
 ) -> list[tuple[Training, Validation, Calibration]]:
-    """For each network what it is trained on, watched on and calibrated on."""
+    """For each network of :func:`divide`'s parts: what it is trained on, watched on and calibrated on."""
     if not plan.training.folds:
         return [(splits.training, splits.validation, splits.calibration)] * plan.training.members
     pool = [*splits.training.entries, *splits.validation.entries, *splits.calibration.entries]

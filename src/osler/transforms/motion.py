@@ -76,7 +76,8 @@ def scanned(signal: Float32[Tensor, "b c d h w"], options: Options, key: NDArray
         moved = _moved(signal, np.where(still, 0, angle[:, number]), np.where(still[:, None], 0, shift[:, number]))
         taken = torch.from_numpy(pose == number).to(signal).view(shape)
         lines += torch.fft.fft(moved, dim=axis) * taken
-    return torch.fft.ifft(lines, dim=axis)
+    image: Tensor = torch.fft.ifft(lines, dim=axis)
+    return image
 
 
 def _moved(

@@ -177,7 +177,14 @@ def keras(tick: Tick) -> None:
     model.fit(x, y, epochs=10**9, batch_size=BATCH, verbose=0, callbacks=[Ticking()])
 
 
-CONTENDERS = {"ours": ours, "by_hand": by_hand, "plain": plain, "lightning": lightning, "monai": monai, "keras": keras}
+CONTENDERS = {
+    "ours": ours,
+    "by_hand": by_hand,
+    "plain": plain,
+    "lightning": lightning,
+    "monai": monai,
+    "keras": keras,
+}
 NEEDS_OUR_ALLOCATOR = ("ours", "by_hand")
 
 

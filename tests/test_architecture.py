@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "osler"
 LAYERS = (
     ("cli",),
     ("server", "demonstration"),
-    ("evaluation", "estimator", "pretraining", "inspection"),
+    ("evaluation", "estimator", "pretraining", "inspection", "ablation"),
     ("explanation",),
     ("diagnosis", "training"),
     ("planning", "report", "novelty"),
@@ -26,7 +26,7 @@ LAYERS = (
     ("calibration", "cohort", "data", "augmentation"),
     ("layouts", "recipe", "scoring", "phantom"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
-    ("measures", "curves", "predictions", "table", "anatomy", "store"),
+    ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions"),
     ("metrics", "case"),
     ("image", "catalog", "machine", "pseudonym", "kernels", "allocator"),
     ("problem", "draws"),

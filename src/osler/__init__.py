@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from osler.ablation import ablate as ablate
     from osler.allocator import keep_memory as keep_memory
     from osler.case import Answer as Answer
     from osler.case import Case as Case
@@ -37,15 +38,12 @@ _WHERE = {
     "Inspection": ("inspection", "Inspection"),
     "Model": ("model", "Model"),
     "Problem": ("problem", "Problem"),
+    "ablate": ("ablation", "ablate"),
     "diagnose": ("diagnosis", "diagnose"),
     "evaluate": ("evaluation", "evaluate"),
     "explain": ("explanation", "explain"),
-<<<<<<< HEAD
-    "keep_memory": ("allocator", "keep_memory"),
-||||||| d082471
-=======
     "inspect": ("inspection", "inspect"),
->>>>>>> checks
+    "keep_memory": ("allocator", "keep_memory"),
     "load_model": ("model", "load"),
     "pretrain": ("pretraining", "pretrain"),
     "read_case": ("data", "read_case_at"),

@@ -79,6 +79,8 @@ class Finding:
 
 
 Kind = Literal["multiclass", "multilabel", "ordinal", "regression"]
+# DICOM's codes of the machines whose images have augmentations of their own; empty is unknown or another.
+Modality = Literal["", "MR", "CT", "US", "CR", "DX", "MG"]
 
 
 _WITHOUT_FINDING = ("normal", "negative", "no", "none", "healthy", "control", "absent", "false", "no finding")

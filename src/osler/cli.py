@@ -160,6 +160,43 @@ def evaluate(
 
 
 @app.command
+def ablate(
+    cohort: Path,
+    *settings: str,
+    out: Path,
+    recipe: Path | None = None,
+    cohort_file: Path | None = None,
+    minutes: float = 12.0,
+) -> None:
+    """Prints what each augmentation of the plan is worth: trained without and with it, compared on held-out cases.
+
+    Parameters
+    ----------
+    cohort
+        Any cohort with labels; its test part is not looked at.
+    settings
+        key=value as for train; augmentation.NAME.probability=0.2 tries one more, =0 one less.
+    out
+        Folder for the runs, ablation.json and ablation.html; run it again to go on after an interruption.
+    recipe
+        A recipe file to start from; what it leaves out is planned.
+    cohort_file
+        A cohort.toml outside the cohort's folder.
+    minutes
+        Time for each training, turned into a number of epochs once for all of them.
+    """
+    from osler import ablation
+    from osler import recipe as recipes
+
+    given = recipes.settings(settings)
+    if recipe is not None:
+        given = recipes.merge(recipes.read(recipe), given)
+    result = ablation.ablate(cohort, out, given, cohort_file=cohort_file, minutes=minutes, say=_say)
+    print("\n".join(ablation.table(result)))
+    print(f"page {shown_path(out / 'ablation.html')}")
+
+
+@app.command
 def diagnose(
     run: Path,
     *inputs: Path,

@@ -17,7 +17,7 @@ class Cohort:
 
     Attributes:
         root: the folder or file.
-        entries, questions, grouping, problems, notes: see :class:`osler.layouts.Listing`.
+        entries, questions, grouping, problems, notes, modality: see :class:`osler.layouts.Listing`.
     """
 
     root: Path
@@ -26,6 +26,7 @@ class Cohort:
     grouping: str = ""
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    modality: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def read(path: Path, cohort_file: Path | None = None) -> Cohort:
     if not listing.entries:
         first = f" (the first: {listing.problems[0]})" if listing.problems else ""
         raise Problem(f"no usable case was found{first}", path=path, fix="see the docs page on cohorts")
-    return Cohort(path, listing.entries, listing.questions, listing.grouping, listing.problems, listing.notes)
+    return Cohort(
+        path, listing.entries, listing.questions, listing.grouping, listing.problems, listing.notes, listing.modality
+    )
 
 
 def label_of(entry: Entry, question: Question) -> str:

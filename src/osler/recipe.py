@@ -11,10 +11,11 @@ from typing import Any, Literal, get_type_hints
 import pydantic
 
 from osler import catalog
-from osler.case import Question
+from osler.case import Modality, Question
 from osler.problem import Problem
 
 Options = dict[str, bool | int | float | str]
+NONE = "none"  # no augmentation at all, whatever would be planned
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class ImagePlan:
         intensity: ``cohort``: mean and standard deviation of the training images; ``image``: each image's own
             (scanners without a common scale); ``window``: clipped to the 0.5 and 99.5 percentiles of the
             training images, then as ``cohort`` (CT; Isensee 2021).
+        modality: DICOM's code; decides which augmentations are planned. Empty where it is unknown or mixed.
     """
 
     size: tuple[int, int, int]
@@ -38,6 +40,7 @@ class ImagePlan:
     frames: int = 1
     fit: Literal["stretch", "pad"] = "stretch"
     intensity: Literal["cohort", "image", "window"] = "cohort"
+    modality: Modality = ""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,10 @@ class InferencePlan:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a training does. ``tasks`` and ``augmentation`` are keyed by name."""
+    """Everything that a training does. ``tasks`` and ``augmentation`` are keyed by name.
+
+    An empty ``augmentation`` is written ``"none"``: a table without keys would be filled by the next plan.
+    """
 
     image: ImagePlan
     tasks: dict[str, Question]
@@ -169,6 +175,8 @@ def build(content: Mapping[str, Any]) -> Recipe:
         name: question if isinstance(question, Question) else {"task": name, **question}
         for name, question in content.get("tasks", {}).items()
     }
+    if content.get("augmentation") == NONE:
+        content["augmentation"] = {}
     try:
         recipe: Recipe = pydantic.TypeAdapter(Recipe).validate_python(content)
     except pydantic.ValidationError as error:
@@ -243,15 +251,16 @@ def check_shape(content: Mapping[str, Any]) -> None:
         Problem: a section that is a plain value, or an unknown key.
     """
     for key, value in content.items():
+        if (key, value) == ("augmentation", NONE):
+            continue
         if not isinstance(value, Mapping) and key in {f.name for f in fields(Recipe)}:
-            raise Problem(
-                f"in the recipe, {key} = {value!r} is no table", fix=f"set a key in it, e.g. {key}.KEY=VALUE"
-            )
+            fix = f"set a key in it, e.g. {key}.KEY=VALUE" + (", or write none" if key == "augmentation" else "")
+            raise Problem(f"in the recipe, {key} = {value!r} is no table", fix=fix)
     for section, key in (("network", "options"), ("network", "pooling_options")):
         if not isinstance(content.get(section, {}).get(key, {}), Mapping):
             raise Problem(f"in the recipe, {section}.{key} is no table", fix=f"set {section}.{key}.NAME=VALUE")
     for key in ("tasks", "augmentation"):
-        for name, value in content.get(key, {}).items():
+        for name, value in content.get(key, {}).items() if content.get(key) != NONE else ():
             if not isinstance(value, Mapping | Question):
                 raise Problem(f"in the recipe, {key}.{name} is no table", fix=f"set {key}.{name}.KEY=VALUE")
     _check_keys(content, Recipe, "")
@@ -317,9 +326,15 @@ def _value(text: str) -> Any:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` wins, table by table; options of another variant than the base's replace, never mix."""
+    """``over`` wins, table by table; options of another variant than the base's replace, never mix.
+
+    Raises:
+        Problem: ``augmentation`` is none in one and a table in the other: of what it says, something would be lost.
+    """
     result = dict(base)
     for key, value in over.items():
+        if result.get(key) == NONE and isinstance(value, Mapping):
+            raise Problem(f"in the recipe, {key} is none, and yet keys of it are set", fix="leave out one of the two")
         if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
             below = dict(result[key])
             for choice, kept in (("backbone", "options"), ("pooling", "pooling_options")):
@@ -334,6 +349,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """Plain types only; ``build`` of it gives the same recipe."""
     content: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    content["augmentation"] = content["augmentation"] or NONE
     return content
 
 

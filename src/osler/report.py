@@ -306,6 +306,26 @@ def training_page(
     )
 
 
+def ablation_page(result: Mapping[str, Any], path: str | Path) -> None:
+    """What each augmentation is worth: differences to the base as a forest plot, and every figure behind them.
+
+    Args:
+        result: the content of ``ablation.json`` (see :func:`osler.ablation.ablate`).
+        path: the HTML file to write.
+    """
+    heads = {"auroc": "AUROC", "robust": "AUROC, corrupted images", "brier": "Brier score", "log_loss": "Log loss"}
+    compared = [arm for arm in result["arms"] if arm["differences"]]
+    drawings = [
+        {
+            "title": heads[key],
+            "drawing": figures.forest([(arm["name"], arm["differences"][key]) for arm in compared], heads[key]),
+            "caption": "Difference to the base with its paired 95 % interval over patients; right is better.",
+        }
+        for key in ("auroc", "robust")
+    ]
+    _write(path, "ablation.html", about=result, heads=heads, figures=drawings)
+
+
 def _line(history: Sequence[Mapping[str, Any]], name: str, member: Any) -> list[tuple[float, float]]:
     """Epoch and value of one network, where there is a value."""
     rows = [entry for entry in history if entry.get("member") == member]

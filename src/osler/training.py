@@ -104,8 +104,10 @@ def train(
 
 def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     say(f"reading {len(found.entries)} cases")
-from osler import calibration, catalog, cohort, data, draws, model, novelty, planning, recipe, store
-from osler.augmentation import augment
+    loaded = data.load(found.entries, plan.image, file=out / "pixels")
+    say_problems(loaded.problems, say)
+    digest = cohort.digest(loaded.entries, loaded.digests)
+    same_pixels(out, digest)
     done = _finished(out)
     if done is not None:
         store.remove(out / "pixels")
@@ -122,7 +124,7 @@ from osler.augmentation import augment
         rows = [row_of[entry.id] for entry in part.entries]
         return Examples(part, loaded.pixels.take(rows), {name: values[rows] for name, values in targets.items()})
 
-    pairs = _members(found, loaded, splits, plan)
+    pairs = assign(found, loaded, splits, plan)
     _write_splits(out / "splits.csv", splits, pairs if plan.training.folds else [], loaded, row_of)
     networks: list[Network] = []
     began = time.monotonic()
@@ -328,10 +330,10 @@ def _join_copies(loaded: data.Loaded, folded: bool) -> tuple[tuple[Entry, ...], 
     return tuple(joined(entry) for entry in loaded.entries), copies
 
 
-def _members(
+def assign(
     found: Cohort, loaded: data.Loaded, splits: Splits, plan: Recipe
 ) -> list[tuple[Training, Validation, Calibration]]:
-    """For each network what it is trained on, watched on and calibrated on."""
+    """For each network of :func:`divide`'s parts: what it is trained on, watched on and calibrated on."""
     if not plan.training.folds:
         return [(splits.training, splits.validation, splits.calibration)] * plan.training.members
     pool = [*splits.training.entries, *splits.validation.entries, *splits.calibration.entries]

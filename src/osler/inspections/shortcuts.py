@@ -183,13 +183,13 @@ def _marked(
         f"are in {inside[0] / inside[1]:.0%} of the patients with {contrast.name!r} ({contrast.task}) and in "
         f"{outside[0] / outside[1]:.0%} of the others; where they are tells it with {_auroc(told)}."
     )
-    fix = "Blank the marks in all images, or take images without them; a network would read them instead of the tissue."
+    fix = (
+        "Blank the marks in all images, or take images without them; a network would read them instead of the tissue."
+    )
     yield max(told.value, 0.5 + abs(usual.value) / 2), Trouble("marker_shortcut", cases, said, fix)
 
 
-def _rate(
-    present: NDArray[np.bool_], patients: NDArray[np.intp], which: NDArray[np.bool_]
-) -> tuple[int, int]:
+def _rate(present: NDArray[np.bool_], patients: NDArray[np.intp], which: NDArray[np.bool_]) -> tuple[int, int]:
     """How many of the patients have a mark in any of those cases, and how many patients there are."""
     return len(np.unique(patients[which & present])), len(np.unique(patients[which]))
 

@@ -26,6 +26,7 @@ class Listing:
             empty where nothing says so and each case counts as its own patient.
         problems: rows or files that were left out, each with its reason; the rest goes on.
         notes: what was assumed, a sentence each.
+        modality: DICOM's code of all images, where a cohort file states it for files that cannot.
     """
 
     entries: tuple[Entry, ...]
@@ -33,6 +34,7 @@ class Listing:
     grouping: str = ""
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    modality: str = ""
 
 
 def read(path: Path, cohort_file: Path | None = None) -> Listing:

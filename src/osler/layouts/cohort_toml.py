@@ -13,7 +13,8 @@
     kind = "ordinal"
     classes = ["normal", "benign", "malignant"]
 
-Also: ``split``, ``frame`` (take one moment of each image), ``exclude = {column = ["value"]}``,
+Also: ``split``, ``frame`` (take one moment of each image), ``modality`` (DICOM's code, for files that do not say
+it), ``exclude = {column = ["value"]}``,
 ``[[join]]`` with ``table`` and ``on``; for a label also ``missing``, ``rename = {cell = "class"}``, ``separator``
 and ``unit``.
 """
@@ -28,7 +29,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from osler import table
-from osler.case import Kind, Source
+from osler.case import Kind, Modality, Source
 from osler.layouts import Listing
 from osler.problem import Problem
 
@@ -61,6 +62,7 @@ class _File(BaseModel):
     patient: str = ""
     split: str = ""
     frame: int | None = None
+    modality: Modality = ""
     missing: list[str] = []
     covariates: list[str] = []
     exclude: dict[str, list[str]] = {}
@@ -101,7 +103,7 @@ def read_with(path: Path, file: Path) -> Listing:
     if not cases.entries:
         first = f" (the first: {cases.problems[0]})" if cases.problems else ""
         raise Problem(f"none of the images that the cohort file describes is there{first}", path=path, fix="check it")
-    return Listing(cases.entries, cases.questions, cases.grouping, cases.problems, cases.notes)
+    return Listing(cases.entries, cases.questions, cases.grouping, cases.problems, cases.notes, plan.modality)
 
 
 def _parsed(file: Path) -> _File:

@@ -276,3 +276,21 @@ def history(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], acros
         if len(series) > 1:
             axes.legend(loc="best")
         return _svg(figure, "Along the training")
+
+
+def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], across: str) -> Markup:
+    """Differences with their intervals, a line each, beside a line at 0."""
+    with _style(f"Difference of {across}"):
+        figure = _figure(4.8, 1.0 + 0.34 * len(rows))
+        axes = figure.subplots()
+        axes.axvline(0, color=MUTED, linewidth=1, dashes=(3, 3))
+        for place, (_, estimate) in enumerate(rows):
+            whisker = _whisker(estimate)
+            if whisker:
+                value, below, above = whisker
+                axes.errorbar(value, place, xerr=[[below], [above]], color=SERIES[0], elinewidth=1.4, marker="o")
+        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"difference of {across}")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(visible=False, axis="y")
+        return _svg(figure, f"Difference of {across}")

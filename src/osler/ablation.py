@@ -189,7 +189,7 @@ def held_out(found: Cohort, loaded: data.Loaded, plan: Recipe, task: Classificat
     place = {entry.id: i for i, entry in enumerate(kept)}
     return HeldOut(
         ids=tuple(entry.id for entry in kept),
-        pixels=loaded.pixels[rows],
+        pixels=loaded.pixels[np.asarray(rows)],
         key=draws.keys(np.array([int(loaded.digests[row][:15], 16) for row in rows])),
         target=np.stack([task.encode(entry.findings) for entry in kept]),
         patients=np.unique([entry.patient for entry in kept], return_inverse=True)[1].astype(np.intp),

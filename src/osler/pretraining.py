@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from osler import cohort, data, draws, model, planning, recipe, report, training, weights
+from osler import cohort, data, draws, model, planning, recipe, report, store, training, weights
+from osler.augmentation import augment
 from osler.case import Question
 from osler.cohort import Cohort, Training
 from osler.model import Network
@@ -109,7 +110,7 @@ def _pretrain(found: Cohort, plan: Recipe, folder: Path, out: Path, say: Say) ->
         say(note)
     if len(part) < LEAST:
         raise Problem(f"only {len(part)} images to learn from", path=found.root, fix=f"give at least {LEAST}")
-    network, seen = fit(loaded.pixels[rows], plan, folder, say)
+    network, seen = fit(loaded.pixels.take(rows), plan, folder, say)
     notes.append(f"at the end: {seen.sentence}")
     say(notes[-1])
     with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
@@ -189,7 +190,7 @@ def learner(plan: Recipe) -> Network:
     return network
 
 
-def fit(pixels: NDArray[np.float32], plan: Recipe, folder: Path, say: Say) -> tuple[Network, "Seen"]:
+def fit(pixels: store.Images, plan: Recipe, folder: Path, say: Say) -> tuple[Network, "Seen"]:
     """Learns from images ``(n, t, c, d, h, w)``; goes on from the checkpoint in ``folder`` where there is one.
 
     Returns:
@@ -225,7 +226,7 @@ def fit(pixels: NDArray[np.float32], plan: Recipe, folder: Path, say: Say) -> tu
     return made.cpu(), look_at(made, watched)
 
 
-def step_once(state: State, pixels: NDArray[np.float32], rows: NDArray[np.intp], plan: Recipe, steps: int) -> float:
+def step_once(state: State, pixels: store.Images, rows: NDArray[np.intp], plan: Recipe, steps: int) -> float:
     """Two views of each image of a batch, one step; returns the loss."""
     network, chosen = state.network, plan.training
     device = next(network.parameters()).device
@@ -233,7 +234,7 @@ def step_once(state: State, pixels: NDArray[np.float32], rows: NDArray[np.intp],
     network.train()
     x = network.normalise(torch.from_numpy(pixels[rows]).to(device))
     keys = [draws.keys(chosen.seed, 0, 3, state.epoch, rows, view) for view in (0, 1)]
-    views = torch.cat([training.augment(x, key, plan) for key in keys])
+    views = torch.cat([augment(x, key, plan) for key in keys])
     with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
         vectors = network.vector(network.maps(views), len(views))
     first, second = network.answer(vectors.float())[ITSELF.task].chunk(2)
@@ -291,7 +292,7 @@ class Seen:
         return f"effective rank {self.rank:.1f} of {self.features} features, spread {self.spread:.3f} of 1"
 
 
-def look_at(network: Network, pixels: NDArray[np.float32]) -> Seen:
+def look_at(network: Network, pixels: store.Images) -> Seen:
     """The feature vectors of unchanged images ``(n, t, c, d, h, w)``."""
     return measure(model.outputs(network, pixels, [lambda x: x]).vectors.astype(np.float64))
 

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
-from osler import calibration, catalog, cohort, data, draws, model, novelty, planning, recipe, store
+from osler import calibration, cohort, data, draws, model, novelty, planning, recipe, store
 from osler.augmentation import augment
 from osler.case import Entry
 from osler.cohort import Calibration, Cohort, Splits, Training, Validation
@@ -471,7 +472,7 @@ def loop(
 def start(training: Examples, plan: Recipe, member: int) -> State:
     """The state before the first step: weights drawn or read, normalisation and class weights fitted."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manualseed_of(seed_of(plan.training.seed, member, 0))
+    torch.manual_seed(seed_of(plan.training.seed, member, 0))
     network = Network(plan).to(device)
     network.channels_last = plan.training.channels_last
     if plan.network.weights:

@@ -28,7 +28,7 @@ LAYERS = (
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     ("measures", "curves", "predictions", "table", "anatomy"),
     ("metrics", "case"),
-    ("image", "catalog", "machine", "pseudonym", "allocator"),
+    ("image", "catalog", "machine", "pseudonym", "allocator", "max_relu"),
     ("problem", "draws"),
 )
 # Where a folder holds one variant a file, the files do not know each other.

@@ -35,12 +35,13 @@ class AlexNet(Backbone):
     def __init__(self, options: Options, channels: int, dims: int) -> None:
         super().__init__()
         conv, pool = convolution(dims), max_pool(dims)
+        # ReLU after the pooling, not before: the values are the same, and there are four times fewer.
         self.layers = nn.Sequential(
-            *(conv(channels, 64, 11, stride=4, padding=2), nn.ReLU(inplace=True), pool(3, stride=2)),
-            *(conv(64, 192, 5, padding=2), nn.ReLU(inplace=True), pool(3, stride=2)),
+            *(conv(channels, 64, 11, stride=4, padding=2), pool(3, stride=2), nn.ReLU(inplace=True)),
+            *(conv(64, 192, 5, padding=2), pool(3, stride=2), nn.ReLU(inplace=True)),
             *(conv(192, 384, 3, padding=1), nn.ReLU(inplace=True)),
             *(conv(384, 256, 3, padding=1), nn.ReLU(inplace=True)),
-            *(conv(256, 256, 3, padding=1), nn.ReLU(inplace=True), pool(3, stride=2)),
+            *(conv(256, 256, 3, padding=1), pool(3, stride=2), nn.ReLU(inplace=True)),
         )
         self.features = 256
         self.neck_features = options.dense

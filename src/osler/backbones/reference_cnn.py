@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from osler.backbones import Backbone, convolution, max_pool, require_size
+from osler.backbones import Backbone, convolution, require_size
+from osler.max_relu import MaxPoolReLU
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ReferenceCNN(Backbone):
         super().__init__()
         self.first = convolution(dims)(channels, 32, 3)
         self.second = convolution(dims)(32, 64, 3)
-        self.pool = max_pool(dims)(2)
+        self.pool = MaxPoolReLU(dims)
         self.features = 64
         self.neck_features = options.dense
         places = 1
@@ -40,10 +40,8 @@ class ReferenceCNN(Backbone):
         self.neck = nn.Sequential(_Flatten(), nn.Linear(64 * places, options.dense), nn.ReLU())
 
     def forward(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b k *smaller"]:
-        # ReLU never decreases, so it commutes with the maximum: after the pooling it has 2^dims times fewer
-        # values to look at, in both directions, and the result is the same.
-        x = F.relu(self.pool(self.first(x)))
-        return F.relu(self.pool(self.second(x)))
+        maps: Tensor = self.pool(self.second(self.pool(self.first(x))))
+        return maps
 
 
 class _Flatten(nn.Module):

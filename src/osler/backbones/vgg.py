@@ -12,9 +12,9 @@ from osler.backbones import (
     batch_norm,
     convolution,
     initialise,
-    max_pool,
     require_size,
 )
+from osler.max_relu import MaxPoolReLU
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class VGG(Backbone):
                     layers.append(batch_norm(dims)(width))
                 layers.append(nn.ReLU(inplace=True))
                 channels = width
-            layers.append(max_pool(dims)(2))
+            # In place of the last ReLU; the name of no layer changes.
+            layers[-1:] = [nn.Identity(), MaxPoolReLU(dims)]
         self.layers = nn.Sequential(*layers)
         self.features = 512
         self.neck_features = options.dense

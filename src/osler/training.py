@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
-from osler import calibration, catalog, cohort, data, draws, model, novelty, planning, recipe
+from osler import calibration, cohort, data, draws, model, novelty, planning, recipe
 from osler.augmentation import augment
 from osler.case import Entry
 from osler.cohort import Calibration, Cohort, Splits, Training, Validation

@@ -3,17 +3,17 @@ import torch
 
 from osler.augmentation import augment, augment_masks
 from osler.draws import keys
-from osler.recipe import Recipe
+from osler.recipe import ImagePlan, Recipe
 
-PLAN = Recipe(
-    augmentation={
-        "spatial": {"probability": 0.7, "elastic": 0.05, "elastic_probability": 0.5, "flip_x": True},
-        "intensity": {"probability": 0.5},
-        "noise": {"probability": 0.5},
-    }
-)
-MOVED = Recipe(augmentation={"spatial": PLAN.augmentation["spatial"]})
-BRIGHT = Recipe(augmentation={"intensity": {"probability": 1.0}})
+SPATIAL = {"probability": 0.7, "elastic": 0.05, "elastic_probability": 0.5, "flip_x": True}
+
+
+def plan(**augmentation: dict[str, float | bool]) -> Recipe:
+    return Recipe(ImagePlan((1, 60, 64)), {}, augmentation=augmentation)
+
+
+MOVED, BRIGHT = plan(spatial=SPATIAL), plan(intensity={"probability": 1.0})
+PLAN = plan(spatial=SPATIAL, intensity={"probability": 0.5}, noise={"probability": 0.5})
 
 
 def test_masks_move_with_their_images() -> None:
@@ -41,4 +41,4 @@ def test_moments_of_a_case_move_together() -> None:
 
 def test_without_transforms_nothing_changes() -> None:
     x = torch.randn(2, 1, 1, 1, 8, 8)
-    assert torch.equal(augment(x, keys(0, np.arange(2)), Recipe()), x)
+    assert torch.equal(augment(x, keys(0, np.arange(2)), plan()), x)

@@ -93,8 +93,8 @@ def _move(
     if loop is not None:
         affine = _affine(matrix * aspect / np.array(aspect)[:, None], shift, (width, height, depth))
         spline, zero = _splines(options, key, (depth, height, width)), options.padding == "zero"
-        before, after, fill = images.contiguous().numpy(), result.numpy(), loop.masks if nearest else loop.images
-        spread(lambda lines: fill(before, after, rows, affine, spline, zero, lines), len(rows) * depth * height)
+        given, filled, fill = images.contiguous().numpy(), result.numpy(), loop.masks if nearest else loop.images
+        spread(lambda lines: fill(given, filled, rows, affine, spline, zero, lines), len(rows) * depth * height)
         return result
     chosen = torch.from_numpy(rows).to(images.device)
     before = images[chosen].float()
@@ -215,8 +215,8 @@ def _splines(
     control = uniform(key, "spatial/elastic", (3, layers, points, points), -1.0, 1.0)
     control *= (bent[:, None] * options.elastic * np.array(size[::-1]))[:, :, None, None, None]
     on_z = np.ones((1, 1)) if size[0] == 1 else _spline(size[0])
-    bases = on_z, _spline(size[1]), _spline(size[2])
-    return control.astype(np.float32), *(np.ascontiguousarray(basis.T, np.float32) for basis in bases)
+    along = [np.ascontiguousarray(basis.T, np.float32) for basis in (on_z, _spline(size[1]), _spline(size[2]))]
+    return control.astype(np.float32), along[0], along[1], along[2]
 
 
 def _spline(size: int) -> NDArray[np.float64]:

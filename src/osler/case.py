@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -133,7 +134,11 @@ class Source:
 
     @property
     def path(self) -> Path:
-        return Path(self._path)
+        return _path(self._path)
+
+
+# A million cases may lie in one file.
+_path = lru_cache(maxsize=64)(Path)
 
 
 @dataclass(frozen=True, slots=True)

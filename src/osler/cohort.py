@@ -208,8 +208,10 @@ def without(splits: Splits, ids: set[str]) -> Splits:
 
 def digest(entries: Sequence[Entry], pixels: Sequence[str]) -> str:
     """SHA-256 of a cohort: of its pixels and labels, in whatever order and under whatever names they come."""
-    rows = sorted(
-        f"{pixel}|{sorted((f.task, f.name, f.probability, f.value) for f in entry.findings)}"
-        for entry, pixel in zip(entries, pixels, strict=True)
-    )
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+    different = {id(e.findings): e.findings for e in entries}
+    said = {k: str(sorted((f.task, f.name, f.probability, f.value) for f in v)) for k, v in different.items()}
+    rows = sorted(f"{pixel}|{said[id(e.findings)]}" for e, pixel in zip(entries, pixels, strict=True))
+    total = hashlib.sha256()
+    for number, row in enumerate(rows):
+        total.update(f"\n{row}".encode() if number else row.encode())
+    return total.hexdigest()

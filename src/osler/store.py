@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from osler.problem import Problem
 
 # Pixels of more bytes than this go to a file, where there is a folder for one.
-MOST_IN_MEMORY = 2**29
+MOST_IN_MEMORY = 2**28
 _TYPES = (np.uint8, np.float32)
 _TOGETHER = 1024
 

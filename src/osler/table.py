@@ -265,7 +265,7 @@ class _Reader:
         return Entry(
             id=row[roles.case],
             patient=row[roles.case] if patient in roles.missing else patient,
-            images=self._images(sources),
+            images=self._images(number, sources),
             findings=self._findings(row),
             split=_split(self.table, row[roles.split], roles.missing) if roles.split else None,
             covariates=Cells(self.covariates, number) if self.covariates else NOTHING,
@@ -282,13 +282,14 @@ class _Reader:
             )
         return self.known[cells]
 
-    def _images(self, sources: Mapping[str, Source]) -> Mapping[str, Source]:
+    def _images(self, number: int, sources: Mapping[str, Source]) -> Mapping[str, Source]:
         if len(sources) != 1:
             return sources
         [(name, source)] = sources.items()
-        column = self.placed.setdefault(name, {name: []})
-        column[name].append(source)
-        return Cells(column, len(column[name]) - 1)
+        columns = self.placed.setdefault(name, {name: []})
+        # Rows that were left out leave a gap, so that a case has one number in all of its columns.
+        columns[name] += [source] * (number + 1 - len(columns[name]))
+        return Cells(columns, number)
 
 
 def _check_columns(table: Table, roles: Roles) -> None:

@@ -20,7 +20,7 @@ check: $(VENV)/osler-test-installed
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
-# The pictures of the README, from the pages of the demo; the second one with the map in front.
+# The pictures of the README, from the pages of the demo; the second one with the map in front. And the augmentations.
 pictures:
 	mkdir -p docs/images
 	$(call shot,1100x1290,docs/images/evaluation.png,$(DEMO)/evaluation/evaluation.html)
@@ -28,6 +28,7 @@ pictures:
 	sed 's/id="pane1" checked/id="pane1"/; s/id="pane2"/id="pane2" checked/' $$page > $(DEMO)/with-map.html
 	$(call shot,1100x860,docs/images/diagnosis.png,$(DEMO)/with-map.html)
 	rm $(DEMO)/with-map.html
+	$(VENV)/bin/python benchmarks/augmentation_pictures.py docs/images/augmentations.png
 
 shot = chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=$(subst x,$(comma),$(1)) \
 	--screenshot=$(abspath $(2)) file://$(abspath $(3)) 2> /dev/null

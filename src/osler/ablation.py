@@ -273,7 +273,7 @@ def _compared(
         statistics = _statistics(said, held, task)
         drawn[arm.name] = {name: _drawn(statistics[name], held.patients, bootstraps) for name in FIGURES}
         every = np.ones(len(held.ids))
-        row = {"name": arm.name, "augmentation": list(arm.augmentation), "seconds": seconds}
+        row: dict[str, Any] = {"name": arm.name, "augmentation": list(arm.augmentation), "seconds": seconds}
         row["figures"] = {name: _estimate(values) for name, values in drawn[arm.name].items()}
         row["corrupted"] = {name: statistics[name](every) for name in CORRUPTIONS}
         arms.append(row)
@@ -319,14 +319,14 @@ def table(result: Mapping[str, Any]) -> list[str]:
     heads = ("AUROC", "corrupted", "Brier", "log loss")
     wide = max(len(arm["name"]) for arm in result["arms"]) + 2
     lines = [f"{result['cases']} cases of {result['patients']} patients, {result['held_out']}; 95 % intervals"]
-    lines.append(" " * wide + "".join(f"{head:<26}" for head in heads) + "seconds")
+    lines.append(" " * wide + "".join(f"{head:<28}" for head in heads) + "seconds")
     for arm in result["arms"]:
-        cells = "".join(f"{_cell(arm['figures'][name]):<26}" for name in FIGURES)
+        cells = "".join(f"{_cell(arm['figures'][name]):<28}" for name in FIGURES)
         lines.append(f"{arm['name']:<{wide}}{cells}{'?' if arm['seconds'] is None else round(arm['seconds'])}")
     lines.append("less the base, paired")
     for arm in result["arms"]:
         if arm["differences"]:
-            cells = "".join(f"{_cell(arm['differences'][name], '+'):<26}" for name in FIGURES)
+            cells = "".join(f"{_cell(arm['differences'][name], '+'):<28}" for name in FIGURES)
             lines.append(f"{arm['name']:<{wide}}{cells}".rstrip())
     return lines
 

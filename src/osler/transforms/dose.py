@@ -64,14 +64,31 @@ def variance(images: Float32[Tensor, "b c d h w"], attenuation: float) -> Float3
 
     A ray that is weakened by ``exp(-p)`` brings that share of the quanta, so its logarithm has a variance that grows
     as ``exp(p)`` (Zeng et al., IEEE Transactions on Nuclear Science 62(5), 2015). A pixel takes the mean over the
-    rays through it; of those the two along its row and its column stand for all. At ``exp(8)`` electronic noise
-    takes over.
+    rays through it; those along its row, its column and its two diagonals stand for all. At ``exp(8)`` electronic
+    noise takes over.
     """
     signal = (images - images.amin((1, 2, 3, 4), keepdim=True)).mean(1, keepdim=True)
-    mean = signal.mean((2, 3, 4), keepdim=True).clamp_min(1e-12)
-    rays = [(attenuation * signal.mean(axis, keepdim=True) / mean).clamp_max(8.0).exp() for axis in (3, 4)]
-    both = rays[0] + rays[1]
-    return both / both.mean((2, 3, 4), keepdim=True)
+    height, width = signal.shape[3:]
+    mean = signal.mean((2, 3, 4), keepdim=True).clamp_min(1e-12) * (height * width) ** 0.5
+    rays = (
+        signal.sum(3, keepdim=True),
+        signal.sum(4, keepdim=True),
+        _falling(signal),
+        _falling(signal.flip(4)).flip(4),
+    )
+    summed = torch.zeros_like(signal)
+    for ray in rays:
+        summed += (attenuation * ray / mean).clamp_max(8.0).exp()
+    return summed / summed.mean((2, 3, 4), keepdim=True)
+
+
+def _falling(signal: Float32[Tensor, "b 1 d h w"]) -> Float32[Tensor, "b 1 d h w"]:
+    """The integral along each pixel's diagonal from the upper left to the lower right."""
+    height, width = signal.shape[3:]
+    steps = torch.arange(width, device=signal.device) - torch.arange(height, device=signal.device)[:, None]
+    line = (steps + height - 1).flatten()
+    sums = signal.new_zeros(*signal.shape[:3], height + width - 1).index_add_(3, line, signal.flatten(3))
+    return 2**0.5 * sums[..., line].view_as(signal)
 
 
 def _transfer(height: int, width: int) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from osler import table
@@ -13,6 +13,8 @@ from osler.problem import Problem
 
 # What a row of labels.csv may be keyed by, the most exact first.
 _KEYS = ("SeriesInstanceUID", "path", "StudyInstanceUID", "PatientID", "patient")
+# Where a file lies, and what its header says.
+_File = tuple[str, Mapping[str, str]]
 _NOT_IMAGES = ("SEG", "RTDOSE", "SR", "PR", "KO", "ANN", "SM")
 
 
@@ -45,49 +47,43 @@ def read(path: Path) -> Listing:
     return Listing(cases.entries, cases.questions, grouping, (*problems, *cases.problems), (*notes, *cases.notes))
 
 
-def _series(root: Path) -> tuple[Mapping[str, list[Path]], list[Problem], list[str]]:
-    found: dict[str, list[Path]] = defaultdict(list)
+def _series(root: Path) -> tuple[Mapping[str, list[_File]], list[Problem], list[str]]:
+    found: dict[str, list[_File]] = defaultdict(list)
     problems: list[Problem] = []
     skipped: Counter[str] = Counter()
-    for path in _files(root):
-        if not path.stat().st_size:
-            # It may have been a slice: never skipped silently.
-            problems.append(Problem("the file is empty (0 bytes)", path=path, root=root, fix="copy it again"))
-            continue
-        if not dicom.matches(path):
+    paths = list(_files(root))
+    for path, tags in zip(paths, dicom.headers_of(paths), strict=True):
+        if tags is None:
             skipped["not DICOM"] += 1
-            continue
-        try:
-            tags = dicom.header(path)
-        except Problem as problem:
-            problems.append(problem)
-            continue
-        if not tags["Rows"] or tags["Modality"] in _NOT_IMAGES:
+        elif isinstance(tags, Problem):
+            # An empty one may have been a slice: never skipped silently.
+            problems.append(Problem(tags.what, path=tags.path, root=root, fix=tags.fix))
+        elif not tags["Rows"] or tags["Modality"] in _NOT_IMAGES:
             skipped["not an image"] += 1
         elif "LOCALIZER" in tags["ImageType"].upper():
             skipped["a localizer"] += 1
         elif not tags["SeriesInstanceUID"]:
             problems.append(Problem("it has no SeriesInstanceUID", path=path, root=root, fix="export it again"))
         else:
-            found[tags["SeriesInstanceUID"]].append(path)
+            found[tags["SeriesInstanceUID"]].append((path, tags))
     return found, problems, [f"{count} files were left out: {why}." for why, count in sorted(skipped.items())]
 
 
-def _files(root: Path) -> list[Path]:
-    found = []
+def _files(root: Path) -> Iterator[str]:
+    # Names, not paths: making a path takes as long as reading a header.
     for place, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(place, name) for name in sorted(names) if not name.startswith(".")]
-    return found
+        yield from (os.path.join(place, name) for name in sorted(names) if not name.startswith("."))  # noqa: PTH118
 
 
-def _rows(root: Path, found: Mapping[str, list[Path]]) -> tuple[list[dict[str, str]], dict[str, Source]]:
+def _rows(root: Path, found: Mapping[str, list[_File]]) -> tuple[list[dict[str, str]], dict[str, Source]]:
     """A row for each series, and where it lies: one file, or the folder that holds all of them."""
     rows, sources = [], {}
-    for uid, paths in sorted(found.items()):
-        tags = dicom.header(paths[0])
-        place = paths[0] if len(paths) == 1 else Path(os.path.commonpath([path.parent for path in paths]))
-        sources[uid] = Source(place, key="" if len(paths) == 1 else uid)
+    for uid, files in sorted(found.items()):
+        first, tags = files[0]
+        folders = {os.path.dirname(path) for path, _ in files}  # noqa: PTH120
+        place = Path(first if len(files) == 1 else os.path.commonpath(folders))
+        sources[uid] = Source(place, key="" if len(files) == 1 else uid)
         names = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "PatientSex")
         rows.append({**{name: tags[name] for name in names}, "path": place.relative_to(root).as_posix()})
     return rows, sources

@@ -1,6 +1,6 @@
 """DICOM: a file, or a folder that holds one series.
 
-``files`` opens and says what an object is, ``pixels`` decodes, ``geometry`` places, ``series`` stacks slices.
+``files`` opens and says what an object is, ``headers`` does so for many at once, ``pixels`` decodes, ``geometry`` places, ``series`` stacks slices.
 """
 
 import warnings
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from osler.case import Source
 from osler.formats.dicom import series
-from osler.formats.dicom.files import header, is_dicom, made_by
+from osler.formats.dicom.files import header, headers_of, is_dicom, made_by
 from osler.image import Image
 from osler.problem import Problem
 
-__all__ = ["facts", "header", "matches", "read"]
+__all__ = ["facts", "header", "headers_of", "matches", "read"]
 
 
 def matches(path: Path) -> bool:

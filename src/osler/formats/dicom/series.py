@@ -1,5 +1,6 @@
 """Frames and slices to one image: what is depth, what is time."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osler.formats.dicom import geometry, pixels
-from osler.formats.dicom.files import header, is_dicom, load, not_an_image
+from osler.formats.dicom.files import header, headers_of, load, not_an_image
 from osler.image import Geometry, Image, NoGeometry, Spacing
 from osler.problem import Problem
 
@@ -21,9 +22,9 @@ _SLICES = 0x00540080
 
 def files_below(folder: Path) -> Iterator[Path]:
     """The files of a folder and of those below it, in a stable order, hidden ones left out."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
 def read_file(path: Path) -> Image:
@@ -119,16 +120,14 @@ def _chosen(folder: Path, uid: str, notes: list[str]) -> list[Path]:
     """The files of the one series; localizers and objects without pixels are left out and noted."""
     series: dict[str, list[Path]] = {}
     skipped: Counter[str] = Counter()
-    for path in files_below(folder):
-        if not is_dicom(path):
-            skipped["not DICOM"] += 1
-            continue
-        try:
-            tags = header(path)
-        except Problem:
+    paths = list(files_below(folder))
+    for path, tags in zip(paths, headers_of(paths), strict=True):
+        if isinstance(tags, Problem):
             # A file named like DICOM that cannot be read may be a lost slice: never skip it silently.
             if path.suffix.lower() in (".dcm", ".dicom", ".ima") or path.stat().st_size == 0:
-                raise
+                raise tags
+            tags = None
+        if tags is None:
             skipped["not DICOM"] += 1
             continue
         if uid and tags["SeriesInstanceUID"] != uid:

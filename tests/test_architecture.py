@@ -38,7 +38,7 @@ VARIANTS = ("tasks", "backbones", "poolings", "transforms", "explanations", "for
 UPWARD = {("diagnosis", "explanation")}
 # 450 lines are a habit. What is longer, and how long it may be.
 LONG = {
-    "training.py": 700,  # one loop, readable in one sitting, with all that surrounds it
+    "training.py": 730,  # one loop, readable in one sitting, with all that surrounds it
     "evaluation.py": 520,  # from entries to predictions, in and out of fold
 }
 

@@ -1,8 +1,10 @@
-"""Does training in bfloat16 cost accuracy? The same network from the same start in float32 and in bfloat16.
+r"""Does training in bfloat16 cost accuracy? The same network from the same start in float32 and in bfloat16.
 
     python benchmarks/precision.py $DATA/pneumoniamnist epochs=3
-    python benchmarks/precision.py $DATA/pneumoniamnist --recipe recipes/reference_cnn.toml image.size=[1,28,28] epochs=5
-    python benchmarks/precision.py $DATA/busi --cohort-file recipes/cohorts/busi.toml --recipe recipes/reference_cnn.toml
+    python benchmarks/precision.py $DATA/pneumoniamnist epochs=5 --recipe recipes/reference_cnn.toml \
+        image.size=[1,28,28] image.channels=1
+    python benchmarks/precision.py $DATA/busi epochs=5 --recipe recipes/reference_cnn.toml \
+        --cohort-file recipes/cohorts/busi.toml
 
 Both train on the training part by `training.fit`, with the same batches and the same augmentation; all other cases
 of the cohort are the test. Answers are always computed in float32. Printed are the macro AUROC of each start and of
@@ -74,7 +76,9 @@ def main() -> None:
         found = bootstrap(statistic, patients)
         print(f"{what:44}{found.value:8.4f} ({found.low:.4f} to {found.high:.4f})", flush=True)
 
-    print(f"{plan.network.backbone}, {len(train)} training cases, {plan.training.epochs} epochs; {len(test)} test cases")
+    print(
+        f"{plan.network.backbone}, {len(train)} training cases, {plan.training.epochs} epochs; {len(test)} test cases"
+    )
     for (precision, seed), of in made.items():
         show(f"AUROC, {precision}, start {seed}", lambda w, of=of: area(of, w))
     means = {p: np.mean([made[p, s] for s in range(arguments.starts)], 0) for p in ("float32", "bfloat16")}

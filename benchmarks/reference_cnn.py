@@ -15,23 +15,14 @@ machine slows all of them alike: look at the ratios, round by round.
 """
 
 import argparse
-import json
-import math
-import os
-import statistics
-import subprocess
-import sys
-import time
-import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import turns
+from turns import Tick
+
 BATCH, PIXELS, CLASSES, CASES = 32, 224, 10, 128
 RECIPE = Path(__file__).parent.parent / "recipes" / "reference_cnn.toml"
-
-Tick = Callable[[], None]
-
 
 # --- contenders: each trains for ever and calls tick after every step ---------------------------------------
 
@@ -185,7 +176,6 @@ CONTENDERS = {
     "monai": monai,
     "keras": keras,
 }
-NEEDS_OUR_ALLOCATOR = ("ours", "by_hand")
 
 
 def cases() -> tuple[Any, Any]:
@@ -211,92 +201,20 @@ def textbook() -> Any:
     )
 
 
-# --- taking turns ---------------------------------------------------------------------------------------------
-
-
-def work(name: str, steps: int) -> None:
-    """Trains; after two steps to warm up, and then after every ``steps``, waits for its next turn."""
-    # What Lightning and Keras print must not mix with the figures.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    warnings.simplefilter("ignore")
-    done, goal, start = 0, 2, 0.0
-
-    def tick() -> None:
-        nonlocal done, goal, start
-        done += 1
-        if done < goal:
-            return
-        print(json.dumps(goal * BATCH / (time.perf_counter() - start)), file=answers, flush=True)
-        if not sys.stdin.readline():
-            os._exit(0)
-        done, goal, start = 0, steps, time.perf_counter()
-
-    CONTENDERS[name](tick)
-
-
-def begin(name: str, allocator: str, steps: int) -> subprocess.Popen[str]:
-    kept = "0" if allocator == "stock" and name not in NEEDS_OUR_ALLOCATOR else "1"
-    environment = {**os.environ, "OSLER_MALLOPT": kept, "KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        [sys.executable, __file__, "--worker", name, "--steps", str(steps)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
-
-
-def answer(process: subprocess.Popen[str]) -> float:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    return float(json.loads(line)) if line else math.nan
-
-
-def rounds(names: list[str], allocator: str, steps: int, repeats: int) -> Iterator[dict[str, float]]:
-    """Images a second of each contender, round by round."""
-    workers = {}
-    for name in names:
-        workers[name] = begin(name, allocator, steps)
-        if math.isnan(answer(workers[name])):
-            assert workers[name].stderr is not None
-            last = workers.pop(name).communicate()[1].strip().splitlines()[-1:]
-            print(f"{name} is left out: {' '.join(last)}")
-    try:
-        for _ in range(repeats):
-            speeds = {}
-            for name, process in workers.items():
-                assert process.stdin is not None
-                process.stdin.write("go\n")
-                process.stdin.flush()
-                speeds[name] = answer(process)
-            yield speeds
-    finally:
-        for process in workers.values():
-            process.communicate()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7, help="rounds; in each every loop has its turn")
     parser.add_argument("--steps", type=int, default=2, help="training steps of a turn")
     parser.add_argument("--allocator", choices=["stock", "ours", "both"], default="both")
     parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
-    parser.add_argument("--worker", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.worker:
-        from osler.allocator import keep_memory
-
-        keep_memory()
-        work(arguments.worker, arguments.steps)
     titles = {"stock": "the others under the C library's own allocator", "ours": "all under our allocator settings"}
     for allocator in titles if arguments.allocator == "both" else [arguments.allocator]:
-        found = list(rounds(arguments.contenders, allocator, arguments.steps, arguments.repeats))
+        kept = list(CONTENDERS) if allocator == "ours" else ["ours", "by_hand"]
+        found = list(turns.rounds(__file__, arguments.contenders, kept, arguments.steps, arguments.repeats))
         print(f"\n{titles[allocator]}; {len(found)} rounds of {arguments.steps} steps of {BATCH}")
-        print(f"{'':10}{'img/s':>8}{'least':>8}{'most':>8}   ours / it: median (least to most)")
-        for name in found[0]:
-            speeds = [speed[name] for speed in found]
-            ratios = [speed["ours"] / speed[name] for speed in found if "ours" in speed]
-            text = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
-            print(f"{name:10}{statistics.median(speeds):8.1f}{min(speeds):8.1f}{max(speeds):8.1f}   {text}")
+        turns.show(found)
 
 
 if __name__ == "__main__":
-    main()
+    turns.work_or(main, CONTENDERS, BATCH)

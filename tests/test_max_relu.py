@@ -42,7 +42,7 @@ def test_values_and_gradients_are_those_of_pytorch(
     # Rounded to halves: many windows hold their maximum twice, many hold nothing above 0.
     x = ((torch.randn(3, 5, *size) * 4).round() / 2).to(dtype).contiguous(memory_format=torch.channels_last)
     gradient = torch.randn(3, 5, size[0] // 2, size[1] // 2).to(dtype)
-    assert max_relu._suits((x.requires_grad_() * 1))
+    assert max_relu._suits(x.requires_grad_() * 1)
     for found, expected in zip(ours(x.detach(), gradient), theirs(x.detach(), gradient), strict=True):
         assert torch.equal(found, expected)
 
@@ -53,7 +53,14 @@ def test_nothing_that_is_not_finite_is_hidden(dtype: torch.dtype, monkeypatch: p
     monkeypatch.setattr(max_relu, "LEAST", 0)
     nan = torch.tensor([float("nan")]).to(dtype)
     # NaN with either sign: processors make the negative one.
-    windows = [(nan, 3.0), (-nan, 3.0), (-nan, -3.0), (float("inf"), 1.0), (float("-inf"), 1.0), (float("-inf"), -0.0)]
+    windows = [
+        (nan, 3.0),
+        (-nan, 3.0),
+        (-nan, -3.0),
+        (float("inf"), 1.0),
+        (float("-inf"), 1.0),
+        (float("-inf"), -0.0),
+    ]
     x = torch.zeros(len(windows), 2, 2, 2, dtype=dtype)
     for row, (value, other) in enumerate(windows):
         x[row] = other
@@ -89,7 +96,9 @@ def test_vgg_and_alexnet_compute_what_the_published_order_of_layers_does(build: 
     network = build().double()  # type: ignore[operator]
     x = torch.randn(2, 1, 63, 63, dtype=torch.float64)
     vgg_like = isinstance(network, vgg.VGG)
-    pools = [number for number, layer in enumerate(network.layers) if isinstance(layer, MaxPoolReLU | torch.nn.MaxPool2d)]
+    pools = [
+        number for number, layer in enumerate(network.layers) if isinstance(layer, MaxPoolReLU | torch.nn.MaxPool2d)
+    ]
 
     def as_printed(maps: Tensor) -> Tensor:
         for number, layer in enumerate(network.layers):

@@ -24,6 +24,8 @@ def keep_memory() -> bool:
     try:
         library = ctypes.CDLL("libc.so.6")
         settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 256 * 2**20))
-        return all([library.mallopt(parameter, value) == 1 for parameter, value in settings])
+        # Each is set, also after one that is refused.
+        done = [library.mallopt(parameter, value) == 1 for parameter, value in settings]
+        return all(done)
     except (OSError, AttributeError):
         return False

@@ -535,14 +535,13 @@ def step_once(
     number = state.epoch * steps + state.step
     torch.manual_seed(seed_of(chosen.seed, member, 2, number))
     network.train()
-    x = network.normalise(torch.from_numpy(training.pixels[rows]).to(device))
+    x, targets = batch(training, rows, network.normalise, device)
     x = augment(x, draws.keys(chosen.seed, member, 3, state.epoch, rows), plan)
     with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
         answers = network(x)
     loss = torch.zeros((), device=device)
     for name, task in network.tasks.items():
-        target = torch.from_numpy(training.targets[name][rows]).to(device)
-        loss = loss + task.loss(answers[name], target, network.scale(name), chosen.smoothing)
+        loss = loss + task.loss(answers[name], targets[name], network.scale(name), chosen.smoothing)
     return descend(state, loss, plan, steps)
 
 
@@ -573,6 +572,14 @@ def descend(state: State, loss: Float[Tensor, ""], plan: Recipe, steps: int) -> 
     if chosen.ema:
         _average(state, min(chosen.ema, (1 + number) / (10 + number)))
     return float(loss.detach())
+
+
+def batch(
+    training: Examples, rows: NDArray[np.intp], normalise: model.Normalise, device: torch.device
+) -> tuple[Float[Tensor, "b t c d h w"], dict[str, Tensor]]:
+    """The normalised images of these rows, and their targets by task, on the device."""
+    x = normalise(torch.from_numpy(training.pixels[rows]).to(device))
+    return x, {name: torch.from_numpy(values[rows]).to(device) for name, values in training.targets.items()}
 
 
 def _clip(network: Network, limit: float) -> Tensor:

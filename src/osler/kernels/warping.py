@@ -53,25 +53,40 @@ def images(before, after, rows, affine, spline, zero, lines):
 def masks(before, after, rows, affine, spline, zero, lines):
     """:func:`images` for labels of any type: each output pixel takes the value of the nearest."""
     _, channels, depth, height, width = before.shape
-    right, down, back = np.float32(width - 1), np.float32(height - 1), np.float32(depth - 1)
-    none, half = np.float32(0), np.float32(0.5)
-    place = np.zeros((3, width), np.float32)
+    place, index = np.zeros((3, width), np.float32), np.zeros((3, width), np.int32)
     for line in range(lines[0], lines[1]):
         n, z, y = line // (depth * height), line // height % depth, line % height
         _places(place, affine[n], spline, n, z, y)
+        _nearest(place[0], width, 1, index[0])
+        _nearest(place[1], height, width, index[1])
+        _nearest(place[2], depth, width * height, index[2])
         for channel in range(channels):
             source, target = before[rows[n], channel].reshape(-1), after[rows[n], channel, z, y]
+            x_index, y_index, z_index = _rows(index)
             for x in range(width):
-                px, py = min(max(place[0, x], none), right), min(max(place[1, x], none), down)
-                pz = min(max(place[2, x], none), back) if depth > 1 else none
-                a = (np.uint32(np.rint(pz)) * np.uint32(height) + np.uint32(np.rint(py))) * np.uint32(width)
-                target[x] = source[a + np.uint32(np.rint(px))]
-                if zero and (
-                    abs(place[0, x] - px) > half
-                    or abs(place[1, x] - py) > half
-                    or (depth > 1 and abs(place[2, x] - pz) > half)
-                ):
-                    target[x] = 0
+                target[x] = source[np.uint32(x_index[x] + y_index[x] + z_index[x])]
+            if zero:
+                _blank(place[0], width, target)
+                _blank(place[1], height, target)
+                _blank(place[2], depth, target)
+
+
+@compiled
+@no_type_check
+def _nearest(place, size, length, index):
+    """Along one axis: the pixel nearest to each place."""
+    none, last = np.float32(0), np.float32(size - 1)
+    for x in range(len(place)):
+        index[x] = np.int32(np.rint(min(max(place[x], none), last))) * np.int32(length)
+
+
+@compiled
+@no_type_check
+def _blank(place, size, target):
+    half = np.float32(0.5)
+    for x in range(len(place)):
+        if place[x] < -half or place[x] > np.float32(size - 1) + half:
+            target[x] = 0
 
 
 @compiled

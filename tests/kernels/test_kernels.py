@@ -1,6 +1,6 @@
 """What all compiled loops share: the hash, the threads, and doing without."""
 
-import importlib.util
+import sys
 import threading
 
 import numpy as np
@@ -41,7 +41,8 @@ def test_what_a_thread_raises_is_raised() -> None:
 
 def test_without_numba_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels.find("areas") is not None
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "osler.kernels.areas")
+    monkeypatch.setitem(sys.modules, "numba", None)
     assert kernels.find("areas") is None
 
 

@@ -6,7 +6,6 @@ the loops let go of the interpreter's lock: they may be started from any thread 
 """
 
 import importlib
-import importlib.util
 import os
 from collections.abc import Callable
 from itertools import pairwise
@@ -18,8 +17,11 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def find(name: str) -> ModuleType | None:
-    """The module ``osler.kernels.<name>``; none where numba is not installed."""
-    return importlib.import_module(f"osler.kernels.{name}") if importlib.util.find_spec("numba") else None
+    """The module ``osler.kernels.<name>``; none where numba is not installed, or not for this numpy or Python."""
+    try:
+        return importlib.import_module(f"osler.kernels.{name}")
+    except ImportError:
+        return None
 
 
 def compiled(function: Function) -> Function:

@@ -111,48 +111,36 @@ def _power(x, exponent):
 
 @compiled
 @no_type_check
-def blur_plane(before, after, rows, weights, planes):
-    """Blurs along x and y, beyond the edge the edge's pixels.
+def blur(before, after, rows, weights, planes):
+    """Blurs along z, x and y, a plane at a time; beyond the edge the edge's pixels.
 
     Args:
         before: float32 ``(b, c, d, h, w)``.
-        after: float32 ``(_, c, d, h, w)``, filled.
-        rows: two int64 ``(n,)``: which images are blurred, and where each goes in ``after``.
+        after: the same; the chosen images are filled.
+        rows: int64 ``(n,)``, which images are blurred.
         weights: float32 ``(n, r + 1)``, of the pixel itself and of those 1 to r away on either side.
         planes: from which to which of the ``n * c * d`` planes.
     """
     _, channels, depth, height, width = before.shape
     radius = weights.shape[1] - 1
-    padded, plane = np.zeros(width + 2 * radius, np.float32), np.zeros((height, width), np.float32)
+    plane, padded = np.zeros((height, width), np.float32), np.zeros(width + 2 * radius, np.float32)
     for number in range(planes[0], planes[1]):
         n, c, z = number // (channels * depth), number // depth % channels, number % depth
-        source, target = before[rows[0][n], c, z], after[rows[1][n], c, z]
+        source, target, weight = before[rows[n], c], after[rows[n], c, z], weights[n]
+        inside = padded[radius : radius + width]
         for y in range(height):
-            for x in range(len(padded)):
-                padded[x] = source[y, min(max(x - radius, 0), width - 1)]
-            _sum(padded[radius : radius + width], weights[n, 0], plane[y])
+            _sum(source[z, y], weight[0] if depth > 1 else _ONE, inside)
+            for r in range(1, radius + 1 if depth > 1 else 1):
+                _add(source[max(z - r, 0), y], source[min(z + r, depth - 1), y], weight[r], inside)
+            for r in range(radius):
+                padded[r], padded[radius + width + r] = inside[0], inside[width - 1]
+            _sum(inside, weight[0], plane[y])
             for r in range(1, radius + 1):
-                left, right = padded[radius - r : radius - r + width], padded[radius + r : radius + r + width]
-                _add(left, right, weights[n, r], plane[y])
+                _add(padded[radius - r : radius - r + width], padded[radius + r :], weight[r], plane[y])
         for y in range(height):
-            _sum(plane[y], weights[n, 0], target[y])
+            _sum(plane[y], weight[0], target[y])
             for r in range(1, radius + 1):
-                _add(plane[max(y - r, 0)], plane[min(y + r, height - 1)], weights[n, r], target[y])
-
-
-@compiled
-@no_type_check
-def blur_depth(before, after, rows, weights, planes):
-    """Blurs along z from ``before (n, c, d, h, w)`` into the chosen rows of ``after (b, c, d, h, w)``."""
-    _, channels, depth, height, _ = before.shape
-    for number in range(planes[0], planes[1]):
-        n, c, z = number // (channels * depth), number // depth % channels, number % depth
-        for y in range(height):
-            target = after[rows[n], c, z, y]
-            _sum(before[n, c, z, y], weights[n, 0], target)
-            for r in range(1, weights.shape[1]):
-                above, below = before[n, c, max(z - r, 0), y], before[n, c, min(z + r, depth - 1), y]
-                _add(above, below, weights[n, r], target)
+                _add(plane[max(y - r, 0)], plane[min(y + r, height - 1)], weight[r], target[y])
 
 
 @compiled

@@ -27,11 +27,14 @@ def images(before, after, rows, affine, spline, zero, lines):
         lines: from which to which of the ``n * d * h`` lines.
     """
     _, channels, depth, height, width = before.shape
-    place, share = np.zeros((3, width), np.float32), np.zeros((3, width), np.float32)
+    points, place = np.zeros((3, len(spline[2]), 6), np.float32), np.zeros((3, width), np.float32)
+    share = np.zeros((3, width), np.float32)
     index, step = np.zeros((3, width), np.int32), np.zeros((3, width), np.int32)
     for line in range(lines[0], lines[1]):
         n, z, y = line // (depth * height), line // height % depth, line % height
-        _places(place, affine[n], spline, n, z, y)
+        if line == lines[0] or y == 0:
+            _points(points, spline, n, z)
+        _places(place, affine[n], points, spline, z, y)
         # each in a loop of its own: what one loop does alike for all pixels is done for many at once
         _neighbours(place[0], width, 1, index[0], step[0], share[0])
         _neighbours(place[1], height, width, index[1], step[1], share[1])
@@ -53,25 +56,43 @@ def images(before, after, rows, affine, spline, zero, lines):
 def masks(before, after, rows, affine, spline, zero, lines):
     """:func:`images` for labels of any type: each output pixel takes the value of the nearest."""
     _, channels, depth, height, width = before.shape
-    right, down, back = np.float32(width - 1), np.float32(height - 1), np.float32(depth - 1)
-    none, half = np.float32(0), np.float32(0.5)
-    place = np.zeros((3, width), np.float32)
+    points, place = np.zeros((3, len(spline[2]), 6), np.float32), np.zeros((3, width), np.float32)
+    index = np.zeros((3, width), np.int32)
     for line in range(lines[0], lines[1]):
         n, z, y = line // (depth * height), line // height % depth, line % height
-        _places(place, affine[n], spline, n, z, y)
+        if line == lines[0] or y == 0:
+            _points(points, spline, n, z)
+        _places(place, affine[n], points, spline, z, y)
+        _nearest(place[0], width, 1, index[0])
+        _nearest(place[1], height, width, index[1])
+        _nearest(place[2], depth, width * height, index[2])
         for channel in range(channels):
             source, target = before[rows[n], channel].reshape(-1), after[rows[n], channel, z, y]
+            x_index, y_index, z_index = _rows(index)
             for x in range(width):
-                px, py = min(max(place[0, x], none), right), min(max(place[1, x], none), down)
-                pz = min(max(place[2, x], none), back) if depth > 1 else none
-                a = (np.uint32(np.rint(pz)) * np.uint32(height) + np.uint32(np.rint(py))) * np.uint32(width)
-                target[x] = source[a + np.uint32(np.rint(px))]
-                if zero and (
-                    abs(place[0, x] - px) > half
-                    or abs(place[1, x] - py) > half
-                    or (depth > 1 and abs(place[2, x] - pz) > half)
-                ):
-                    target[x] = 0
+                target[x] = source[np.uint32(x_index[x] + y_index[x] + z_index[x])]
+            if zero:
+                _blank(place[0], width, target)
+                _blank(place[1], height, target)
+                _blank(place[2], depth, target)
+
+
+@compiled
+@no_type_check
+def _nearest(place, size, length, index):
+    """Along one axis: the pixel nearest to each place."""
+    none, last = np.float32(0), np.float32(size - 1)
+    for x in range(len(place)):
+        index[x] = np.int32(np.rint(min(max(place[x], none), last))) * np.int32(length)
+
+
+@compiled
+@no_type_check
+def _blank(place, size, target):
+    half = np.float32(0.5)
+    for x in range(len(place)):
+        if place[x] < -half or place[x] > np.float32(size - 1) + half:
+            target[x] = 0
 
 
 @compiled
@@ -136,10 +157,23 @@ def _fade(place, size, target):
 
 @compiled
 @no_type_check
-def _places(place, affine, spline, n, z, y):
+def _points(points, spline, n, z):
+    """The control points of a plane: those of the image, weighted along z."""
+    control, on_z = spline[0], spline[1]
+    points[:] = 0
+    for i in range(control.shape[2]):
+        for axis in range(3):
+            for j in range(control.shape[3]):
+                for k in range(control.shape[4]):
+                    points[axis, j, k] += on_z[i, z] * control[n, axis, i, j, k]
+
+
+@compiled
+@no_type_check
+def _places(place, affine, points, spline, z, y):
     """Where the pixels of a line come from, x y z; in 2D all have z = 0."""
     control, on_z, on_y, on_x = spline
-    for axis in range(3 if len(on_z[0]) > 1 else 2):
+    for axis in range(3 if on_z.shape[1] > 1 else 2):
         line, slope = place[axis], affine[axis, 0]
         start = affine[axis, 1] * np.float32(y) + affine[axis, 2] * np.float32(z) + affine[axis, 3]
         if control.shape[2] == 0:
@@ -147,15 +181,14 @@ def _places(place, affine, spline, n, z, y):
                 line[x] = start + slope * np.float32(x)
         else:
             a = b = c = d = e = f = np.float32(0)
-            for i in range(control.shape[2]):
-                for j in range(control.shape[3]):
-                    weight, points = on_z[i, z] * on_y[j, y], control[n, axis, i, j]
-                    a += weight * points[0]
-                    b += weight * points[1]
-                    c += weight * points[2]
-                    d += weight * points[3]
-                    e += weight * points[4]
-                    f += weight * points[5]
+            for j in range(points.shape[1]):
+                weight, row = on_y[j, y], points[axis, j]
+                a += weight * row[0]
+                b += weight * row[1]
+                c += weight * row[2]
+                d += weight * row[3]
+                e += weight * row[4]
+                f += weight * row[5]
             # one sum, not a loop over points: so it is computed for many pixels at once
             for x in range(len(line)):
                 first = a * on_x[0, x] + b * on_x[1, x] + c * on_x[2, x]

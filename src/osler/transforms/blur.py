@@ -1,7 +1,6 @@
 """Gaussian blur."""
 
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -49,7 +48,10 @@ def apply(
     deviation = uniform(key[rows], "blur/sigma", (), options.low, options.high)
     loop = loops("grey", images)
     if loop is not None:
-        _blur(loop, images, result, rows, _weights(torch.from_numpy(deviation).float(), radius).numpy())
+        before, after = images.contiguous().numpy(), result.numpy()
+        weights = _weights(torch.from_numpy(deviation).float(), radius)[:, radius:].contiguous().numpy()
+        count = len(rows) * images.shape[1] * images.shape[2]
+        spread(lambda planes: loop.blur(before, after, rows, weights, planes), count)
         return result
     chosen = torch.from_numpy(rows).to(images.device)
     sigma = torch.from_numpy(deviation).to(images)
@@ -60,23 +62,6 @@ def apply(
         blurred = torch.einsum("bcdhw,bzd->bczhw", blurred, _kernel(sigma, depth, radius))
     result[chosen] = blurred
     return result
-
-
-def _blur(
-    loop: ModuleType,
-    images: Float32[Tensor, "b c d h w"],
-    result: Float32[Tensor, "b c d h w"],
-    rows: NDArray[np.intp],
-    weights: Float32[np.ndarray, "n taps"],
-) -> None:
-    before, after, half = images.contiguous().numpy(), result.numpy(), weights[:, weights.shape[1] // 2 :]
-    count = len(rows) * images.shape[1] * images.shape[2]
-    if images.shape[2] == 1:
-        spread(lambda planes: loop.blur_plane(before, after, (rows, rows), half, planes), count)
-        return
-    flat, places = np.empty((len(rows), *images.shape[1:]), np.float32), np.arange(len(rows))
-    spread(lambda planes: loop.blur_plane(before, flat, (rows, places), half, planes), count)
-    spread(lambda planes: loop.blur_depth(flat, after, rows, half, planes), count)
 
 
 def _kernel(sigma: Float32[Tensor, " b"], size: int, radius: int) -> Float32[Tensor, "b n n"]:

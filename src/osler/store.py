@@ -116,14 +116,14 @@ class _Place:
         if self._path is None:
             self._array[self._count : self._count + len(piece)] = piece
         else:
-            with _in_one_sentence(self._path):
+            with _in_one_sentence(self._path, self._out):
                 self._out.write(piece.astype(self._kind, copy=False).tobytes())
         self._count += len(piece)
 
     def done(self) -> NDArray[Any]:
         if self._path is None:
             return self._array[: self._count]
-        with _in_one_sentence(self._path):
+        with _in_one_sentence(self._path, self._out):
             self._out.close()
             _part(self._path).replace(self._path)
         return _mapped(self._path, self._kind, (self._count, *self._shape))
@@ -216,10 +216,14 @@ def _unlink(path: Path) -> None:
 
 
 @contextmanager
-def _in_one_sentence(path: Path) -> Iterator[None]:
+def _in_one_sentence(path: Path, out: Any = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        with suppress(OSError):
+            # Tries to write what is left, and fails again.
+            if out is not None:
+                out.close()
         _unlink(_part(path))
         what = f"the pixels do not fit into memory, and cannot be written ({error.strerror})"
         raise Problem(what, path=path, fix="free some space, or give an --out on another disk") from error

@@ -119,7 +119,8 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
         say(note)
     row_of = {entry.id: i for i, entry in enumerate(loaded.entries)}
     tasks = {name: Classification(question) for name, question in plan.tasks.items()}
-    targets = {name: _encoded(task, loaded.entries) for name, task in tasks.items()}
+    said = [entry.findings for entry in loaded.entries]
+    targets = {name: task.encode_all(said) for name, task in tasks.items()}
 
     def examples(part: Any) -> Examples:
         rows = [row_of[entry.id] for entry in part.entries]
@@ -151,14 +152,6 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     made.save(out / "model.safetensors")
     store.remove(out / "pixels")
     return made
-
-
-def _encoded(task: Classification, entries: Sequence[Entry]) -> NDArray[np.float32]:
-    """Targets ``(n, t)``; what is stated alike is encoded once."""
-    different = {id(entry.findings): entry.findings for entry in entries}
-    place = {key: number for number, key in enumerate(different)}
-    rows = np.fromiter((place[id(entry.findings)] for entry in entries), np.intp, len(entries))
-    return np.stack([task.encode(findings) for findings in different.values()])[rows]
 
 
 # --- the plan and the folder -------------------------------------------------------------------------------
@@ -323,12 +316,9 @@ def _join_copies(loaded: data.Loaded, folded: bool) -> tuple[tuple[Entry, ...], 
         parent[root(first[part].setdefault(digest, entry.patient))] = root(entry.patient)
     # Folds deal the named parts anew, all but the test part.
     kept = {"test"} if folded else {"train", "validation", "calibration", "test"}
-
-    def joined(e: Entry) -> Entry:
-        patient, split = root(e.patient), e.split if e.split in kept else None
-        return e if (patient, split) == (e.patient, e.split) else replace(e, patient=patient, split=split)
-
-    return tuple(joined(entry) for entry in loaded.entries), copies
+    groups = ((e, root(e.patient), e.split if e.split in kept else None) for e in loaded.entries)
+    joined = (e if (e.patient, e.split) == (p, s) else replace(e, patient=p, split=s) for e, p, s in groups)
+    return tuple(joined), copies
 
 
 def assign(

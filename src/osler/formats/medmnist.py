@@ -10,7 +10,7 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,7 @@ def read(source: Source) -> Image:
 class _OnDisk:
     """The rows of an array that is too large for the memory, each read when it is asked for."""
 
-    def __init__(self, file: IO[bytes], start: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, file: Any, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._file, self._start, self._shape, self._dtype = file, start, shape, dtype
         self._lock = Lock()
         weakref.finalize(self, file.close)
@@ -80,9 +80,9 @@ def _array(path: Path, key: str, modified: int, size: int) -> NDArray[Any] | _On
             if key not in names:
                 raise Problem(f"there is no array {key!r}", path=path, fix=f"it holds {', '.join(names)}")
             member = archive.getinfo(f"{key}.npy")
+            if member.file_size > _IN_MEMORY:
+                return _large(path, archive, member)
             with archive.open(member) as content:
-                if member.file_size > _IN_MEMORY:
-                    return _large(path, member, content)
                 array: NDArray[Any] = np.lib.format.read_array(content, allow_pickle=False)
     except Problem:
         raise
@@ -98,20 +98,21 @@ def _array(path: Path, key: str, modified: int, size: int) -> NDArray[Any] | _On
     return array
 
 
-def _large(path: Path, member: zipfile.ZipInfo, content: IO[bytes]) -> _OnDisk:
+def _large(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _OnDisk:
     """Rows of the file itself where they are stored as they are, else of a temporary copy, unpacked."""
-    version = np.lib.format.read_magic(content)
-    head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_column, dtype = head(content)
-    if dtype.hasobject or by_column:
-        raise ValueError("pickled objects, or rows that do not lie together")
-    skipped = content.tell()
-    if member.compress_type != zipfile.ZIP_STORED:
-        unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - kept open for as long as the array is
-        shutil.copyfileobj(content, unpacked, 2**20)
-        return _OnDisk(unpacked, 0, shape, dtype)
-    while content.read(2**20):
-        """At its end the archive's checksum is compared."""
+    with archive.open(member) as content:
+        version = np.lib.format.read_magic(content)
+        head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_column, dtype = head(content)
+        if dtype.hasobject or by_column:
+            raise ValueError("pickled objects, or rows that do not lie together")
+        skipped = content.tell()
+        if member.compress_type != zipfile.ZIP_STORED:
+            unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - kept open for as long as the array is
+            shutil.copyfileobj(content, unpacked, 2**20)
+            return _OnDisk(unpacked, 0, shape, dtype)
+        while content.read(2**20):
+            """At its end the archive's checksum is compared."""
     file = path.open("rb")
     file.seek(member.header_offset + 26)
     lengths = struct.unpack("<HH", file.read(4))  # of the name and of what is extra (APPNOTE 4.3.7)

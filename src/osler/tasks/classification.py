@@ -44,6 +44,13 @@ class Classification:
         number = self.question.classes.index(present.pop()) if len(present) == 1 else np.nan
         return np.array([number], np.float32)
 
+    def encode_all(self, cases: Sequence[Sequence[Finding]]) -> NDArray[np.float32]:
+        """The targets of many cases ``(n, t)``; findings that several share are looked at once."""
+        different = {id(findings): findings for findings in cases}
+        place = {key: number for number, key in enumerate(different)}
+        rows = np.fromiter((place[id(findings)] for findings in cases), np.intp, len(cases))
+        return np.stack([self.encode(findings) for findings in different.values()])[rows]
+
     def fit(self, targets: NDArray[np.float32], balance: float) -> NDArray[np.float32]:
         """What the loss needs to know of the training targets.
 

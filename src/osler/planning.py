@@ -348,6 +348,8 @@ def _plan_rest(base: dict[str, Any], why: dict[str, str], modality: str) -> None
         "bias": {"probability": 0.2, "strength": 0.4},
         **{name: dict(options) for name, options in SPECIFIC.get(str(modality), {}).items()},
     }  # fmt: skip
+    for name in SPECIFIC.get(str(modality), {}):
+        why[f"augmentation.{name}"] = f"what {modality} machines do"
     why["augmentation"] = (
         "what differs between scanners, positions and days; no mirror images: the heart is on the left"
     )

@@ -1,12 +1,11 @@
 """What kind of machine made the images decides which augmentations are planned; all can be switched off."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from osler import catalog, cohort, phantom, planning, recipe
+from osler import catalog, cohort, modality, phantom, planning, recipe
 from osler.problem import Problem
 
 SETTINGS: dict[str, Any] = {
@@ -30,21 +29,21 @@ def derived(folder: Path, *words: str, file: Path | None = None) -> tuple[recipe
     return planning.derive(cohort.read(folder, file), recipe.merge(SETTINGS, recipe.settings(words)), 1)
 
 
-@pytest.mark.parametrize("modality", planning.SPECIFIC)
-def test_the_modality_brings_its_augmentations(folder: Path, modality: str) -> None:
-    plan, reasons = derived(folder, f"modality={modality}")
-    expected = planning.SPECIFIC[modality]
-    assert plan.image.modality == modality and reasons["image.modality"] == "given"
+@pytest.mark.parametrize("code", modality.SPECIFIC)
+def test_the_modality_brings_its_augmentations(folder: Path, code: str) -> None:
+    plan, reasons = derived(folder, f"modality={code}")
+    expected = modality.SPECIFIC[code]
+    assert plan.image.modality == code and reasons["image.modality"] == "given"
     assert list(plan.augmentation)[-len(expected) :] == list(expected)
     for name in expected:
         assert 0 < plan.augmentation[name]["probability"] <= 0.5
-        assert reasons[f"augmentation.{name}"]
+        assert expected[name][1] in reasons[f"augmentation.{name}"]
 
 
 def test_without_a_modality_nothing_specific_is_planned(folder: Path) -> None:
     plan, reasons = derived(folder)
     assert plan.image.modality == "" and "set modality=US" in reasons["image.modality"]
-    assert not {name for options in planning.SPECIFIC.values() for name in options} & set(plan.augmentation)
+    assert not {name for options in modality.SPECIFIC.values() for name in options} & set(plan.augmentation)
 
 
 def test_a_cohort_file_may_say_it_and_does_not_change_the_scale_of_intensities(folder: Path, tmp_path: Path) -> None:
@@ -59,11 +58,9 @@ def test_a_cohort_file_may_say_it_and_does_not_change_the_scale_of_intensities(f
 @pytest.mark.parametrize(
     ("codes", "planned"), [(("CR", "DX"), "CR"), (("CT",), "CT"), (("CT", "MR"), ""), (("PT",), ""), ((), "")]
 )
-def test_files_that_say_it_are_believed_if_they_agree(folder: Path, codes: tuple[str, ...], planned: str) -> None:
-    image: dict[str, Any] = {}
-    found = replace(planning.fingerprint(cohort.read(folder)), modalities=codes)
-    planning._plan_modality(image, {}, found, "")
-    assert image["modality"] == planned
+def test_files_that_say_it_are_believed_if_they_agree(codes: tuple[str, ...], planned: str) -> None:
+    assert modality.decide(codes, "")[0] == planned
+    assert modality.decide(codes, "US")[0] == "US"  # what a person says goes first
 
 
 @pytest.mark.parametrize("file", [True, False])
@@ -100,7 +97,7 @@ def test_any_other_word_is_refused() -> None:
 
 
 def test_every_planned_augmentation_exists() -> None:
-    for options in planning.SPECIFIC.values():
-        for name, given in options.items():
+    for code in modality.SPECIFIC:
+        for name, given in modality.augmentations(code)[0].items():
             recipe.options("transforms", name, given)
             assert name in catalog.names("transforms")

@@ -84,7 +84,7 @@ def test_each_case_is_answered_by_the_network_that_has_not_seen_it(folder: Path)
 
 def test_figures_are_those_of_scikit_learn(folder: Path, result: dict[str, Any]) -> None:
     truth = held(folder).target[:, 0].astype(int)
-    for arm in result["arms"][:3]:
+    for arm in result["arms"][::2]:
         _, said = model.read_tensors(folder / "out" / arm["name"].replace(" ", "") / "held_out.safetensors")
         clean = said["clean"].numpy()
         value = {name: estimate["value"] for name, estimate in arm["figures"].items()}
@@ -115,13 +115,9 @@ def test_differences_are_to_the_base_and_paired(result: dict[str, Any]) -> None:
 
 def test_answers_that_agree_differ_by_nothing(folder: Path) -> None:
     cases = held(folder)
-    plan = recipe.build(recipe.read(folder / "out" / "recipe.toml"))
-    task = Classification(next(iter(plan.tasks.values())))
-    _, tensors = model.read_tensors(folder / "out" / "base" / "held_out.safetensors")
-    said = {name: p.numpy() for name, p in tensors.items()}
-    rows = [(ablation.Arm("base", ()), said, 1.0), (ablation.Arm("twin", ()), said, None)]
-    twin = ablation._compared(rows, cases, task, plan, 50)["arms"][1]
-    assert all(found == {"value": 0, "low": 0, "high": 0} for found in twin["differences"].values())
+    drawn = {"auroc": ablation._drawn(lambda w: float(w @ cases.target[:, 0]), cases.patients, 50)}
+    twin = ablation._row(ablation.Arm("twin", ()), None, drawn, drawn)
+    assert twin["differences"]["auroc"] == {"value": 0, "low": 0, "high": 0}
 
 
 def test_a_finished_arm_is_not_trained_again(folder: Path, result: dict[str, Any], monkeypatch: Any) -> None:
@@ -138,7 +134,9 @@ def test_a_finished_arm_is_not_trained_again(folder: Path, result: dict[str, Any
     assert trained == ["none"]
     arms = [{**arm, "seconds": 0} for arm in again["arms"]]
     assert json.loads(json.dumps(arms)) == [{**arm, "seconds": 0} for arm in result["arms"]]
-    assert again["arms"][0]["seconds"] is None  # of a training that was not seen whole
+    assert (
+        next(arm for arm in again["arms"] if arm["name"] == "none")["seconds"] is None
+    )  # of a training that was not seen whole
 
 
 def test_the_page_shows_figures_and_no_case(folder: Path, result: dict[str, Any]) -> None:

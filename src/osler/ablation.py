@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from osler.recipe import Recipe
 from osler.tasks.classification import Classification
 
 Say = Callable[[str], None]
+Drawn = dict[str, NDArray[np.float64]]  # by figure: itself, then its value in each bootstrap sample
 BASE = ("spatial", "intensity")
 FIGURES = ("auroc", "robust", "brier", "log_loss")
 
@@ -68,10 +69,11 @@ def ablate(
     bootstraps: int = 2000,
     say: Say = print,
 ) -> dict[str, Any]:
-    """Trains the plan with no augmentation, with :data:`BASE`, with each further one on top of it, and with all.
+    """Trains the plan with :data:`BASE`, with nothing, with each further augmentation on top, and with all.
 
     All else is the same: split, seed, epochs, and so the order of the cases. A second training of the base with
-    another seed shows how much is chance. Every arm is a run folder in ``out``; a finished one is not trained again.
+    another seed shows how much is chance. Every arm is a run folder in ``out``; a finished one is not trained again,
+    and after each the comparison so far is written.
     Networks answer for the unmoved image, without calibration, for cases that they have not seen: out of fold, or
     of the validation and calibration parts, on which nothing is chosen or fitted here. The test part stays unseen.
 
@@ -102,12 +104,14 @@ def ablate(
         arms = arms_of(plan)
         loaded = data.load(found.entries, plan.image)
         held = held_out(found, loaded, plan, task)
-        again = held_out(found, loaded, _of(plan, arms[-1]), task)
+        again = held_out(found, loaded, _of(plan, arms[1]), task)
         if set(again.ids) != set(held.ids):
             say("another seed would hold out other cases, so no second training of the base shows how much is chance")
-            arms = arms[:-1]
+            del arms[1]
         say(f"{len(arms)} trainings, compared on {len(held.ids)} held-out cases")
-        rows: list[tuple[Arm, dict[str, NDArray[np.float64]], float | None]] = []
+        result = _about(plan, held, task, bootstraps)
+        result["cohort"] = cohort.digest(loaded.entries, loaded.digests)
+        base: Drawn = {}
         for number, arm in enumerate(arms, start=1):
             say(f"{arm.name} ({number} of {len(arms)})")
 
@@ -120,18 +124,24 @@ def ablate(
             part = again if arm.seed else held
             said, seconds = _answers(out / arm.folder, part, task, train)
             order = np.array([part.ids.index(i) for i in held.ids])
-            rows.append((arm, {name: p[order] for name, p in said.items()}, seconds))
-        result = _compared(rows, held, task, plan, bootstraps)
-        result["cohort"] = cohort.digest(loaded.entries, loaded.digests)
-        part_file = out / "ablation.json.part"
-        part_file.write_text(json.dumps(result, indent=1, allow_nan=False), encoding="utf-8")
-        part_file.replace(out / "ablation.json")
-        report.ablation_page(result, out / "ablation.html")
+            statistics = _statistics({name: p[order] for name, p in said.items()}, held, task)
+            drawn = {name: _drawn(statistics[name], held.patients, bootstraps) for name in FIGURES}
+            base = base or drawn
+            result["arms"].append(_row(arm, seconds, drawn, None if drawn is base else base))
+            result["arms"][-1]["corrupted"] = {name: statistics[name](np.ones(len(held.ids))) for name in CORRUPTIONS}
+            _write(out, result)
     return result
 
 
+def _write(out: Path, result: Mapping[str, Any]) -> None:
+    part = out / "ablation.json.part"
+    part.write_text(json.dumps(result, indent=1, allow_nan=False), encoding="utf-8")
+    part.replace(out / "ablation.json")
+    report.ablation_page(result, out / "ablation.html")
+
+
 def arms_of(plan: Recipe) -> list[Arm]:
-    """None, the base, the base with each further augmentation of the plan, all, and the base with another seed.
+    """The base, the same with another seed, none, the base with each further augmentation of the plan, and all.
 
     Raises:
         Problem: the plan has no augmentation.
@@ -142,11 +152,10 @@ def arms_of(plan: Recipe) -> list[Arm]:
         raise Problem("no augmentation is planned, so there is nothing to compare", fix="leave out augmentation=none")
     base = tuple(name for name in chosen if name in BASE)
     rest = [name for name in chosen if name not in BASE]
-    arms = [Arm("none", ()), Arm("base", base)] if base else [Arm("base", ())]
+    arms = [Arm("base", base), Arm("base again", base, seed=1)]
+    arms += [Arm("none", ())] if base else []
     arms += [Arm(f"base + {name}", (*base, name)) for name in rest]
-    if len(rest) > 1:
-        arms.append(Arm("all", tuple(chosen)))
-    return [*arms, Arm("base again", base, seed=1)]
+    return [*arms, Arm("all", tuple(chosen))] if len(rest) > 1 else arms
 
 
 def _of(plan: Recipe, arm: Arm) -> Recipe:
@@ -259,27 +268,7 @@ def _statistics(
     }
 
 
-def _compared(
-    rows: Iterable[tuple[Arm, dict[str, NDArray[np.float64]], float | None]],
-    held: HeldOut,
-    task: Classification,
-    plan: Recipe,
-    bootstraps: int,
-) -> dict[str, Any]:
-    """Figures of every arm and paired differences to the base, with 95 % intervals over the same drawn patients."""
-    drawn: dict[str, dict[str, NDArray[np.float64]]] = {}
-    arms: list[dict[str, Any]] = []
-    for arm, said, seconds in rows:
-        statistics = _statistics(said, held, task)
-        drawn[arm.name] = {name: _drawn(statistics[name], held.patients, bootstraps) for name in FIGURES}
-        every = np.ones(len(held.ids))
-        row: dict[str, Any] = {"name": arm.name, "augmentation": list(arm.augmentation), "seconds": seconds}
-        row["figures"] = {name: _estimate(values) for name, values in drawn[arm.name].items()}
-        row["corrupted"] = {name: statistics[name](every) for name in CORRUPTIONS}
-        arms.append(row)
-    for row in arms:
-        less = {name: _estimate(drawn[row["name"]][name] - drawn["base"][name]) for name in FIGURES}
-        row["differences"] = None if row["name"] == "base" else less
+def _about(plan: Recipe, held: HeldOut, task: Classification, bootstraps: int) -> dict[str, Any]:
     folds = plan.training.folds
     return {
         "schema_version": 1,
@@ -291,12 +280,23 @@ def _compared(
         "epochs": plan.training.epochs,
         "bootstraps": bootstraps,
         "corruptions": list(CORRUPTIONS),
-        "arms": arms,
+        "arms": [],
+    }
+
+
+def _row(arm: Arm, seconds: float | None, drawn: Drawn, base: Drawn | None) -> dict[str, Any]:
+    """An arm's figures, and its paired differences to the base, with 95 % intervals over the same drawn patients."""
+    return {
+        "name": arm.name,
+        "augmentation": list(arm.augmentation),
+        "seconds": seconds,
+        "figures": {name: _estimate(values) for name, values in drawn.items()},
+        "differences": base and {name: _estimate(values - base[name]) for name, values in drawn.items()},
     }
 
 
 def _drawn(statistic: measures.Statistic, patients: NDArray[np.intp], count: int) -> NDArray[np.float64]:
-    """The figure itself, then its value in each bootstrap sample of patients; the same samples every time."""
+    """The figure itself, then its value in each bootstrap sample of patients: the same samples for every arm."""
     values: list[float] = []
 
     def recorded(weight: NDArray[Any]) -> float:

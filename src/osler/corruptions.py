@@ -32,9 +32,9 @@ def smeared(x: Pixels, key: NDArray[np.uint64]) -> Pixels:
 def equalised(x: Pixels, key: NDArray[np.uint64]) -> Pixels:
     """Half of the way to an equalised histogram, as another maker's display does it."""
     flat = x.reshape(len(x), -1)
-    rank = np.stack([np.searchsorted(np.sort(row), row, "right") for row in flat]) / flat.shape[1]
+    rank = np.stack([np.searchsorted(np.sort(row), row, "right") for row in flat]).astype(np.float32) / flat.shape[1]
     low, high = _ends(x)
-    return np.asarray(0.5 * x + 0.5 * (low + rank.reshape(x.shape) * (high - low)))
+    return np.asarray((x + low + rank.reshape(x.shape) * (high - low)) / 2)
 
 
 def posterised(x: Pixels, key: NDArray[np.uint64]) -> Pixels:

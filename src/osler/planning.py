@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from osler import data, model, recipe
+from osler import data, modality, model, recipe
 from osler.case import Question
 from osler.cohort import Cohort, label_of
 from osler.image import Image
@@ -24,14 +24,6 @@ from osler.recipe import Recipe
 
 SAMPLE = 48
 Precision = Literal["float32", "bfloat16"]
-_RADIOGRAPH: dict[str, Any] = {"exposure": {"probability": 0.2}, "collimation": {"probability": 0.2}}
-# What only one kind of machine does to its images, by DICOM's code of the modality.
-SPECIFIC: dict[str, dict[str, Any]] = {
-    "MR": {"ghost": {"probability": 0.1}, "motion": {"probability": 0.1}, "spike": {"probability": 0.05}},
-    "CT": {"dose": {"probability": 0.2}, "metal": {"probability": 0.05}},
-    "US": {"speckle": {"probability": 0.3}, "shadow": {"probability": 0.2}, "gain": {"probability": 0.3}},
-    "CR": _RADIOGRAPH, "DX": _RADIOGRAPH, "MG": _RADIOGRAPH,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -180,7 +172,7 @@ def derive(
     _plan_image(base["image"], reasons, found, bool(weights))
     if weights:
         _plan_learned_size(base["image"], reasons, Path(weights))
-    _plan_modality(base["image"], reasons, found, cohort.modality)
+    base["image"]["modality"], reasons["image.modality"] = modality.decide(found.modalities, cohort.modality)
     image = {**base["image"], **given.get("image", {})}
     _plan_network(base["network"], reasons, found, image, given.get("network", {}))
     _plan_training(base["training"], reasons, found, cohort.questions[0], bool(weights))
@@ -289,18 +281,6 @@ def _plan_learned_size(image: dict[str, Any], why: dict[str, str], weights: Path
         why["image.size"] = "as the weights learned"
 
 
-def _plan_modality(image: dict[str, Any], why: dict[str, str], found: Fingerprint, stated: str) -> None:
-    codes = (stated,) if stated else found.modalities
-    image["modality"] = ""
-    if not codes:
-        why["image.modality"] = "unknown: the files do not say it; set modality=US, MR, CT, CR, DX or MG"
-    elif codes[0] in SPECIFIC and all(SPECIFIC.get(code) == SPECIFIC[codes[0]] for code in codes):
-        image["modality"] = codes[0]
-        why["image.modality"] = f"{'the cohort file says' if stated else 'the files say'} so"
-    else:
-        why["image.modality"] = f"{', '.join(codes)}: there is no augmentation for just that"
-
-
 def _multiple(value: int, of: int) -> int:
     return max(of, round(value / of) * of)
 
@@ -353,7 +333,7 @@ def _plan_training(
     why["training.threads"] = "cores of this machine"
 
 
-def _plan_rest(base: dict[str, Any], why: dict[str, str], modality: str) -> None:
+def _plan_rest(base: dict[str, Any], why: dict[str, str], code: object) -> None:
     three = base["image"]["dims"] == 3
     base["inference"]["views"] = 5
     why["inference.views"] = "answers of slightly moved copies are averaged"
@@ -367,8 +347,10 @@ def _plan_rest(base: dict[str, Any], why: dict[str, str], modality: str) -> None
         "blur": {"probability": 0.2, "low": 0.3, "high": 1.0},
         "noise": {"probability": 0.2, "high": 0.25},
         "bias": {"probability": 0.2, "strength": 0.4},
-        **{name: dict(options) for name, options in SPECIFIC.get(str(modality), {}).items()},
     }  # fmt: skip
+    specific, reasons = modality.augmentations(str(code))
+    base["augmentation"] |= specific
+    why |= reasons
     why["augmentation"] = (
         "what differs between scanners, positions and days; no mirror images: the heart is on the left"
     )

@@ -322,6 +322,7 @@ def ablation_page(result: Mapping[str, Any], path: str | Path) -> None:
             "caption": "Difference to the base with its paired 95 % interval over patients; right is better.",
         }
         for key in ("auroc", "robust")
+        if compared
     ]
     _write(path, "ablation.html", about=result, heads=heads, figures=drawings)
 

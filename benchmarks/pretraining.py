@@ -47,10 +47,10 @@ LITE = {"backbone": "efficientnet_lite", "dropout": 0.2}
 # network, whether it begins with ImageNet weights, epochs of pretraining on own images
 ARMS: dict[str, tuple[dict[str, Any], bool, int]] = {
     "scratch": (RESNET, False, 0),
-    "own": (RESNET, False, 120),
+    "own": (RESNET, False, 40),
     "lite": (LITE, False, 0),
     "lite_imagenet": (LITE, True, 0),
-    "lite_both": (LITE, True, 8),
+    "lite_both": (LITE, True, 3),
 }
 PAIRS = (
     ("own", "scratch"),
@@ -107,7 +107,7 @@ def pretrained(entries: Sequence[Entry], arm: str, start: Path | None, out: Path
 def plan_of(arm: str, question: Question, start: Path | None, threads: int) -> Recipe:
     """How a tenth of the labels is learned: the same for all arms, but for the network and where it begins."""
     network = {**ARMS[arm][0], **({"weights": str(start)} if start else {})}
-    chosen = {"epochs": 40, "batch": 16, "balance": 1.0, "smoothing": 0.05, "clip": 5.0, "threads": threads,
+    chosen = {"epochs": 30, "batch": 16, "balance": 1.0, "smoothing": 0.05, "clip": 5.0, "threads": threads,
               "precision": "bfloat16", "channels_last": ARMS[arm][0] is RESNET,
               "backbone_rate": 0.3 if start else 1.0}  # fmt: skip
     return recipe.build(

@@ -115,8 +115,10 @@ def _pretrain(found: Cohort, plan: Recipe, folder: Path, out: Path, say: Say) ->
     say(notes[-1])
     with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
         history = list(csv.DictReader(file))
-    recipe_text = (folder / "recipe.toml").read_text(encoding="utf-8")
-    report.training_page(history, recipe_text, notes, folder / "training.html")
+    text = (folder / "recipe.toml").read_text(encoding="utf-8")
+    if plan.network.weights:  # its folder may be somebody's name
+        text = text.replace(plan.network.weights, Path(plan.network.weights).name)
+    report.training_page(history, text, notes, folder / "training.html")
     if seen.collapsed:
         raise Problem(
             f"the representation collapsed: {seen.sentence}",

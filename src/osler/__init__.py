@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from osler.model import Model as Model
     from osler.model import load as load_model
     from osler.problem import Problem as Problem
+    from osler.public_sets import download as download
     from osler.training import train as train
 
 _WHERE = {
@@ -33,6 +34,7 @@ _WHERE = {
     "Model": ("model", "Model"),
     "Problem": ("problem", "Problem"),
     "diagnose": ("diagnosis", "diagnose"),
+    "download": ("public_sets", "download"),
     "evaluate": ("evaluation", "evaluate"),
     "explain": ("explanation", "explain"),
     "load_model": ("model", "load"),

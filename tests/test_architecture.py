@@ -27,8 +27,8 @@ LAYERS = (
     ("layouts", "recipe", "scoring", "phantom"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions"),
-    ("metrics", "case"),
-    ("image", "catalog", "machine", "pseudonym", "kernels", "allocator", "max_relu", "modality"),
+    ("metrics", "case", "cache"),
+    ("image", "catalog", "machine", "pseudonym", "kernels", "allocator", "max_relu", "modality", "public_sets"),
     ("problem", "draws"),
 )
 # Where a folder holds one variant a file, the files do not know each other.

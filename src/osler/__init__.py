@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from osler.model import load as load_model
     from osler.pretraining import pretrain as pretrain
     from osler.problem import Problem as Problem
+    from osler.public_sets import download as download
     from osler.training import train as train
 
 _WHERE = {
@@ -40,6 +41,7 @@ _WHERE = {
     "Problem": ("problem", "Problem"),
     "ablate": ("ablation", "ablate"),
     "diagnose": ("diagnosis", "diagnose"),
+    "download": ("public_sets", "download"),
     "evaluate": ("evaluation", "evaluate"),
     "explain": ("explanation", "explain"),
     "inspect": ("inspection", "inspect"),

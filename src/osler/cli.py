@@ -302,11 +302,51 @@ def import_weights(file: Path, *, backbone: str, out: Path, licence: str, source
 
 
 @app.command
+def download(name: str = "", *, out: Path | None = None) -> None:
+    """Fetches a public data set by name, with licence and checksum shown; without a name, lists what there is.
+
+    Run it again after an interruption: it goes on where it was.
+
+    Parameters
+    ----------
+    name
+        Of the set, e.g. pneumoniamnist or pneumoniamnist_64.
+    out
+        Folder for the set, one for each; give it to osler train. If left out, a folder of the set's name.
+    """
+    from osler import public_sets
+
+    if not name:
+        for each in public_sets.catalogue():
+            print(f"{each.name:20s} {each.images:7,} of {each.size:10s} {each.task:10s} {each.licence:12s} {each.what}")
+        print(f"from {public_sets.catalogue()[0].source}")
+        return
+    print(f"set {shown_path(public_sets.download(name, out or Path(name), say=_say))}")
+
+
+@app.command
+def cache(*, purge: bool = False) -> None:
+    """What was decoded once and is kept to be read faster; OSLER_CACHE sets its size in GiB, 0 switches it off.
+
+    Parameters
+    ----------
+    purge
+        Take everything away.
+    """
+    from osler import cache as copies
+
+    if purge:
+        print(f"{copies.purge() / copies.GIB:.1f} GiB taken away")
+    print(copies.describe())
+
+
+@app.command
 def doctor() -> None:
     """What this machine has, and what is missing for what."""
+    from osler import cache as copies
     from osler import machine
 
-    for line in machine.describe():
+    for line in (*machine.describe(), copies.describe()):
         print(line)
 
 

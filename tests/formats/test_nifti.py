@@ -1,3 +1,5 @@
+import gzip
+import sys
 from pathlib import Path
 
 import nibabel
@@ -103,3 +105,92 @@ def test_a_heart_of_acdc_has_two_moments_and_no_millimetres(real_data):
     image = read(real_data / "acdc" / "images" / "heart_008.nii.gz")
     assert image.array.shape == (2, 1, 10, 174, 208) and image.array.dtype == np.uint8
     assert image.spacing is None and image.times == () and image.notes
+
+
+@pytest.fixture(params=["isal", "zlib"])
+def decoder(request, monkeypatch):
+    if request.param == "zlib":
+        monkeypatch.setitem(sys.modules, "isal", None)
+    else:
+        pytest.importorskip("isal", reason="isal is an optional extra")
+    monkeypatch.setenv("OSLER_CACHE", "0")
+
+
+def damaged(path: Path, change) -> Path:
+    path.write_bytes(change(path.read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole[:-1],
+        lambda whole: whole[:-8],
+        lambda whole: whole[:-8] + b"\0\0\0\0" + whole[-4:],
+        lambda whole: whole[:-4] + b"\0\0\0\0",
+        lambda whole: whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 64]) + whole[len(whole) // 2 + 1 :],
+        lambda whole: gzip.compress(gzip.decompress(whole)[:-2]),
+        lambda whole: gzip.compress(gzip.decompress(whole)[:351]),
+    ],
+)
+def test_a_damaged_gzip_file_is_refused(tmp_path, decoder, change):
+    volume = np.random.default_rng(0).integers(0, 999, (90, 80, 70), np.int16)
+    path = saved(tmp_path / "a.nii.gz", volume)
+    assert (read(path).array[0, 0] == volume.T).all()
+    with pytest.raises(Problem, match="the NIfTI file is broken or cut short"):
+        read(damaged(path, change))
+
+
+def test_members_one_after_the_other_and_zeros_behind_are_read(tmp_path, decoder):
+    volume = np.random.default_rng(0).integers(0, 999, (90, 80, 70), np.int16)
+    whole = gzip.decompress(saved(tmp_path / "a.nii.gz", volume).read_bytes())
+    for pieces in ([whole[:100], whole[100:5000], whole[5000:]], [whole, b"\0" * 9], [whole + b"\0" * 9]):
+        (tmp_path / "b.nii.gz").write_bytes(b"".join(gzip.compress(piece) for piece in pieces))
+        assert (read(tmp_path / "b.nii.gz").array[0, 0] == volume.T).all()
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("kind", [np.uint8, ">i2", np.float32, ">f8"])
+@pytest.mark.parametrize("made", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_every_type_and_both_versions_are_those_of_nibabel(tmp_path, decoder, suffix, kind, made):
+    volume = np.random.default_rng(0).integers(0, 99, (5, 4, 3, 2)).astype(kind)
+    header = made.header_class(endianness=">" if kind[0] == ">" else "<") if isinstance(kind, str) else None
+    if header is not None:
+        header.set_data_dtype(kind)
+    nibabel.save(made(volume, OBLIQUE, header), tmp_path / f"a{suffix}")
+    image = read(tmp_path / f"a{suffix}")
+    truth = np.asanyarray(nibabel.load(tmp_path / f"a{suffix}").dataobj)
+    assert (image.array[:, 0] == truth.transpose(3, 2, 1, 0)).all() and image.array.dtype.isnative
+    assert image.array.dtype == truth.dtype.newbyteorder("=")
+
+
+def test_an_extension_before_the_voxels_is_passed_over(tmp_path, decoder):
+    image = nibabel.Nifti1Image(VOLUME, OBLIQUE)
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"x" * 9000))
+    for name in ("a.nii", "a.nii.gz"):
+        nibabel.save(image, tmp_path / name)
+        assert (read(tmp_path / name).array[0, 0] == VOLUME.T).all()
+
+
+def test_pixels_that_are_mapped_go_through_all_that_is_done_to_images(tmp_path, decoder):
+    """Nothing writes into an image as it was read: the memory may be the file."""
+    from osler import data
+    from osler.recipe import ImagePlan
+
+    path = saved(tmp_path / "a.nii", VOLUME)
+    image = read(path)
+    assert not image.array.flags.writeable
+    before = path.read_bytes()
+    for size in ((2, 3, 4), (4, 6, 8)):
+        plan = ImagePlan(size=size, channels=1, frames=1)
+        assert np.isfinite(data.prepare(image, plan)).all()
+    data.pixel_digest(image)
+    image.resample((1, 2, 2), order=0)
+    assert path.read_bytes() == before
+
+
+def test_a_cut_file_without_compression_is_refused(tmp_path):
+    path = saved(tmp_path / "a.nii", VOLUME)
+    with pytest.raises(Problem, match="broken or cut short"):
+        read(damaged(path, lambda whole: whole[:-1]))

@@ -6,11 +6,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from osler import cache
 from osler.case import Source
 from osler.image import Affine, Geometry, Image, NoGeometry
 from osler.problem import Problem
 
 _MILLIMETRES = {"mm": 1.0, "meter": 1000.0, "micron": 0.001}
+# A header with what may lie before the voxels of a file that is looked at for its header only.
+_LONGEST = 4096
+# Bytes read at a time, and decoded bytes from which on a copy is kept: below, decoding is as fast as looking it up.
+_CHUNK, _WORTH = 1 << 18, 1 << 20
+_PAIRS = (".hdr", ".img", ".hdr.gz", ".img.gz")
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 
 
@@ -32,13 +38,18 @@ def read(source: Source) -> Image:
     import nibabel
 
     try:
-        volume = nibabel.load(source.path)
-        if not isinstance(volume, nibabel.Nifti1Pair):
-            raise Problem("this is not NIfTI but an older Analyze image", fix="convert it to NIfTI")
+        single = None if source.path.name.lower().endswith(_PAIRS) else _single(source.path)
+        if single is None:
+            volume = nibabel.load(source.path)
+            if not isinstance(volume, nibabel.Nifti1Pair):
+                raise Problem("this is not NIfTI but an older Analyze image", fix="convert it to NIfTI")
+            stored, scale = volume.dataobj.get_unscaled(), (volume.dataobj.slope, volume.dataobj.inter)
+            single = volume.header, np.asanyarray(stored), scale
+        header, stored, scale = single
         notes: list[str] = []
-        array = _ordered(_values(volume))
-        geometry = _geometry(volume, notes)
-        times = _times(volume.header, len(array))
+        array = _ordered(_values(stored, *scale))
+        geometry = _geometry(header, notes)
+        times = _times(header, len(array))
         return Image(array, geometry, times=times, notes=tuple(notes))
     except Problem as problem:
         raise Problem(problem.what, path=source.path, fix=problem.fix) from problem
@@ -48,39 +59,98 @@ def read(source: Source) -> Image:
         raise Problem(what, path=source.path, fix="copy it again from where it came from") from error
 
 
-def _values(volume: Any) -> NDArray[Any]:
-    stored = np.asanyarray(volume.dataobj.get_unscaled())
+def _single(path: Path) -> tuple[Any, NDArray[Any], tuple[float, float]] | None:
+    """Header, stored voxels, slope and intercept of a ``.nii`` or ``.nii.gz``; ``None`` for an older image.
+
+    The voxels are not copied: they lie in the file, in its decoded copy, or in the memory that it was decoded into.
+    """
+    packed = path.suffix.lower() == ".gz"
+    name = cache.key(path) if packed else ""
+    copy = cache.find(name) if packed else path
+    content = np.memmap(copy, np.uint8, "r") if copy is not None else _unpacked(path, _LONGEST)
+    header = _header(content[:_LONGEST].tobytes())
+    if header is None:
+        return None
+    offset, shape, kind = int(header.get_data_offset()), header.get_data_shape(), header.get_data_dtype()
+    if copy is None:
+        content = _unpacked(path, offset + int(np.prod(shape, dtype=np.int64)) * kind.itemsize)
+        content.flags.writeable = False
+        if len(content) >= _WORTH:
+            cache.store(name, memoryview(content))
+    slope, intercept = header.get_slope_inter()
+    scale = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
+    return header, np.ndarray(shape, kind, content, offset, order="F"), scale
+
+
+def _header(first: bytes) -> Any:
+    """The header as nibabel reads and checks it, in either byte order; ``None`` where it is not that of one file."""
+    import nibabel
+
+    for kind, at in ((nibabel.Nifti1Header, 344), (nibabel.Nifti2Header, 4)):
+        if first[at : at + 3] == b"n+" + (b"1" if kind is nibabel.Nifti1Header else b"2"):
+            return kind(first[: kind.sizeof_hdr])
+    return None
+
+
+def _unpacked(path: Path, size: int) -> NDArray[np.uint8]:
+    """The first ``size`` bytes of what is packed in a gzip file (RFC 1952), or all where there are fewer.
+
+    Each member that is read to its end is checked against its CRC-32; the last one always is, up to ``size``.
+    """
+    try:
+        from isal import isal_zlib as zlib
+    except ImportError:
+        import zlib
+    content = np.empty(size, np.uint8)
+    view, at, decoder = memoryview(content), 0, zlib.decompressobj(31)
+    with path.open("rb", buffering=0) as file:
+        left = b""
+        while at < size or (size > _LONGEST and not decoder.eof):
+            if decoder.eof:
+                # The next member: files that were packed in parallel have many.
+                left, decoder = decoder.unused_data or file.read(_CHUNK), zlib.decompressobj(31)
+            part = left or file.read(_CHUNK)
+            if not part:
+                break
+            out = decoder.decompress(part, max(size - at, _CHUNK))
+            left = decoder.unconsumed_tail
+            view[at : at + len(out)] = out[: size - at]
+            at = min(size, at + len(out))
+    if size > _LONGEST and not decoder.eof:
+        raise EOFError("the gzip file is cut short")
+    return content[:at]
+
+
+def _values(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
     if stored.dtype.names == ("R", "G", "B"):
         while stored.ndim < 4:
             stored = stored[..., None]
         return np.stack([stored[name] for name in "RGB"], axis=-1)
     if stored.dtype.kind not in "iufb":
         raise Problem(f"its voxels are of type {stored.dtype}, not real numbers", fix="save magnitude or grey values")
-    slope, intercept = volume.dataobj.slope, volume.dataobj.inter
     if (slope, intercept) == (1, 0):
-        return np.asarray(stored.astype(stored.dtype.newbyteorder("=")))
+        return stored.astype(stored.dtype.newbyteorder("="), copy=False)
     kind = np.float32 if stored.dtype.itemsize <= 2 else np.float64
     return np.asarray((stored.astype(np.float64) * slope + intercept).astype(kind))
 
 
 def _ordered(array: NDArray[Any]) -> NDArray[Any]:
-    """(x, y, z, t, c) with missing axes to (t, c, z, y, x)."""
+    """(x, y, z, t, c) with missing axes to (t, c, z, y, x): the same memory, seen from its other end."""
     while array.ndim > 5 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim > 5:
         raise Problem(f"it has {array.ndim} axes", fix="save at most x, y, z, time and channel")
     while array.ndim < 5:
         array = array[..., None]
-    return np.ascontiguousarray(array.transpose(3, 4, 2, 1, 0))
+    return array.transpose(3, 4, 2, 1, 0)
 
 
-def _geometry(volume: Any, notes: list[str]) -> Geometry:
-    header = volume.header
+def _geometry(header: Any, notes: list[str]) -> Geometry:
     unit = header.get_xyzt_units()[0]
     if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
         notes.append("The header does not say where the voxels are (both form codes are 0): distances are unknown.")
         return NoGeometry()
-    affine = np.asarray(volume.affine, dtype=np.float64)
+    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     if unit == "unknown" and np.array_equal(affine, np.eye(4)):
         notes.append("The affine is the identity and has no unit: distances are unknown.")
         return NoGeometry()

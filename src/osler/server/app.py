@@ -19,7 +19,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
-from osler import data, diagnosis, layouts
+from osler import cache, data, diagnosis, layouts
 from osler.case import Diagnosis
 from osler.model import Model
 from osler.problem import Problem
@@ -87,7 +87,9 @@ class Desk:
         with TemporaryDirectory(prefix="osler-") as folder:
             path = uploads.store(upload, filename, Path(folder), self.limits)
             # The case is called "image" until the answer is there, so that no message can hold the file's name.
-            case = data.read_case(replace(layouts.single(path), id="image", patient="image"))
+            # Nothing of what is dropped onto the page stays.
+            with cache.bypassed():
+                case = data.read_case(replace(layouts.single(path), id="image", patient="image"))
             found = replace(diagnosis.diagnose(self.made, case), case=uploads.case_name(filename))
             if not as_page:
                 return diagnosis.to_json(found)

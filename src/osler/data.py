@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from osler import formats, layouts, store
 from osler.case import Case, Entry
 from osler.image import Image
+from osler.inspections import duplicates, plane
 from osler.problem import Problem
 from osler.recipe import ImagePlan
 from osler.store import Pixels
@@ -41,6 +43,7 @@ class Loaded:
         digests: SHA-256 of each image's own pixels, so that copies are found under any name.
         modalities: DICOM code of each, empty where unknown.
         problems: what could not be read, and why.
+        marks: what copies are known by that are not the same pixel for pixel (``duplicates.MARK``).
     """
 
     entries: tuple[Entry, ...]
@@ -48,6 +51,7 @@ class Loaded:
     digests: tuple[str, ...]
     modalities: tuple[str, ...]
     problems: tuple[Problem, ...]
+    marks: NDArray[Any]
 
 
 def read_case(entry: Entry) -> Case:
@@ -138,7 +142,7 @@ def pixel_digest(image: Image) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(image.array).tobytes()).hexdigest()
 
 
-_Read = tuple[NDArray[np.float32], str, str]
+_Read = tuple[NDArray[np.float32], str, str, NDArray[Any]]
 
 
 def load(
@@ -165,10 +169,12 @@ def load(
         failed = tuple(result for result in again if isinstance(result, Problem))
         if len(failed) == len(again):
             kept = tuple(entries[number] for number in facts.numbers)
-            return Loaded(kept, store.all_of(array), tuple(facts.digests), tuple(facts.modalities), failed)
+            pixels = store.all_of(array)
+            return Loaded(kept, pixels, tuple(facts.digests), tuple(facts.modalities), failed, facts.marks)
     numbers: list[int] = []
     digests: list[str] = []
     modalities: list[str] = []
+    marks = np.empty(len(entries), duplicates.MARK)
     problems: list[Problem] = []
     shape = (plan.frames, plan.channels, *plan.size)
 
@@ -180,9 +186,10 @@ def load(
                 if isinstance(result, Problem):
                     problems.append(result)
                 else:
-                    read.append(result[0])
-                    digests.append(result[1])
-                    modalities.append(result[2])
+                    image, digest, modality, marks[len(numbers)] = result
+                    read.append(image)
+                    digests.append(digest)
+                    modalities.append(modality)
                     numbers.append(number)
                 number += 1
             if progress:
@@ -195,15 +202,16 @@ def load(
         first = f" (the first: {problems[0]})" if problems else ""
         raise Problem(f"none of the {len(entries)} cases can be read{first}", fix="check the files")
     if file is not None and not store.in_memory(array):
-        store.keep(file, stamp, array, store.Facts(numbers, digests, modalities))
+        store.keep(file, stamp, array, store.Facts(numbers, digests, modalities, marks[: len(numbers)]))
     kept = tuple(entries[number] for number in numbers)
-    return Loaded(kept, store.all_of(array), tuple(digests), tuple(modalities), tuple(problems))
+    pixels = store.all_of(array)
+    return Loaded(kept, pixels, tuple(digests), tuple(modalities), tuple(problems), marks[: len(numbers)])
 
 
 def _prepared(entry: Entry, plan: ImagePlan) -> _Read | Problem:
     try:
         image = the_image(read_case(entry))
-        return prepare(image, plan), pixel_digest(image), image.modality
+        return prepare(image, plan), pixel_digest(image), image.modality, duplicates.mark(image, plane(image))
     except Problem as problem:
         return problem
     except MemoryError:

@@ -139,12 +139,13 @@ class Facts:
 
     Attributes:
         numbers: of their cases in the cohort; those between could not be read.
-        digests, modalities: see :class:`osler.data.Loaded`.
+        digests, modalities, marks: see :class:`osler.data.Loaded`.
     """
 
     numbers: Sequence[int]
     digests: Sequence[str]
     modalities: Sequence[str]
+    marks: NDArray[Any]
 
 
 def in_memory(array: NDArray[Any]) -> bool:
@@ -162,6 +163,8 @@ def keep(file: Path, stamp: str, array: NDArray[Any], facts: Facts) -> None:
     head = {"stamp": stamp, "type": array.dtype.name, "shape": array.shape}
     rows = zip(facts.numbers, facts.digests, facts.modalities, strict=True)
     with _in_one_sentence(path):
+        with os.fdopen(_private(_marked(file)), "wb") as out:
+            np.save(out, facts.marks, allow_pickle=False)
         with os.fdopen(_private(_part(path)), "w", encoding="utf-8", newline="\n") as out:
             out.write(json.dumps(head) + "\n")
             out.writelines(f"{number},{digest},{modality}\n" for number, digest, modality in rows)
@@ -178,8 +181,10 @@ def reopen(file: Path, stamp: str) -> tuple[NDArray[Any], Facts] | None:
             if head["stamp"] != stamp or _named(file, kind).stat().st_size != size:
                 return None
             rows = [line.rstrip("\n").split(",") for line in lines]
-        facts = Facts(*([int(row[0]) for row in rows], [row[1] for row in rows], [row[2] for row in rows]))
-        return (_mapped(_named(file, kind), kind, shape), facts) if len(rows) == shape[0] else None
+        marks = np.load(_marked(file), allow_pickle=False)
+        facts = Facts(*([int(row[0]) for row in rows], [row[1] for row in rows], [row[2] for row in rows]), marks)
+        whole = len(rows) == len(marks) == shape[0]
+        return (_mapped(_named(file, kind), kind, shape), facts) if whole else None
     except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration):
         # Whatever is wrong with it: the images are there to be read again.
         return None
@@ -187,13 +192,17 @@ def reopen(file: Path, stamp: str) -> tuple[NDArray[Any], Facts] | None:
 
 def remove(file: Path) -> None:
     """Deletes what :func:`gather` and :func:`keep` wrote, if they did."""
-    for path in (_named(file, None), *(_named(file, kind) for kind in _TYPES)):
+    for path in (_named(file, None), _marked(file), *(_named(file, kind) for kind in _TYPES)):
         _unlink(path)
         _unlink(_part(path))
 
 
 def _named(file: Path, kind: type[Any] | None) -> Path:
     return file.with_name(f"{file.name}.{'csv' if kind is None else np.dtype(kind).name}")
+
+
+def _marked(file: Path) -> Path:
+    return file.with_name(f"{file.name}.marks.npy")
 
 
 def _part(path: Path) -> Path:

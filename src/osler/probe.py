@@ -64,9 +64,7 @@ def contrasts(entries: Sequence[Entry], questions: Sequence[Question]) -> Iterat
                 yield Contrast(question.task, name, rows, positive, patients, folds(positive, patients))
 
 
-def sample(
-    entries: Sequence[Entry], known: NDArray[np.bool_]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def sample(entries: Sequence[Entry], known: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Places of the known cases of at most ``MOST_PATIENTS`` patients, and the number of each one's patient."""
     names: dict[str, int] = {}
     patient = np.array([names.setdefault(entry.patient, len(names)) for entry in entries], np.intp)
@@ -182,7 +180,8 @@ def levels(cells: Sequence[Cell]) -> NDArray[np.intp]:
     counted = Counter(str(cell) for cell, gone in zip(cells, missing, strict=True) if not gone)
     place = {value: rank for rank, (value, _) in enumerate(sorted(counted.items(), key=lambda v: (-v[1], v[0])), 1)}
     return np.array(
-        [0 if gone else min(place[str(cell)], _MOST_LEVELS) for cell, gone in zip(cells, missing, strict=True)], np.intp
+        [0 if gone else min(place[str(cell)], _MOST_LEVELS) for cell, gone in zip(cells, missing, strict=True)],
+        np.intp,
     )
 
 

@@ -197,6 +197,37 @@ def folds(
     ]
 
 
+def join(entries: Sequence[Entry], copies: Sequence[Sequence[int]], *, folded: bool) -> tuple[tuple[Entry, ...], int]:
+    """Copies, and with them their patients, become one group: in each given part, or in all that is folded.
+
+    Args:
+        entries: all cases.
+        copies: rows of one picture, a group each.
+        folded: folds deal the named parts anew, all but the test part.
+
+    Returns:
+        The entries with their groups as patients, and how many are copies of another one in their part.
+    """
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    joined = 0
+    for rows in copies:
+        first: dict[str, str] = {}
+        for entry in (entries[row] for row in rows):
+            part = "test" if entry.split == "test" else "pool" if folded else entry.split or "train"
+            joined += part in first
+            parent[root(first.setdefault(part, entry.patient))] = root(entry.patient)
+    kept = {"test"} if folded else {"train", "validation", "calibration", "test"}
+    return tuple(
+        replace(e, patient=root(e.patient), split=e.split if e.split in kept else None) for e in entries
+    ), joined
+
+
 def without(splits: Splits, ids: set[str]) -> Splits:
     """The same splits, with some cases gone from training."""
     kept = Training(tuple(e for e in splits.training.entries if e.id not in ids))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from osler import formats, layouts
 from osler.case import Case, Entry
 from osler.image import Image
+from osler.inspections import duplicates, plane
 from osler.problem import Problem
 from osler.recipe import ImagePlan
 
@@ -38,6 +40,7 @@ class Loaded:
         digests: SHA-256 of each image's own pixels, so that copies are found under any name.
         modalities: DICOM code of each, empty where unknown.
         problems: what could not be read, and why.
+        marks: what copies are known by that are not the same pixel for pixel (``duplicates.MARK``).
     """
 
     entries: tuple[Entry, ...]
@@ -45,6 +48,7 @@ class Loaded:
     digests: tuple[str, ...]
     modalities: tuple[str, ...]
     problems: tuple[Problem, ...]
+    marks: NDArray[Any]
 
 
 def read_case(entry: Entry) -> Case:
@@ -142,10 +146,10 @@ def load(entries: Sequence[Entry], plan: ImagePlan, progress: Progress | None = 
         Problem: none can be read.
     """
 
-    def one(entry: Entry) -> tuple[NDArray[np.float32], str, str] | Problem:
+    def one(entry: Entry) -> tuple[NDArray[np.float32], str, str, NDArray[Any]] | Problem:
         try:
             image = the_image(read_case(entry))
-            return prepare(image, plan), pixel_digest(image), image.modality
+            return prepare(image, plan), pixel_digest(image), image.modality, duplicates.mark(image, plane(image))
         except Problem as problem:
             return problem
         except MemoryError:
@@ -155,13 +159,14 @@ def load(entries: Sequence[Entry], plan: ImagePlan, progress: Progress | None = 
     digests: list[str] = []
     modalities: list[str] = []
     problems: list[Problem] = []
+    marks = np.empty(len(entries), duplicates.MARK)
     pixels = np.empty((len(entries), plan.frames, plan.channels, *plan.size), np.float32)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, (entry, result) in enumerate(zip(entries, pool.map(one, entries), strict=True), start=1):
             if isinstance(result, Problem):
                 problems.append(result)
             else:
-                pixels[len(kept)], digest, modality = result
+                pixels[len(kept)], digest, modality, marks[len(kept)] = result
                 modalities.append(modality)
                 kept.append(entry)
                 digests.append(digest)
@@ -170,4 +175,5 @@ def load(entries: Sequence[Entry], plan: ImagePlan, progress: Progress | None = 
     if not kept:
         first = f" (the first: {problems[0]})" if problems else ""
         raise Problem(f"none of the {len(entries)} cases can be read{first}", fix="check the files")
-    return Loaded(tuple(kept), pixels[: len(kept)], tuple(digests), tuple(modalities), tuple(problems))
+    count = len(kept)
+    return Loaded(tuple(kept), pixels[:count], tuple(digests), tuple(modalities), tuple(problems), marks[:count])

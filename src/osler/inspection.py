@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from osler import catalog, cohort, formats
 from osler.case import Entry, Source
 from osler.cohort import Cohort
-from osler.image import Image
-from osler.inspections import Evidence, Look, Trouble
+from osler.inspections import Evidence, Look, Trouble, plane
 from osler.problem import Problem
 from osler.pseudonym import pseudonym, remember
 
@@ -164,13 +163,6 @@ def _look(entry: Entry, measures: Mapping[str, Measure]) -> Looked | Problem:
         return problem
     except MemoryError:
         return Problem("the image does not fit into memory", path=source.path, fix="use a machine with more memory")
-
-
-def plane(image: Image) -> NDArray[np.float32]:
-    """The middle slice of the middle moment, ``(height, width)``, colour as luma; what is not finite becomes 0."""
-    shown = image.array[image.frames // 2, :, image.size[0] // 2].astype(np.float32)
-    grey = shown[0] if len(shown) != 3 else np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), shown, 1)
-    return np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _facts(look: Look, source: Source) -> dict[str, Fact]:

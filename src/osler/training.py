@@ -23,8 +23,8 @@ from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from osler import calibration, catalog, cohort, data, draws, model, novelty, planning, recipe
-from osler.case import Entry
 from osler.cohort import Calibration, Cohort, Splits, Training, Validation
+from osler.inspections import duplicates
 from osler.metrics.auroc import macro_auroc
 from osler.model import Model, Network
 from osler.problem import Problem
@@ -243,21 +243,21 @@ def _say_problems(problems: Sequence[Problem], say: Say) -> None:
 
 
 def divide(found: Cohort, loaded: data.Loaded, plan: Recipe) -> tuple[Splits, list[str]]:
-    """The parts, with copies kept apart: byte-identical images count as one patient, or leave training.
+    """The parts, with copies kept apart: copies of one picture count as one patient, or leave training.
 
     Raises:
         Problem: copies stand in several given parts and ``split.leaks`` is ``stop``; or one patient does.
     """
     notes = []
-    entries = loaded.entries
-    if plan.split.leaks != "ignore":
-        entries, joined = _join_copies(loaded, plan.training.folds > 0)
+    entries, share = loaded.entries, plan.split
+    folded = plan.training.folds > 0
+    groups = [] if share.leaks == "ignore" else duplicates.copies(loaded.marks).groups()
+    if groups:
+        entries, joined = cohort.join(entries, groups, folded=folded)
         if joined:
-            notes.append(f"{joined} cases are copies of others, pixel for pixel: they stay together in every split")
+            notes.append(f"{joined} cases are copies of others, or nearly: they stay together in every split")
     if not found.grouping:
         notes.append("nothing says which cases share a patient: each case counts as its own patient")
-    share = plan.split
-    folded = plan.training.folds > 0
     splits = cohort.split(
         replace(found, entries=entries),
         validation=0 if folded else share.validation,
@@ -266,41 +266,21 @@ def divide(found: Cohort, loaded: data.Loaded, plan: Recipe) -> tuple[Splits, li
         seed=plan.training.seed,
     )
     notes += splits.notes
-    digest_of = {entry.id: digest for entry, digest in zip(loaded.entries, loaded.digests, strict=True)}
-    held = {digest_of[e.id] for part in (splits.validation, splits.calibration, splits.test) for e in part.entries}
-    copies = {e.id for e in splits.training.entries if digest_of[e.id] in held}
+    held = {e.id for part in (splits.validation, splits.calibration, splits.test) for e in part.entries}
+    together = [{loaded.entries[row].id for row in rows} for rows in groups]
+    twice = set().union(*(ids for ids in together if ids & held))
+    copies = twice & {e.id for e in splits.training.entries}
     if copies and share.leaks == "stop":
         raise Problem(
-            f"{len(copies)} training cases stand in validation, calibration or test as well, pixel for pixel",
+            f"{len(copies)} training cases stand in validation, calibration or test as well, or nearly the same",
             path=found.root, fix="remove them or set leaks=fix",
         )  # fmt: skip
-    if copies and share.leaks == "fix":
+    if copies:
         splits = cohort.without(splits, copies)
         notes.append(
-            f"{len(copies)} training cases stand in a held-out part as well, pixel for pixel: they left training"
+            f"{len(copies)} training cases stand in a held-out part as well, or nearly the same: they left training"
         )
     return splits, notes
-
-
-def _join_copies(loaded: data.Loaded, folded: bool) -> tuple[tuple[Entry, ...], int]:
-    """Copies, and with them their patients, become one group: in each given part, or in all that is folded."""
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            name = parent[name]
-        return name
-
-    copies = 0
-    first: dict[tuple[str, str], str] = {}
-    for entry, digest in zip(loaded.entries, loaded.digests, strict=True):
-        part = "test" if entry.split == "test" else "pool" if folded else entry.split or "train"
-        copies += (part, digest) in first
-        parent[root(first.setdefault((part, digest), entry.patient))] = root(entry.patient)
-    # Folds deal the named parts anew, all but the test part.
-    kept = {"test"} if folded else {"train", "validation", "calibration", "test"}
-    joined = (replace(e, patient=root(e.patient), split=e.split if e.split in kept else None) for e in loaded.entries)
-    return tuple(joined), copies
 
 
 def _members(

@@ -77,3 +77,10 @@ class Evidence:
     grouping: str = ""
     fields: Mapping[str, list[str | float | None]] = field(default_factory=dict)
     measured: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def plane(image: Image) -> NDArray[np.float32]:
+    """The middle slice of the middle moment, ``(height, width)``, colour as luma; what is not finite becomes 0."""
+    shown = image.array[image.frames // 2, :, image.size[0] // 2].astype(np.float32)
+    grey = shown[0] if len(shown) != 3 else np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), shown, 1)
+    return np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0)

@@ -80,10 +80,10 @@ def _bordered(border: Rows, contrast: Contrast, confidence: float) -> Iterator[t
     if area(scores, contrast, confidence).low > _BORDER_TELLS:
         told = area(scores, contrast)
         said = (
-            f"The border of the image (its padding, and lines along the outermost fifth of a side) alone tells "
-            f"{contrast.name!r} ({contrast.task}) in patients that it was not fitted on: {_auroc(told)}."
+            f"the border of the image (its padding, and lines along the outermost fifth of a side) alone tells "
+            f"{contrast.name!r} ({contrast.task}) in patients that it was not fitted on: {_auroc(told)}"
         )
-        fix = "Crop all images to the same field, without padding, frames and collimation, and inspect again."
+        fix = "crop all images to the same field, without padding, frames and collimation, and inspect again"
         yield told.value, Trouble("border_shortcut", (), said, fix)
 
 
@@ -96,13 +96,13 @@ def _exposed(exposure: Rows, places: Rows, contrast: Contrast, confidence: float
     if np.quantile(zones, 0.25) > _PLACE_TELLS:
         told = area(scores, contrast)
         said = (
-            f"The brightness and contrast alone tell {contrast.name!r} ({contrast.task}) in patients that they were "
+            f"the brightness and contrast alone tell {contrast.name!r} ({contrast.task}) in patients that they were "
             f"not fitted on: {_auroc(told)}; they do so in {sum(zone > _PLACE_TELLS for zone in zones)} of {_ZONES} "
-            "places of the image."
+            "places of the image"
         )
         fix = (
-            "If the disease itself does not change them, bring all images to one scale or collect all classes with "
-            "the same settings."
+            "if the disease itself does not change them, bring all images to one scale or collect all classes with "
+            "the same settings"
         )
         yield told.value, Trouble("exposure_shortcut", (), said, fix)
 
@@ -194,13 +194,11 @@ def _marked(
     zones = rows[present & more].reshape(-1, 3, _ZONES).sum(1).mean(0) if cases else np.zeros(_ZONES)
     place = int(zones.argmax())
     said = (
-        f"Marks as of text, arrows or calipers, most at the {_DOWN[place // _GRID]} {_ACROSS[place % _GRID]}, "
+        f"marks as of text, arrows or calipers, most at the {_DOWN[place // _GRID]} {_ACROSS[place % _GRID]}, "
         f"are in {inside[0] / inside[1]:.0%} of the patients with {contrast.name!r} ({contrast.task}) and in "
-        f"{outside[0] / outside[1]:.0%} of the others; where they are tells it with {_auroc(told)}."
+        f"{outside[0] / outside[1]:.0%} of the others; where they are tells it with {_auroc(told)}"
     )
-    fix = (
-        "Blank the marks in all images, or take images without them: a network would read them, not the tissue."
-    )
+    fix = "blank the marks in all images, or take images without them: a network would read them, not the tissue"
     yield max(told.value, 0.5 + abs(usual.value) / 2), Trouble("marker_shortcut", cases, said, fix)
 
 

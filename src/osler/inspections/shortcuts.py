@@ -31,7 +31,8 @@ _SAMPLE = 1 << 14
 _MARK_DIFFERENCE, _MARK_TELLS = 0.1, 0.6
 _BORDER_TELLS, _EXPOSURE_TELLS, _PLACE_TELLS = 0.65, 0.7, 0.62
 
-_MARKS = slice(0, 3 * _ZONES)
+_KINDS = ("bright", "dark", "coloured")
+_MARKS = slice(0, len(_KINDS) * _ZONES)
 _BORDER = slice(_MARKS.stop, _MARKS.stop + 12)
 _EXPOSURE = slice(_BORDER.stop, _BORDER.stop + len(_QUANTILES) + 4)
 _PLACES = slice(_EXPOSURE.stop, _EXPOSURE.stop + 2 * _ZONES)
@@ -61,7 +62,7 @@ def find(evidence: Evidence) -> list[Trouble]:
     """``marker_shortcut``, ``border_shortcut`` and ``exposure_shortcut``: each for the class that it tells best."""
     rows = np.asarray(evidence.measured["shortcuts"], np.float64)
     asked = list(contrasts(evidence.entries, evidence.questions))
-    confidence = family(3 * len(asked))
+    confidence = family((len(_KINDS) + 3) * len(asked))
     found: dict[tuple[str, str], tuple[float, Trouble]] = {}
     for contrast in asked:
         for value, trouble in (
@@ -175,31 +176,33 @@ def _at(shown: Plane, y: NDArray[np.intp], x: NDArray[np.intp], *, edge: bool) -
 
 
 def _marked(
-    marks: NDArray[np.float64], contrast: Contrast, evidence: Evidence, confidence: float
+    marks: Rows, contrast: Contrast, evidence: Evidence, confidence: float
 ) -> Iterator[tuple[float, Trouble]]:
-    """Marks that are there more often in one class, or that stand elsewhere in it."""
-    rows = marks[contrast.rows]
-    present = rows.reshape(-1, 3, _ZONES).sum(axis=2).max(axis=1) >= _FEWEST
-    inside, outside = (_rate(present, contrast.patients, contrast.positive == has) for has in (True, False))
-    shift = (newcombe(*inside, *outside, sure) for sure in (0.95, confidence))
-    usual, strict = shift
+    """Marks of one kind that are there more often in one class, or marks that stand elsewhere in it."""
     scores = tell(np.log1p(marks), contrast)
-    told = area(scores, contrast)
-    apart = max(strict.low, -strict.high) > _MARK_DIFFERENCE
-    if not apart and not (area(scores, contrast, confidence).low > _MARK_TELLS):
+    told, elsewhere = area(scores, contrast), area(scores, contrast, confidence).low > _MARK_TELLS
+    counts = marks[contrast.rows].reshape(-1, len(_KINDS), _ZONES)
+    rates = [
+        [_rate(has, contrast.patients, contrast.positive == one) for one in (True, False)]
+        for has in (counts.sum(axis=2) >= _FEWEST).T
+    ]
+    strict = [newcombe(*inside, *outside, confidence) for inside, outside in rates]
+    kind = int(np.argmax([max(each.low, -each.high) for each in strict]))
+    if not elsewhere and not max(strict[kind].low, -strict[kind].high) > _MARK_DIFFERENCE:
         return
-    more = contrast.positive == (usual.value >= 0)
-    order = np.argsort(-rows.sum(axis=1), kind="stable")
-    cases = tuple(evidence.entries[contrast.rows[i]].id for i in order if present[i] and more[i])
-    zones = rows[present & more].reshape(-1, 3, _ZONES).sum(1).mean(0) if cases else np.zeros(_ZONES)
-    place = int(zones.argmax())
+    (inside, outside), sums = rates[kind], counts[:, kind].sum(axis=1)
+    more = (contrast.positive == (strict[kind].value >= 0)) & (sums >= _FEWEST)
+    order = np.flatnonzero(more)[np.argsort(-sums[more], kind="stable")]
+    place = int(counts[order, kind].mean(axis=0).argmax()) if len(order) else 0
     said = (
-        f"marks as of text, arrows or calipers, most at the {_DOWN[place // _GRID]} {_ACROSS[place % _GRID]}, "
-        f"are in {inside[0] / inside[1]:.0%} of the patients with {contrast.name!r} ({contrast.task}) and in "
-        f"{outside[0] / outside[1]:.0%} of the others; where they are tells it with {_auroc(told)}"
+        f"{_KINDS[kind]} marks as of text, arrows or calipers, most at the {_DOWN[place // _GRID]} "
+        f"{_ACROSS[place % _GRID]}, are in {inside[0] / inside[1]:.0%} of the patients with {contrast.name!r} "
+        f"({contrast.task}) and in {outside[0] / outside[1]:.0%} of the others; where they are tells it with "
+        f"{_auroc(told)}"
     )
     fix = "blank the marks in all images, or take images without them: a network would read them, not the tissue"
-    yield max(told.value, 0.5 + abs(usual.value) / 2), Trouble("marker_shortcut", cases, said, fix)
+    cases = tuple(evidence.entries[contrast.rows[i]].id for i in order)
+    yield max(told.value, 0.5 + abs(strict[kind].value) / 2), Trouble("marker_shortcut", cases, said, fix)
 
 
 def _rate(present: NDArray[np.bool_], patients: NDArray[np.intp], which: NDArray[np.bool_]) -> tuple[int, int]:

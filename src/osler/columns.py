@@ -32,10 +32,10 @@ _WORDS: tuple[tuple[Meaning, str], ...] = (
     (
         "attribute",
         "age sex gender height weight bmi ethnicity race smok* packyears pack pulse heart* respiratory temperature "
-        "saturation spo2 pressure bp sys* dias* symp* history hist menopaus* pregnan* comorbid* hypertension diabetes "
-        "laterality side leukocyte* leucocyte* lymphocyte* neutrophil* thrombocyte* platelet* hemoglobin haemoglobin "
-        "crp ldh creatinine glucose cholesterol blood hco3 wheezing cough* fever headache fatigue dyspn* nausea pain "
-        "medication* medis psa ca125",
+        "saturation spo2 pressure bp sys* dias* symp* history hist menopaus* pregnan* comorbid* hypertension "
+        "diabetes laterality side leukocyte* leucocyte* lymphocyte* neutrophil* thrombocyte* platelet* hemoglobin "
+        "haemoglobin crp ldh creatinine glucose cholesterol blood hco3 wheezing cough* fever headache fatigue "
+        "dyspn* nausea pain medication* medis psa ca125",
     ),
 )
 

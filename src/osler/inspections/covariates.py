@@ -64,15 +64,9 @@ def find(evidence: Evidence) -> list[Trouble]:
         told = _determined(cells, asked)
         if not told and meaning(name) != "outcome":
             continue
-        said = told or f"The covariate {name!r} is {_WITHHELD['outcome']}."
-        found.append(
-            Trouble(
-                "leaking_covariate",
-                (),
-                f"The covariate {name!r} {told}." if told else said,
-                f"Leave {name!r} out of the covariates, unless it is known before the image is read.",
-            )
-        )
+        said = told or f"is {_WITHHELD['outcome']}"
+        fix = f"leave {name!r} out of the covariates, unless it is known before the image is read"
+        found.append(Trouble("leaking_covariate", (), f"the covariate {name!r} {said}", fix))
     return found
 
 

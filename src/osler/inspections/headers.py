@@ -67,8 +67,8 @@ def _trouble(task: str, told: list[_Told]) -> Trouble:
     return Trouble(
         "header_shortcut",
         (),
-        f"The {task} can be told without the image, from {', '.join(parts)}{more}.",
-        "Find out why; collect the classes in the same places and ways, or compare within each value of the field.",
+        f"{task} can be told without the image, from {', '.join(parts)}{more}",
+        "find out why; collect the classes in the same places and ways, or compare within each value of the field",
     )
 
 

@@ -33,9 +33,9 @@ def find(evidence: Evidence) -> list[Trouble]:
                 Trouble(
                     "label_typo",
                     tuple(holders[rare]),
-                    f"The class {rare!r} of {question.task} ({counted[rare]} cases) is written nearly like {usual!r} "
-                    f"({counted[usual]} cases).",
-                    f"If it is the same, write {usual!r} in those cases, or rename it in the cohort file.",
+                    f"the class {rare!r} of {question.task} ({counted[rare]} cases) is written nearly like {usual!r} "
+                    f"({counted[usual]} cases)",
+                    f"if it is the same, write {usual!r} in those cases, or rename it in the cohort file",
                 )
             )
     return troubles

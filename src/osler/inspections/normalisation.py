@@ -30,9 +30,8 @@ def measure(look: Look) -> Sums:
     pixels = look.image.array
     if not np.issubdtype(pixels.dtype, np.floating):
         return np.full(5, np.nan)
-    flat = pixels.reshape(-1)
-    total, squares = flat.sum(dtype=np.float64), np.einsum("i,i->", flat, flat, dtype=np.float64)
-    return np.array([flat.size, total, squares, flat.min(), flat.max()], np.float64)
+    flat = pixels.reshape(-1).astype(np.float64)
+    return np.array([flat.size, flat.sum(), flat @ flat, flat.min(), flat.max()], np.float64)
 
 
 def find(evidence: Evidence) -> list[Trouble]:
@@ -47,9 +46,9 @@ def find(evidence: Evidence) -> list[Trouble]:
                     Trouble(
                         "joint_normalisation",
                         (),
-                        f"{what} together {said}: the scale was set with the help of {' and '.join(joint[1:])}.",
-                        "Start from the values before normalisation; the network's first layer normalises, fitted on "
-                        "training cases alone.",
+                        f"{what} together {said}: the scale was set with the help of {' and '.join(joint[1:])}",
+                        "start from the values before normalisation; the network's first layer normalises, fitted on "
+                        "training cases alone",
                     )
                 )
                 break
@@ -58,13 +57,13 @@ def find(evidence: Evidence) -> list[Trouble]:
 
 def _numbers(evidence: Evidence) -> Iterator[tuple[str, Sums]]:
     """The sums of each case: of its pixels, and of each of its columns as one value."""
-    yield "The pixels of all given parts", np.asarray(evidence.measured["normalisation"], np.float64)
+    yield "the pixels of these parts", np.asarray(evidence.measured["normalisation"], np.float64)
     for where in ("covariates", "metadata"):
         for name in dict.fromkeys(name for entry in evidence.entries for name in getattr(entry, where)):
             value = np.array([number(getattr(entry, where).get(name)) for entry in evidence.entries])
             if len(np.unique(value[~np.isnan(value)])) > _FEWEST:
                 known = np.where(np.isnan(value), np.nan, 1.0)
-                yield f"The values of {name!r}", np.stack([known, value, value**2, value, value], axis=1)
+                yield f"the values of {name!r}", np.stack([known, value, value**2, value, value], axis=1)
 
 
 def _unions(parts: NDArray[np.str_]) -> Iterator[tuple[str, ...]]:

@@ -22,28 +22,35 @@ _STROKE, _LARGEST = 3, 512
 _CONTRAST, _BRIGHT, _FLAT = 0.5, 0.85, 0.01
 # What of a mark must be there, in units of a 128th of the image: less is noise.
 _FEWEST = 4
-_FRAME = 0.05
+# Of each side: where borders are looked for, and what exposure leaves out.
+_FRAME = 0.2
 _QUANTILES = (1, 5, 25, 50, 75, 95, 99)
 _SAMPLE = 1 << 14
 
 # Beyond what cohorts without shortcuts show (``benchmarks/inspections.py``).
 _MARK_DIFFERENCE, _MARK_TELLS = 0.1, 0.6
-_BORDER_TELLS, _EXPOSURE_TELLS = 0.65, 0.7
+_BORDER_TELLS, _EXPOSURE_TELLS, _PLACE_TELLS = 0.65, 0.7, 0.62
 
-_MARKS = slice(0, 3 * _ZONES)
-_BORDER = slice(_MARKS.stop, _MARKS.stop + 16)
+_KINDS = ("bright", "dark", "coloured")
+_MARKS = slice(0, len(_KINDS) * _ZONES)
+_BORDER = slice(_MARKS.stop, _MARKS.stop + 12)
 _EXPOSURE = slice(_BORDER.stop, _BORDER.stop + len(_QUANTILES) + 4)
+_PLACES = slice(_EXPOSURE.stop, _EXPOSURE.stop + 2 * _ZONES)
 _LEFT, _UP = np.array([0, 1]), np.array([1, 0])
 _DOWN = ("top", "upper middle", "lower middle", "bottom")
 _ACROSS = ("left", "left middle", "right middle", "right")
 
 Plane = NDArray[np.float32]
+Rows = NDArray[np.float64]
 
 
 def measure(look: Look) -> NDArray[np.float32]:
-    """Marks by zone (bright, dark, coloured), border and exposure of the image: float32 ``(75,)``."""
-    sampled = _sampled(look.plane)
-    return np.concatenate([_marks(look), _border(look.plane, sampled), _exposure(sampled)]).astype(np.float32)
+    """Marks by zone (bright, dark, coloured), border and exposure, whole and by zone: float32 ``(103,)``."""
+    height, width = look.plane.shape
+    y, x = int(_FRAME * height), int(_FRAME * width)
+    within = look.plane[y : height - y, x : width - x]
+    parts = _marks(look), _border(look.plane), _exposure(_sampled(within)), _by_place(within)
+    return np.concatenate(parts).astype(np.float32)
 
 
 def _sampled(plane: Plane) -> Plane:
@@ -55,13 +62,13 @@ def find(evidence: Evidence) -> list[Trouble]:
     """``marker_shortcut``, ``border_shortcut`` and ``exposure_shortcut``: each for the class that it tells best."""
     rows = np.asarray(evidence.measured["shortcuts"], np.float64)
     asked = list(contrasts(evidence.entries, evidence.questions))
-    confidence = family(3 * len(asked))
+    confidence = family((len(_KINDS) + 3) * len(asked))
     found: dict[tuple[str, str], tuple[float, Trouble]] = {}
     for contrast in asked:
         for value, trouble in (
             *_marked(rows[:, _MARKS], contrast, evidence, confidence),
-            *_probed("border_shortcut", rows[:, _BORDER], contrast, confidence),
-            *_probed("exposure_shortcut", rows[:, _EXPOSURE], contrast, confidence),
+            *_bordered(rows[:, _BORDER], contrast, confidence),
+            *_exposed(rows[:, _EXPOSURE], rows[:, _PLACES], contrast, confidence),
         ):
             key = (trouble.kind, contrast.task)
             if key not in found or value > found[key][0]:
@@ -69,27 +76,36 @@ def find(evidence: Evidence) -> list[Trouble]:
     return [trouble for _, trouble in found.values()]
 
 
-def _probed(
-    kind: str, features: NDArray[np.float64], contrast: Contrast, confidence: float
-) -> Iterator[tuple[float, Trouble]]:
-    limit, said, fix = {
-        "border_shortcut": (
-            _BORDER_TELLS,
-            "The outermost 5 % of the image",
-            "Crop all images to the same field, without padding and frames, and inspect again.",
-        ),
-        "exposure_shortcut": (
-            _EXPOSURE_TELLS,
-            "The brightness and contrast of the image",
-            "If the disease itself does not change them, bring all images to one scale or collect all classes with "
-            "the same settings.",
-        ),
-    }[kind]
-    scores = tell(features, contrast)
-    if area(scores, contrast, confidence).low > limit:
-        usual = area(scores, contrast)
-        told = f"{said} alone tells {contrast.name!r} ({contrast.task}) in patients that it was not fitted on:"
-        yield usual.value, Trouble(kind, (), f"{told} {_auroc(usual)}.", fix)
+def _bordered(border: Rows, contrast: Contrast, confidence: float) -> Iterator[tuple[float, Trouble]]:
+    scores = tell(border, contrast)
+    if area(scores, contrast, confidence).low > _BORDER_TELLS:
+        told = area(scores, contrast)
+        said = (
+            f"the border of the image (its padding, and lines along the outermost fifth of a side) alone tells "
+            f"{contrast.name!r} ({contrast.task}) in patients that it was not fitted on: {_auroc(told)}"
+        )
+        fix = "crop all images to the same field, without padding, frames and collimation, and inspect again"
+        yield told.value, Trouble("border_shortcut", (), said, fix)
+
+
+def _exposed(exposure: Rows, places: Rows, contrast: Contrast, confidence: float) -> Iterator[tuple[float, Trouble]]:
+    """Exposure is that of the whole image: where only some places tell the label, it is what lies there."""
+    scores = tell(exposure, contrast)
+    if not area(scores, contrast, confidence).low > _EXPOSURE_TELLS:
+        return
+    zones = [area(tell(places[:, [2 * i, 2 * i + 1]], contrast), contrast).value for i in range(_ZONES)]
+    if np.quantile(zones, 0.25) > _PLACE_TELLS:
+        told = area(scores, contrast)
+        said = (
+            f"the brightness and contrast alone tell {contrast.name!r} ({contrast.task}) in patients that they were "
+            f"not fitted on: {_auroc(told)}; they do so in {sum(zone > _PLACE_TELLS for zone in zones)} of {_ZONES} "
+            "places of the image"
+        )
+        fix = (
+            "if the disease itself does not change them, bring all images to one scale or collect all classes with "
+            "the same settings"
+        )
+        yield told.value, Trouble("exposure_shortcut", (), said, fix)
 
 
 def _auroc(found: Estimate) -> str:
@@ -160,33 +176,33 @@ def _at(shown: Plane, y: NDArray[np.intp], x: NDArray[np.intp], *, edge: bool) -
 
 
 def _marked(
-    marks: NDArray[np.float64], contrast: Contrast, evidence: Evidence, confidence: float
+    marks: Rows, contrast: Contrast, evidence: Evidence, confidence: float
 ) -> Iterator[tuple[float, Trouble]]:
-    """Marks that are there more often in one class, or that stand elsewhere in it."""
-    rows = marks[contrast.rows]
-    present = rows.reshape(-1, 3, _ZONES).sum(axis=2).max(axis=1) >= _FEWEST
-    inside, outside = (_rate(present, contrast.patients, contrast.positive == has) for has in (True, False))
-    shift = (newcombe(*inside, *outside, sure) for sure in (0.95, confidence))
-    usual, strict = shift
+    """Marks of one kind that are there more often in one class, or marks that stand elsewhere in it."""
     scores = tell(np.log1p(marks), contrast)
-    told = area(scores, contrast)
-    apart = max(strict.low, -strict.high) > _MARK_DIFFERENCE
-    if not apart and not (area(scores, contrast, confidence).low > _MARK_TELLS):
+    told, elsewhere = area(scores, contrast), area(scores, contrast, confidence).low > _MARK_TELLS
+    counts = marks[contrast.rows].reshape(-1, len(_KINDS), _ZONES)
+    rates = [
+        [_rate(has, contrast.patients, contrast.positive == one) for one in (True, False)]
+        for has in (counts.sum(axis=2) >= _FEWEST).T
+    ]
+    strict = [newcombe(*inside, *outside, confidence) for inside, outside in rates]
+    kind = int(np.argmax([max(each.low, -each.high) for each in strict]))
+    if not elsewhere and not max(strict[kind].low, -strict[kind].high) > _MARK_DIFFERENCE:
         return
-    more = contrast.positive == (usual.value >= 0)
-    order = np.argsort(-rows.sum(axis=1), kind="stable")
-    cases = tuple(evidence.entries[contrast.rows[i]].id for i in order if present[i] and more[i])
-    zones = rows[present & more].reshape(-1, 3, _ZONES).sum(1).mean(0) if cases else np.zeros(_ZONES)
-    place = int(zones.argmax())
+    (inside, outside), sums = rates[kind], counts[:, kind].sum(axis=1)
+    more = (contrast.positive == (strict[kind].value >= 0)) & (sums >= _FEWEST)
+    order = np.flatnonzero(more)[np.argsort(-sums[more], kind="stable")]
+    place = int(counts[order, kind].mean(axis=0).argmax()) if len(order) else 0
     said = (
-        f"Marks as of text, arrows or calipers, most of them at the {_DOWN[place // _GRID]} {_ACROSS[place % _GRID]}, "
-        f"are in {inside[0] / inside[1]:.0%} of the patients with {contrast.name!r} ({contrast.task}) and in "
-        f"{outside[0] / outside[1]:.0%} of the others; where they are tells it with {_auroc(told)}."
+        f"{_KINDS[kind]} marks as of text, arrows or calipers, most at the {_DOWN[place // _GRID]} "
+        f"{_ACROSS[place % _GRID]}, are in {inside[0] / inside[1]:.0%} of the patients with {contrast.name!r} "
+        f"({contrast.task}) and in {outside[0] / outside[1]:.0%} of the others; where they are tells it with "
+        f"{_auroc(told)}"
     )
-    fix = (
-        "Blank the marks in all images, or take images without them; a network would read them instead of the tissue."
-    )
-    yield max(told.value, 0.5 + abs(usual.value) / 2), Trouble("marker_shortcut", cases, said, fix)
+    fix = "blank the marks in all images, or take images without them: a network would read them, not the tissue"
+    cases = tuple(evidence.entries[contrast.rows[i]].id for i in order)
+    yield max(told.value, 0.5 + abs(strict[kind].value) / 2), Trouble("marker_shortcut", cases, said, fix)
 
 
 def _rate(present: NDArray[np.bool_], patients: NDArray[np.intp], which: NDArray[np.bool_]) -> tuple[int, int]:
@@ -197,23 +213,32 @@ def _rate(present: NDArray[np.bool_], patients: NDArray[np.intp], which: NDArray
 # --- border and exposure ------------------------------------------------------------------------------------
 
 
-def _border(plane: Plane, sampled: Plane) -> NDArray[np.float64]:
-    """Of each side the mean and deviation of the outermost 5 % and the share that is constant; of corners the mean."""
-    low, high = np.percentile(sampled, [1, 99])
-    span = max(high - low, 1e-9)
-    found, corners = [], []
+def _border(plane: Plane) -> NDArray[np.float64]:
+    """Of each side the share that is constant, and the largest step along a line beside it, with its place.
+
+    The step is the median over the line, so that it must run along most of the side: frames, bars and collimators
+    do, and what lies in the patient and reaches the border (the shadow of a lesion) does not.
+    """
+    low, high = np.percentile(_sampled(plane), [1, 99])
+    span, found = max(high - low, 1e-9), []
     for turn in range(4):
         side = np.rot90(plane, turn)
-        width = max(1, round(_FRAME * len(side)))
-        edge = np.clip((side[:width] - low) / span, -1, 2)
+        near = side[: max(2, round(_FRAME * len(side)))]
+        steps = np.median(np.diff(near, axis=0), axis=1) / span
+        place = int(np.abs(steps).argmax())
         constant = np.ptp(side, axis=1) < _FLAT * span
         padding = len(side) if constant.all() else int(constant.argmin())
-        found += [edge.mean(), edge.std(), padding / len(side)]
-        corners.append(edge[:, : 2 * width].mean())
-    return np.array(found + corners, np.float64)
+        found += [padding / len(side), np.clip(steps[place], -1, 1), abs(steps[place]) * place / len(near)]
+    return np.array(found, np.float64)
 
 
 def _exposure(sampled: Plane) -> NDArray[np.float64]:
     """Quantiles, mean and deviation of the stored values, and the shares at their smallest and largest."""
     extremes = [(sampled == sampled.min()).mean(), (sampled == sampled.max()).mean()]
     return np.array([*np.percentile(sampled, _QUANTILES), sampled.mean(), sampled.std(), *extremes], np.float64)
+
+
+def _by_place(plane: Plane) -> NDArray[np.float64]:
+    """Mean and deviation of the stored values in each zone of a grid of 4 x 4, ``(32,)``."""
+    zones = [zone for rows in np.array_split(plane, _GRID) for zone in np.array_split(rows, _GRID, axis=1)]
+    return np.array([(zone.mean(), zone.std()) if zone.size else (0, 0) for zone in zones], np.float64).reshape(-1)

@@ -90,15 +90,14 @@ def _change(
         change = np.stack([low, np.maximum(high - low, 1e-12), np.exp(drawn["gamma"])], 1).astype(np.float32)
         sums = np.empty((len(rows), pieces))
         spread(lambda some: loop.gamma(before, after, rows, change, sums, some), len(rows) * pieces)
+    source = after if options.gamma else before
     factor = np.exp(drawn["contrast"])
     offset = sums.sum(1) / before.shape[1] * (1 - factor) + drawn["brightness"]
     inverted = drawn["invert"] > 0
     offset = np.where(inverted, factor * (low + high) + offset, offset)
     line = np.stack([np.where(inverted, -factor, factor), offset], 1).astype(np.float32)
-    source = after if options.gamma else before
-    if options.gamma and np.array_equal(line, np.tile(np.float32([1, 0]), (len(rows), 1))):
-        return
-    spread(lambda some: loop.scale(source, after, rows, line, some), len(rows) * pieces)
+    if source is before or (line != [1, 0]).any():
+        spread(lambda some: loop.scale(source, after, rows, line, some), len(rows) * pieces)
 
 
 def bend(images: Float32[Tensor, "b c d h w"], gamma: Float32[Tensor, "b 1 1 1 1"]) -> Float32[Tensor, "b c d h w"]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from osler import diagnosis, evaluation, explanation, layouts, phantom, training
+from osler import diagnosis, evaluation, explanation, inspection, layouts, phantom, training
 from osler.case import Entry
 from osler.metrics.auroc import delong
 
@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def demo(out: Path, *, say: Callable[[str], None] = print) -> Path:
-    """Makes a cohort of synthetic radiographs, trains, evaluates, diagnoses, explains; in under three minutes.
+    """Makes a cohort of synthetic radiographs, inspects it, trains, evaluates, diagnoses, explains; in three minutes.
 
     Args:
         out: folder; an interrupted demo goes on.
@@ -45,6 +45,8 @@ def demo(out: Path, *, say: Callable[[str], None] = print) -> Path:
     if not (folder / "truth.json").exists():
         say(f"making {CASES} synthetic chest radiographs in {out.name}/cohort")
         phantom.write_phantom(folder, SPEC, CASES)
+    say("osler inspect")
+    inspection.inspect(folder, out / "inspection", say=say)
     say("osler train")
     training.train(folder, out / "run", SETTINGS, say=say)
     say("osler evaluate")
@@ -104,6 +106,7 @@ figcaption, small {{ opacity: .7 }} li {{ margin: .3rem 0 }}
 <p>{CASES} synthetic chest radiographs, half of them with a nodule, were made, and a network was trained,
 calibrated, evaluated and explained, in {seconds:.0f} seconds on this machine.</p>
 <ol>
+<li><a href="inspection/inspection.html">Inspection</a> of the cohort: what is there, and what is wrong with it</li>
 <li><a href="run/training.html">Training</a>: the plan with a reason for each choice, and how it went</li>
 <li><a href="evaluation/evaluation.html">Evaluation</a> on patients that it has not seen</li>
 <li><a href="diagnoses/index.html">Diagnoses</a> of single cases, as a radiologist would see them</li>

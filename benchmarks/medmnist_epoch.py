@@ -167,9 +167,7 @@ def main() -> None:
         found = list(
             turns.rounds(__file__, list(CONTENDERS), ["ours", "usual, kept"], arguments.steps, arguments.repeats)
         )
-        print(
-            f"\nResNet-18, {arguments.steps} steps of {BATCH}, {len(found)} rounds; kept: under our allocator settings"
-        )
+        print(f"\nResNet-18, {arguments.steps} steps of {BATCH}, {len(found)} rounds; kept: our allocator settings")
         turns.show(found)
 
 

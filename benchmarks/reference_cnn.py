@@ -7,7 +7,7 @@
 Ours is what `osler train --recipe recipes/reference_cnn.toml` does in a step (`training.step_once`), with the
 precision, layout and allocator that it chooses by itself. The others are trained as their documentation shows it:
 Keras 3 on PyTorch by `model.fit`, Lightning by `Trainer.fit`, MONAI by `SupervisedTrainer`, and a plain PyTorch loop.
-`by hand` is the fastest loop that we could write with PyTorch alone. All have the same layers, batch, optimiser, loss.
+`by_hand` is the fastest loop that we could write with PyTorch alone. Layers, batch and optimiser are the same.
 
 The first table is what a user gets: the others under the C library's own allocator. In the second, every process
 has ours. A process lives through the whole table and trains a few steps whenever it is its turn, so that a busy

@@ -38,7 +38,7 @@ class MaxPoolReLU(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b c *half"]:
         if self.training and _suits(x):
-            pooled: Tensor = _MaxPoolReLU.apply(x)
+            pooled: Tensor = _MaxPoolReLU.apply(x)  # type: ignore[no-untyped-call]
             return pooled
         return F.relu(F.max_pool2d(x, 2) if self.dims == 2 else F.max_pool3d(x, 2), inplace=True)
 
@@ -61,7 +61,7 @@ class _MaxPoolReLU(torch.autograd.Function):
         return pooled
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         x, pooled = ctx.saved_tensors
         back = torch.empty_like(x)

@@ -105,16 +105,20 @@ def _groups(entries: Sequence[Entry], question: Question, seed: int) -> Groups:
     by_patient: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         by_patient[entry.patient].append(entry)
+    # Findings are shared by cases that are labelled alike.
+    said = {id(entry.findings): entry for entry in entries}
+    word = {key: label_of(entry, question) for key, entry in said.items()}
     by_label: dict[str, list[list[Entry]]] = defaultdict(list)
     for patient in sorted(by_patient):
-        labels = sorted(label_of(entry, question) for entry in by_patient[patient])
+        labels = [word[id(entry.findings)] for entry in by_patient[patient]]
         by_label[max(set(labels), key=lambda label: (labels.count(label), label))].append(by_patient[patient])
     placed = []
     for number, label in enumerate(sorted(by_label)):
         groups = by_label[label]
         order = draws.permutation(draws.keys(seed, number), len(groups))
-        placed += [((rank + 0.5) / len(groups), number, label, groups[i]) for rank, i in enumerate(order)]
-    return [(label, group) for _, _, label, group in sorted(placed, key=lambda item: item[:2])]
+        placed += [((rank + 0.5) / len(groups), number, label, groups[i]) for rank, i in enumerate(order.tolist())]
+    # No two have both the same place and the same label: groups are never compared.
+    return [(label, group) for _, _, label, group in sorted(placed)]
 
 
 def _take(groups: Groups, share: float) -> tuple[list[Entry], list[Entry]]:

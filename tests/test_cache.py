@@ -80,7 +80,9 @@ def test_small_and_uncompressed_files_are_not_copied(tmp_path: Path, home: Path)
     assert not copies(home)
 
 
-def test_what_was_not_used_for_longest_goes_first(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_not_used_for_longest_goes_first(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OSLER_CACHE", str(2.5 * (VOLUME.nbytes + 352) / cache.GIB))
     paths = [saved(tmp_path / f"{number}.nii.gz", VOLUME + number) for number in range(3)]
     keys = [cache.key(path) for path in paths]

@@ -1,7 +1,7 @@
 """What was decoded once and is kept uncompressed, to be mapped into memory the next time.
 
-A folder that only this user can read, with a quota; names in it say nothing. Whatever goes wrong with it (a full disk,
-no permission, another process) costs time and nothing else: the original file is decoded again.
+A folder that only this user can read, with a quota; names in it say nothing. Whatever goes wrong with it (a full
+disk, no permission, another process) costs time and nothing else: the original file is decoded again.
 Off with ``OSLER_CACHE=0``.
 """
 
@@ -63,7 +63,7 @@ def quota() -> int:
 
 
 def key(path: Path) -> str:
-    """A name for a file as it is now: of its place on the disk, size, time of change and first bytes; not of its name."""
+    """A name for a file as it is now, made of its place on the disk, size, time of change and first bytes."""
     with path.open("rb") as file:
         first, stat = file.read(4096), os.fstat(file.fileno())
     told = f"1|{stat.st_dev}|{stat.st_ino}|{stat.st_size}|{stat.st_mtime_ns}|".encode()

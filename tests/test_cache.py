@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
@@ -20,10 +21,11 @@ VOLUME = np.random.default_rng(0).integers(-1000, 1000, (96, 80, 70), np.int16)
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("OSLER_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("OSLER_CACHE", raising=False)
-    return tmp_path / "home"
+    yield tmp_path / "home"
+    cache.settle()
 
 
 def saved(path: Path, volume: np.ndarray = VOLUME) -> Path:

@@ -89,7 +89,9 @@ def main() -> None:
         print(f"Python {platform.python_version()}, nibabel {nibabel.__version__}; {whole / 2**20:.0f} MiB", end=", ")
         print(f"compressed {packed / 2**20:.0f} MiB; {options.repeats} interleaved repeats")
         for name, taken in times.items():
-            print(f"  {name:28s} median {statistics.median(taken):8.4f} s (from {min(taken):.4f} to {max(taken):.4f})")
+            print(
+                f"  {name:28s} median {statistics.median(taken):8.4f} s (from {min(taken):.4f} to {max(taken):.4f})"
+            )
         for ours, theirs in (
             ("osler, first reading", "nibabel, get_fdata"),
             ("osler, patch later", "nibabel, get_fdata"),

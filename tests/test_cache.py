@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
@@ -20,10 +21,11 @@ VOLUME = np.random.default_rng(0).integers(-1000, 1000, (96, 80, 70), np.int16)
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("OSLER_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("OSLER_CACHE", raising=False)
-    return tmp_path / "home"
+    yield tmp_path / "home"
+    cache.settle()
 
 
 def saved(path: Path, volume: np.ndarray = VOLUME) -> Path:
@@ -80,7 +82,9 @@ def test_small_and_uncompressed_files_are_not_copied(tmp_path: Path, home: Path)
     assert not copies(home)
 
 
-def test_what_was_not_used_for_longest_goes_first(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_not_used_for_longest_goes_first(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OSLER_CACHE", str(2.5 * (VOLUME.nbytes + 352) / cache.GIB))
     paths = [saved(tmp_path / f"{number}.nii.gz", VOLUME + number) for number in range(3)]
     keys = [cache.key(path) for path in paths]

@@ -1,7 +1,7 @@
 """What was decoded once and is kept uncompressed, to be mapped into memory the next time.
 
-A folder that only this user can read, with a quota; names in it say nothing. Whatever goes wrong with it (a full disk,
-no permission, another process) costs time and nothing else: the original file is decoded again.
+A folder that only this user can read, with a quota; names in it say nothing. Whatever goes wrong with it (a full
+disk, no permission, another process) costs time and nothing else: the original file is decoded again.
 Off with ``OSLER_CACHE=0``.
 """
 
@@ -63,7 +63,7 @@ def quota() -> int:
 
 
 def key(path: Path) -> str:
-    """A name for a file as it is now: of its place on the disk, size, time of change and first bytes; not of its name."""
+    """A name for a file as it is now, made of its place on the disk, size, time of change and first bytes."""
     with path.open("rb") as file:
         first, stat = file.read(4096), os.fstat(file.fileno())
     told = f"1|{stat.st_dev}|{stat.st_ino}|{stat.st_size}|{stat.st_mtime_ns}|".encode()
@@ -94,7 +94,7 @@ def store(name: str, content: memoryview) -> None:
     """
     if _bypassed.get() or len(content) > quota() or len(_pending) >= _WAITING or name in _pending:
         return
-    _pending[name] = _writer().submit(_write, name, content)
+    _pending[name] = _writer().submit(_write, folder() / name, content)
 
 
 def settle() -> None:
@@ -118,17 +118,17 @@ def _writer() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="osler-cache")
 
 
-def _write(name: str, content: memoryview) -> None:
+def _write(path: Path, content: memoryview) -> None:
     try:
         # A full disk, no permission, a file system without room for another name: it goes on without the copy.
         with contextlib.suppress(OSError):
-            _written(name, content)
+            _written(path, content)
     finally:
-        _pending.pop(name, None)
+        _pending.pop(path.name, None)
 
 
-def _written(name: str, content: memoryview) -> None:
-    place = folder()
+def _written(path: Path, content: memoryview) -> None:
+    place = path.parent
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not _is_private(place) or shutil.disk_usage(place).free < len(content) + _RESERVE:
         return
@@ -137,7 +137,7 @@ def _written(name: str, content: memoryview) -> None:
     try:
         with os.fdopen(number, "wb") as file:
             file.write(content)
-        Path(part).replace(place / name)
+        Path(part).replace(path)
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise

@@ -318,7 +318,9 @@ def download(name: str = "", *, out: Path | None = None) -> None:
 
     if not name:
         for each in public_sets.catalogue():
-            print(f"{each.name:20s} {each.images:7,} of {each.size:10s} {each.task:10s} {each.licence:12s} {each.what}")
+            print(
+                f"{each.name:20s} {each.images:7,} of {each.size:10s} {each.task:10s} {each.licence:12s} {each.what}"
+            )
         print(f"from {public_sets.catalogue()[0].source}")
         return
     print(f"set {shown_path(public_sets.download(name, out or Path(name), say=_say))}")

@@ -115,7 +115,9 @@ def download(name: str | PublicSet, out: Path | str, *, say: Callable[[str], Non
         part.replace(file)
     except OSError as error:
         # A full disk above all: what is there stays.
-        raise Problem(f"it cannot be written ({(error.strerror or str(error)).lower()})", path=part, fix=_AGAIN) from error
+        raise Problem(
+            f"it cannot be written ({(error.strerror or str(error)).lower()})", path=part, fix=_AGAIN
+        ) from error
     return file
 
 
@@ -178,7 +180,7 @@ def _size(path: Path) -> int:
 def _attempt(url: str, part: Path, tag: str) -> tuple[str, int | None]:
     """One request for what is missing; the entity tag of the file, and how many bytes the whole has, if that is said.
 
-    A server that does not go on where it is asked (RFC 9110, section 14), or has another file by now, sends all of it.
+    A server that does not go on where it is asked (RFC 9110, section 14), or has another file by now, sends all.
     """
     have = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": "osler", "Accept-Encoding": "identity"})

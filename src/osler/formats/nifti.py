@@ -1,5 +1,6 @@
 """NIfTI-1 and NIfTI-2: ``.nii``, ``.nii.gz`` and ``.hdr``/``.img`` pairs."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,8 @@ def read(source: Source) -> Image:
             volume = nibabel.load(source.path)
             if not isinstance(volume, nibabel.Nifti1Pair):
                 raise Problem("this is not NIfTI but an older Analyze image", fix="convert it to NIfTI")
-            stored, scale = volume.dataobj.get_unscaled(), (volume.dataobj.slope, volume.dataobj.inter)
-            single = volume.header, np.asanyarray(stored), scale
+            proxy: Any = volume.dataobj
+            single = volume.header, np.asanyarray(proxy.get_unscaled()), (proxy.slope, proxy.inter)
         header, stored, scale = single
         notes: list[str] = []
         array = _ordered(_values(stored, *scale))
@@ -76,7 +77,7 @@ def _single(path: Path) -> tuple[Any, NDArray[Any], tuple[float, float]] | None:
         content = _unpacked(path, offset + int(np.prod(shape, dtype=np.int64)) * kind.itemsize)
         content.flags.writeable = False
         if len(content) >= _WORTH:
-            cache.store(name, memoryview(content))
+            cache.store(name, content.data)
     slope, intercept = header.get_slope_inter()
     scale = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
     return header, np.ndarray(shape, kind, content, offset, order="F"), scale
@@ -86,10 +87,12 @@ def _header(first: bytes) -> Any:
     """The header as nibabel reads and checks it, in either byte order; ``None`` where it is not that of one file."""
     import nibabel
 
-    for kind, at in ((nibabel.Nifti1Header, 344), (nibabel.Nifti2Header, 4)):
-        if first[at : at + 3] == b"n+" + (b"1" if kind is nibabel.Nifti1Header else b"2"):
-            return kind(first[: kind.sizeof_hdr])
-    return None
+    versions: tuple[tuple[Any, int, bytes], ...] = (
+        (nibabel.Nifti1Header, 344, b"n+1"),
+        (nibabel.Nifti2Header, 4, b"n+2"),
+    )
+    found = (kind(first[: kind.sizeof_hdr]) for kind, at, magic in versions if first[at : at + 3] == magic)
+    return next(found, None)
 
 
 def _unpacked(path: Path, size: int) -> NDArray[np.uint8]:
@@ -98,11 +101,11 @@ def _unpacked(path: Path, size: int) -> NDArray[np.uint8]:
     Each member that is read to its end is checked against its CRC-32; the last one always is, up to ``size``.
     """
     try:
-        from isal import isal_zlib as zlib
+        zlib = importlib.import_module("isal.isal_zlib")
     except ImportError:
-        import zlib
+        zlib = importlib.import_module("zlib")
     content = np.empty(size, np.uint8)
-    view, at, decoder = memoryview(content), 0, zlib.decompressobj(31)
+    view, at, decoder = content.data, 0, zlib.decompressobj(31)
     with path.open("rb", buffering=0) as file:
         left = b""
         while at < size or (size > _LONGEST and not decoder.eof):

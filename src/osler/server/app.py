@@ -19,7 +19,8 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
-from osler import cache, data, diagnosis, layouts
+from osler import cache as copies
+from osler import data, diagnosis, layouts
 from osler.case import Diagnosis
 from osler.model import Model
 from osler.problem import Problem
@@ -88,7 +89,7 @@ class Desk:
             path = uploads.store(upload, filename, Path(folder), self.limits)
             # The case is called "image" until the answer is there, so that no message can hold the file's name.
             # Nothing of what is dropped onto the page stays.
-            with cache.bypassed():
+            with copies.bypassed():
                 case = data.read_case(replace(layouts.single(path), id="image", patient="image"))
             found = replace(diagnosis.diagnose(self.made, case), case=uploads.case_name(filename))
             if not as_page:

@@ -1,6 +1,7 @@
 """DICOM: a file, or a folder that holds one series.
 
-``files`` opens and says what an object is, ``headers`` does so for many at once, ``pixels`` decodes, ``geometry`` places, ``series`` stacks slices.
+``files`` opens and says what an object is, ``headers`` does so for many at once, ``pixels`` decodes,
+``geometry`` places, ``series`` stacks slices.
 """
 
 import warnings

@@ -2,8 +2,8 @@
 
 The first 8 KiB of many files lie in one array, and all of them are walked in step: one element of each file, then the
 next one of each, in a few array operations. Two encodings are walked (explicit and implicit VR, little endian; PS3.5
-section 7), in ASCII. Whatever else a file holds, or looks odd in it, is left to pydicom: an answer is given only where
-it is that of pydicom.
+section 7), in ASCII. Whatever else a file holds, or looks odd in it, is left to pydicom: an answer is given only
+where it is that of pydicom.
 """
 
 import os
@@ -63,8 +63,10 @@ def _word(text: str) -> int:
 # Tables by a 16-bit word of a file, as the walk meets it.
 _SHORT, _LONG, _SEQUENCE = 1, 2, 3
 _KIND = np.zeros(1 << 16, np.uint8)
-_KIND[[_word(vr) for vr in "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()]] = _SHORT
-_KIND[[_word(vr) for vr in "OB OD OF OL OV OW SV UC UN UR UT UV".split()]] = _LONG
+_SHORT_VRS = "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US"
+_KIND[[_word(vr) for vr in _SHORT_VRS.split(" ")]] = _SHORT
+_LONG_VRS = "OB OD OF OL OV OW SV UC UN UR UT UV"
+_KIND[[_word(vr) for vr in _LONG_VRS.split(" ")]] = _LONG
 _KIND[_word("SQ")] = _SEQUENCE
 _SPECIAL = np.zeros(1 << 16, bool)
 _SPECIAL[[0x0000, 0x7FE0, 0xFFFE]] = True
@@ -168,7 +170,7 @@ def read(paths: Sequence[str]) -> list[Mapping[str, str] | None]:
 
 def _opened(paths: list[str], raw: NDArray[np.uint8]) -> _Window:
     count, width = len(paths), raw.shape[1] - 16
-    ends, view = [0] * count, memoryview(raw.reshape(-1))
+    ends, view = [0] * count, memoryview(raw.data).cast("B")
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
     for row, path in enumerate(paths):
         try:
@@ -214,7 +216,7 @@ def _syntaxes(window: _Window) -> dict[bytes, tuple[NDArray[np.int64], NDArray[n
         window.odd[rows[odd]] = True
         at, rows = (at + head + length // 2)[~odd], rows[~odd]
     rows, at = (np.concatenate(parts).astype(np.int64) for parts in zip(*ready, strict=True)) if ready else (rows, at)
-    flat = memoryview(window.raw.reshape(-1))
+    flat = memoryview(window.raw.data).cast("B")
     begins, lengths = found[:, rows].tolist()
     named = [bytes(flat[a : a + n]).rstrip(b" \0") for a, n in zip(begins, lengths, strict=True)]
     implicit = np.array([name == _IMPLICIT for name in named], bool)

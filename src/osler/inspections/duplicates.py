@@ -309,7 +309,7 @@ _WITHIN = "train keeps copies together in every split; remove what was stored tw
 
 
 def find(evidence: Evidence) -> list[Trouble]:
-    """Copies, a trouble for each kind, apart where they cross given splits; labels that differ; patients torn apart."""
+    """Copies, a trouble for each kind, apart where they cross given splits; labels that differ; torn patients."""
     found = copies(evidence.measured["duplicates"])
     entries = evidence.entries
     groups: dict[str, list[tuple[int, ...]]] = {kind: found.groups([kind]) for kind in KINDS[1:]}

@@ -335,7 +335,7 @@ def _known(groups: list[tuple[int, ...]], evidence: Evidence) -> str:
     if not evidence.grouping:
         return ""
     one = sum(len({evidence.entries[row].patient for row in rows}) == 1 for rows in groups)
-    return f"; {one:,} of the groups are of one patient each ({evidence.grouping})"
+    return f"; {one:,} of {len(groups):,} hold cases of one patient only ({evidence.grouping})"
 
 
 def _many(groups: list[tuple[int, ...]]) -> str:

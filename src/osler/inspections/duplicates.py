@@ -309,7 +309,7 @@ _WITHIN = "train keeps copies together in every split; remove what was stored tw
 
 
 def find(evidence: Evidence) -> list[Trouble]:
-    """Copies, a trouble for each kind, apart where they cross given splits; labels that differ; patients torn apart."""
+    """Copies, a trouble for each kind, apart where they cross given splits; labels that differ; torn patients."""
     found = copies(evidence.measured["duplicates"])
     entries = evidence.entries
     groups: dict[str, list[tuple[int, ...]]] = {kind: found.groups([kind]) for kind in KINDS[1:]}
@@ -335,7 +335,7 @@ def _known(groups: list[tuple[int, ...]], evidence: Evidence) -> str:
     if not evidence.grouping:
         return ""
     one = sum(len({evidence.entries[row].patient for row in rows}) == 1 for rows in groups)
-    return f"; {one:,} of the groups are of one patient each ({evidence.grouping})"
+    return f"; {one:,} of {len(groups):,} hold cases of one patient only ({evidence.grouping})"
 
 
 def _many(groups: list[tuple[int, ...]]) -> str:

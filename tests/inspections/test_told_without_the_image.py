@@ -188,7 +188,18 @@ def test_what_is_proposed_and_withheld() -> None:
 @pytest.mark.real_data
 def test_only_honest_columns_of_real_tables_are_proposed(real_data: Path) -> None:
     leaky = ("clin_diagn", "test_meth", "pcr", "therap", "outcome", "los_", "vacc", "incl_crit", "surviv", "icu")
-    other = ("intub", "supplemental", "cov_test", "stay_", "discharge", "transfer", "url", "license", "date", "offset")
+    other = (
+        "intub",
+        "supplemental",
+        "cov_test",
+        "stay_",
+        "discharge",
+        "transfer",
+        "url",
+        "license",
+        "date",
+        "offset",
+    )
     for name, honest in (
         ("covid_blues/clinical_variables.csv", ("pat_age", "pat_sex", "pat_bmi", "patient_symp#Fever")),
         ("covid_cxr/labels.csv", ("age", "sex", "temperature")),

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import dicom_files
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+import dicom_files
 from osler.phantom import Phantom, phantom_case
 
 Pixels = NDArray[np.uint8]

@@ -155,8 +155,8 @@ def area(scores: NDArray[np.float64], contrast: Contrast, confidence: float = 0.
 
 
 def family(tests: int) -> float:
-    """Confidence of each of so many two-sided intervals, so that chance lifts none of them with 99 % (Bonferroni)."""
-    return 1 - 0.02 / max(1, tests)
+    """Confidence of each of so many two-sided intervals, so that chance lifts none of them with 99.9 % (Bonferroni)."""
+    return 1 - 0.002 / max(1, tests)
 
 
 def number(cell: Cell) -> float:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import planted
 import pytest
 
 import osler
+import planted
 from osler.inspections import Trouble
 
 TWELVE = {kind for _, kinds in planted.DEFECTS.values() for kind in kinds}

@@ -35,7 +35,7 @@ class _Told:
 def find(evidence: Evidence) -> list[Trouble]:
     """``header_shortcut``, one for each task: the fields that tell its classes, the strongest first.
 
-    Said of a field whose out-of-fold AUROC is above .5 with a chance of 1 % that any of all fields is so by chance
+    Said of a field whose out-of-fold AUROC is above .5 with a chance of .1 % that any of all fields is so by chance
     (Bonferroni), and above .6 with 95 %. Columns that are by their name known at diagnosis (age, sex) or outcomes are
     not asked: the former may tell the label, the latter do.
     """

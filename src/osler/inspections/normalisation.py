@@ -7,6 +7,7 @@ The same with the smallest value at 0 and the largest at 1.
 
 from collections.abc import Iterator
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,7 @@ def _numbers(evidence: Evidence) -> Iterator[tuple[str, Sums]]:
                 yield f"the values of {name!r}", np.stack([known, value, value**2, value, value], axis=1)
 
 
-def _unions(parts: NDArray[np.str_]) -> Iterator[tuple[str, ...]]:
+def _unions(parts: NDArray[Any]) -> Iterator[tuple[str, ...]]:
     """Training with each choice of the other parts, all of them first."""
     others = [name for name in ("validation", "calibration", "test") if (parts == name).any()]
     if (parts == "train").any():

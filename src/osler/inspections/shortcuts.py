@@ -144,7 +144,7 @@ def _by_zone(plane: Plane, scale: float = 0.0) -> NDArray[np.float64]:
     such lines too, but in one direction (the layers of an ultrasound image); letters, arrows and crosses have lines
     down and lines across, so that the fewer of the two are counted. Larger blocks must be as good as constant.
     """
-    low, high = np.percentile(_sampled(plane), [1, 99.9])
+    low, high = map(float, np.percentile(_sampled(plane), [1, 99.9]))
     span = max(high - low, scale)
     if not span > 0:
         return np.zeros(_ZONES)
@@ -219,7 +219,7 @@ def _border(plane: Plane) -> NDArray[np.float64]:
     The step is the median over the line, so that it must run along most of the side: frames, bars and collimators
     do, and what lies in the patient and reaches the border (the shadow of a lesion) does not.
     """
-    low, high = np.percentile(_sampled(plane), [1, 99])
+    low, high = map(float, np.percentile(_sampled(plane), [1, 99]))
     span, found = max(high - low, 1e-9), []
     for turn in range(4):
         side = np.rot90(plane, turn)

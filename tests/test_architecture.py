@@ -28,7 +28,7 @@ LAYERS = (
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions"),
     ("metrics", "case", "cache"),
-    ("image", "catalog", "machine", "pseudonym", "kernels", "allocator", "max_relu", "modality", "public_sets", "burned_in"),
+    ("image", "catalog", "machine", "pseudonym", "kernels", "allocator", "modality", "public_sets", "burned_in"),
     ("problem", "draws"),
 )
 # Where a folder holds one variant a file, the files do not know each other.

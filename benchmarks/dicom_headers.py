@@ -2,7 +2,7 @@
 
     python benchmarks/dicom_headers.py --files 10000 --repeats 7
 
-Files are made in a temporary folder: 50 slices a series, 32x32 pixels, about 80 elements before the pixels, lengths
+Files are made in a temporary folder: 50 slices a series, 32x32 pixels, about 90 elements before the pixels, lengths
 that differ from file to file as those of a scanner do. One process each, timed in turns, page cache warm. A loop over
 10,000 files takes pydicom some seconds, so by default it reads each tenth file and its time is multiplied.
 """

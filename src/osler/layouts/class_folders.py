@@ -1,7 +1,6 @@
 """A folder for each class: ``root/<class>/...`` or ``root/<split>/<class>/...``; a DICOM series is one case."""
 
 import os
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -65,18 +64,16 @@ def _is_dicom(path: Path) -> bool:
 
 def _several_patients_each(folders: list[Path]) -> bool:
     """By PatientID, or by study where anonymising gave all patients the same one."""
-    headers = [[_header(path) for path in _files(folder) if _is_dicom(path)] for folder in folders]
+    headers = []
+    for folder in folders:
+        # What is broken counts as nobody's; `read` says what is wrong with it.
+        found = [tags for tags in dicom.headers_of(list(_files(folder))) if isinstance(tags, Mapping)]
+        if all(len({tags[key] for tags in found}) < 2 for key in ("PatientID", "StudyInstanceUID")):
+            return False
+        headers.append(found)
     one = len({tags["PatientID"] for folder in headers for tags in folder}) == 1
     key = "StudyInstanceUID" if one else "PatientID"
     return all(len({tags[key] for tags in folder}) > 1 for folder in headers)
-
-
-def _header(path: Path) -> Mapping[str, str]:
-    try:
-        return dicom.header(path)
-    except Problem:
-        # `read` says what is wrong with the file; here it only counts as nobody's.
-        return defaultdict(str)
 
 
 def read(path: Path) -> Listing:

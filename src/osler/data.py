@@ -161,16 +161,11 @@ def load(
         Problem: none can be read, or the disk is full.
     """
     stamp = "" if file is None else _stamp(entries, plan)
-    before = None if file is None else store.reopen(file, stamp)
-    if before is not None:
-        array, facts = before
-        there = set(facts.numbers)
-        again = [_prepared(entry, plan) for number, entry in enumerate(entries) if number not in there]
-        failed = tuple(result for result in again if isinstance(result, Problem))
-        if len(failed) == len(again):
-            kept = tuple(entries[number] for number in facts.numbers)
-            pixels = store.all_of(array)
-            return Loaded(kept, pixels, tuple(facts.digests), tuple(facts.modalities), failed, facts.marks)
+    if file is not None:
+        before = _reopened(entries, plan, file, stamp)
+        if before is not None:
+            return before
+        store.remove(file)
     numbers: list[int] = []
     digests: list[str] = []
     modalities: list[str] = []
@@ -199,6 +194,8 @@ def load(
 
     array = store.gather(pieces(), shape, len(entries), file)
     if not numbers:
+        if file is not None:
+            store.remove(file)
         first = f" (the first: {problems[0]})" if problems else ""
         raise Problem(f"none of the {len(entries)} cases can be read{first}", fix="check the files")
     if file is not None and not store.in_memory(array):
@@ -206,6 +203,22 @@ def load(
     kept = tuple(entries[number] for number in numbers)
     pixels = store.all_of(array)
     return Loaded(kept, pixels, tuple(digests), tuple(modalities), tuple(problems), marks[: len(numbers)])
+
+
+def _reopened(entries: Sequence[Entry], plan: ImagePlan, file: Path, stamp: str) -> Loaded | None:
+    """What was read before; cases that could not be read then are tried again, so that it is said why."""
+    before = store.reopen(file, stamp)
+    if before is None:
+        return None
+    array, facts = before
+    there = set(facts.numbers)
+    again = [_prepared(entry, plan) for number, entry in enumerate(entries) if number not in there]
+    failed = tuple(result for result in again if isinstance(result, Problem))
+    if len(failed) < len(again):
+        return None
+    kept = tuple(entries[number] for number in facts.numbers)
+    pixels = store.all_of(array)
+    return Loaded(kept, pixels, tuple(facts.digests), tuple(facts.modalities), failed, facts.marks)
 
 
 def _prepared(entry: Entry, plan: ImagePlan) -> _Read | Problem:

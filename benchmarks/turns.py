@@ -3,7 +3,7 @@
 Allocator settings belong to a process, and starting one costs seconds: so each contender trains a few steps when it
 is its turn, and sleeps in between. A busy machine slows all alike, and the ratios of a round can be believed.
 
-On a machine that is busy all the time, `OMP_NUM_THREADS=1 TURNS_CLOCK=processor` in the environment measures processor
+Where it is busy all the time, `OMP_NUM_THREADS=1 TURNS_CLOCK=processor` in the environment measures processor
 time (that of the system for a process included) on one thread: waiting for others is not counted.
 """
 

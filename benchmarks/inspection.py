@@ -2,8 +2,8 @@
 
     python benchmarks/inspection.py [--most 1000000]
 
-Each size is a MedMNIST file of independent 28 x 28 textures of two classes, uncompressed, inspected by a process of its
-own. The last column is what memory grew by for each case that the size before did not have.
+Each size is a MedMNIST file of independent 28 x 28 textures of two classes, uncompressed, inspected by a process of
+its own. The last column is what memory grew by for each case that the size before did not have.
 """
 
 import argparse

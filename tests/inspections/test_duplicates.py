@@ -102,11 +102,18 @@ def test_many_cases_are_searched_with_hashes_and_copies_still_found() -> None:
     assert set().union(*found.values()) == {(int(row), 6000 + number) for number, row in enumerate(chosen)}
 
 
-def test_a_thousand_copies_of_one_picture_stay_one_group() -> None:
+def test_many_copies_of_one_picture_are_one_group() -> None:
     random = np.random.default_rng(6)
-    same = [np.clip(ORIGINALS[0] + random.normal(0, 3, (120, 100)), 0, 255).astype(np.uint8) for _ in range(300)]
+    same = [np.clip(ORIGINALS[0] + random.normal(0, 3, (120, 100)), 0, 255).astype(np.uint8) for _ in range(20)]
     groups = duplicates.copies(marked([*ORIGINALS, *same])).groups()
-    assert groups == [(0, *range(60, 360))]
+    assert groups == [(0, *range(60, 80))]
+
+
+def test_a_block_full_of_hits_stays_connected_and_bounded() -> None:
+    alike = np.ones((1, 100, 4), np.float32) / 2
+    found = duplicates._hits(alike, np.arange(100)[None], 0.9)
+    assert len(found) <= 800
+    assert duplicates._connected(found, 100) == [tuple(range(100))]
 
 
 def test_blank_images_are_no_copies() -> None:

@@ -28,7 +28,7 @@ LAYERS = (
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     ("measures", "curves", "predictions", "table", "anatomy"),
     ("metrics", "case"),
-    ("image", "catalog", "machine", "pseudonym"),
+    ("image", "catalog", "machine", "pseudonym", "burned_in"),
     ("problem", "draws"),
 )
 # Where a folder holds one variant a file, the files do not know each other.

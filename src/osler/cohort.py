@@ -223,9 +223,8 @@ def join(entries: Sequence[Entry], copies: Sequence[Sequence[int]], *, folded: b
             joined += part in first
             parent[root(first.setdefault(part, entry.patient))] = root(entry.patient)
     kept = {"test"} if folded else {"train", "validation", "calibration", "test"}
-    return tuple(
-        replace(e, patient=root(e.patient), split=e.split if e.split in kept else None) for e in entries
-    ), joined
+    made = (replace(e, patient=root(e.patient), split=e.split if e.split in kept else None) for e in entries)
+    return tuple(made), joined
 
 
 def without(splits: Splits, ids: set[str]) -> Splits:

@@ -7,21 +7,21 @@ finds its troubles among those. Nothing here is quadratic, and memory is a fixed
 import json
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import catalog, cohort, formats
-from osler.case import Entry, Source
+from osler import burned_in, catalog, cohort, formats
+from osler.case import Entry, Question, Source
 from osler.cohort import Cohort
 from osler.inspections import Evidence, Look, Trouble, plane
-from osler.problem import Problem
+from osler.problem import Problem, shown_path
 from osler.pseudonym import pseudonym, remember
 
 Say = Callable[[str], None]
@@ -71,21 +71,27 @@ def inspect(
     found = cohort.read(Path(cohort_path), None if cohort_file is None else Path(cohort_file))
     say(f"looking at {len(found.entries):,} cases")
     evidence, unreadable = gather(found, say)
-    troubles = _unreadable([*found.problems, *unreadable.values()], tuple(unreadable))
+    troubles = _unreadable(found.problems, unreadable)
     for name in catalog.names("inspections"):
         say(f"checking {name.replace('_', ' ')}")
         troubles += catalog.find("inspections", name).find(evidence)
     troubles.sort(key=lambda trouble: ("stop", "repair", "look").index(trouble.severity))
-    made = Inspection(_summary(found, evidence), tuple(troubles), (*found.problems, *unreadable.values()))
-    _write(out, made)
+    failed = (*found.problems, *unreadable.values())
+    made = Inspection(_summary(found, evidence, len(failed)), tuple(troubles), failed)
+    say("drawing the page")
+    _write(out, made, evidence, masked)
     return made
 
 
-def _unreadable(problems: Sequence[Problem], cases: tuple[str, ...]) -> list[Trouble]:
-    """One trouble for each reason: the files differ, what to do about them does not."""
-    if not problems:
-        return []
-    return [Trouble("unreadable", cases, f"{len(problems)} could not be read", "see the reasons", "look")]
+def _unreadable(listed: Sequence[Problem], cases: Mapping[str, Problem]) -> list[Trouble]:
+    """One trouble for each reason: the files differ, what to do about them does not. Reasons name no file."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for name, problem in [*((shown_path(one.path) if one.path else "", one) for one in listed), *cases.items()]:
+        reasons.setdefault((problem.what, problem.fix or "look at them"), []).append(name)
+    return [
+        Trouble("unreadable", tuple(filter(None, names)), f"{len(names):,} left out, unread: {what}", fix)
+        for (what, fix), names in reasons.items()
+    ]
 
 
 # --- one pass over the images -------------------------------------------------------------------------------
@@ -222,12 +228,66 @@ class _Progress:
 # --- what is written ----------------------------------------------------------------------------------------
 
 
-def _summary(found: Cohort, evidence: Evidence) -> dict[str, Any]:
-    return {"cases": len(found.entries), "read": len(evidence.entries)}
+_AXES = ("frames", "depth", "height", "width")
+_VALUES = ("dtype", "channels", "modality", "unit")
 
 
-def _write(out: Path, made: Inspection) -> None:
-    names = sorted({case for trouble in made.problems for case in trouble.cases})
+def _summary(found: Cohort, evidence: Evidence, unreadable: int) -> dict[str, Any]:
+    entries, fields = evidence.entries, evidence.fields
+    columns = []
+    if "covariates" in catalog.names("inspections"):
+        columns = [asdict(one) for one in catalog.find("inspections", "covariates").propose(entries, found.questions)]
+    missing: dict[str, int] = {}
+    for name in sorted({name for entry in entries for name in (*entry.covariates, *entry.metadata)}):
+        missing[name] = sum({**e.metadata, **e.covariates}.get(name) in (None, "") for e in entries)
+    return {
+        "cases": len(entries),
+        "unreadable": unreadable,
+        "patients": len({entry.patient for entry in entries}) if found.grouping else None,
+        "grouping": found.grouping,
+        "splits": _counts(entry.split or "none" for entry in entries),
+        "classes": {question.task: _classes(question, entries) for question in found.questions},
+        "sizes": _counts(
+            " x ".join(str(n) for n in size if n is not None)
+            for size in zip(
+                *(fields[f"image.{axis}"] for axis in ("frames", "depth", "height", "width")), strict=True
+            )
+        ),
+        "spacings": _counts(
+            "unknown" if size[2] is None else " x ".join("-" if n is None else f"{n:.3g}" for n in size)
+            for size in zip(*(fields[f"image.spacing_{axis}"] for axis in "zyx"), strict=True)
+        ),
+        "values": {name: _counts(map(str, fields[f"image.{name}"])) for name in _VALUES},
+        "intensities": {name: _spread(fields[f"image.{name}"]) for name in ("min", "mean", "max", "std")},
+        "covariates": columns,
+        "missing": {name: count for name, count in missing.items() if count},
+        "notes": list(found.notes),
+    }
+
+
+def _counts(values: Iterable[str], most: int = 12) -> dict[str, int]:
+    """How often each value comes, the most frequent first; beyond ``most`` together, as ``other``."""
+    counted = Counter(values).most_common()
+    rest = sum(count for _, count in counted[most:])
+    return dict(counted[:most]) | ({"other": rest} if rest else {})
+
+
+def _classes(question: Question, entries: Sequence[Entry]) -> dict[str, int]:
+    """Cases of each class (several of one case where the task allows it), and those without a label."""
+    stated = [[f for f in entry.findings if f.task == question.task] for entry in entries]
+    known = Counter(f.name for findings in stated for f in findings if f.probability == 1 or f.value is not None)
+    return {name: known[name] for name in question.classes} | {"unlabelled": sum(not findings for findings in stated)}
+
+
+def _spread(values: Sequence[Fact]) -> list[float]:
+    """Quantiles 0, 0.05, 0.25, 0.5, 0.75, 0.95 and 1."""
+    numbers = np.array([value for value in values if value is not None], float)
+    return [float(f"{x:.4g}") for x in np.quantile(numbers, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])]
+
+
+def _write(out: Path, made: Inspection, evidence: Evidence, masked: bool) -> None:
+    from osler import report
+
     problems = [
         {
             "kind": trouble.kind,
@@ -244,10 +304,38 @@ def _write(out: Path, made: Inspection) -> None:
     try:
         part.write_text(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False), encoding="utf-8")
         part.replace(out / "inspection.json")
-        remember(out, names)
+        remember(out, sorted({case for trouble in made.problems for case in trouble.cases}))
+        by_id, fields = {entry.id: entry for entry in evidence.entries}, evidence.fields
+        shown = [_pictures(trouble, by_id, masked) for trouble in made.problems]
+        sides = {f"{axis}, pixels": [float(v or 0) for v in fields[f"image.{axis}"]] for axis in ("width", "height")}
+        brightness = {"mean of the image": [float(v or 0) for v in fields["image.mean"]]}
+        report.inspection_page(content, shown, sides | brightness, out / "inspection.html")
     except OSError as error:
         part.unlink(missing_ok=True)
         raise Problem(f"cannot be written ({error.strerror})", path=out, fix="free some space") from error
+
+
+def _pictures(
+    trouble: Trouble, entries: Mapping[str, Entry], masked: bool, groups: int = 4, cases: int = 6
+) -> list[list[dict[str, Any]]]:
+    """Rows of a few cases each, copies side by side: pseudonym, labels, split and picture."""
+    from osler import explanation
+
+    rows = [group[:cases] for group in trouble.groups[:groups]] or [trouble.cases[: 2 * cases]]
+    shown = []
+    for row in rows:
+        cards = []
+        for entry in (entries[case] for case in row if case in entries):
+            try:
+                picture = explanation.picture(formats.read(entry.images[min(entry.images)]))
+            except Problem:
+                continue
+            labels = sorted({f.name for f in entry.findings if f.probability == 1})
+            facts = ", ".join([*labels, *([entry.split] if entry.split else [])])
+            picture = burned_in.blanked(picture) if masked else picture
+            cards.append({"case": pseudonym(entry.id), "facts": facts, "picture": picture})
+        shown.append(cards)
+    return [row for row in shown if row]
 
 
 def in_lines(made: Inspection) -> list[str]:

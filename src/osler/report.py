@@ -306,6 +306,44 @@ def training_page(
     )
 
 
+def inspection_page(
+    inspection: Mapping[str, Any],
+    pictures: Sequence[Sequence[Sequence[Mapping[str, Any]]]],
+    distributions: Mapping[str, Sequence[float]],
+    path: str | Path,
+) -> None:
+    """What is in a cohort, what is wrong with it and what to do.
+
+    Args:
+        inspection: the content of ``inspection.json``.
+        pictures: for each of its problems rows of cases: ``case`` (shown as it is), ``facts`` and ``picture``.
+        distributions: values of all cases by name, drawn as histograms.
+        path: the HTML file to write.
+    """
+    rows = [
+        [[{**card, "picture": _data_uri(card["picture"], side=160)} for card in row] for row in shown]
+        for shown in pictures
+    ]
+    summary = inspection["summary"]
+    tables = [(f"{task} (class)", counts) for task, counts in summary["classes"].items()]
+    tables += [("split", summary["splits"]), ("size (time x depth x height x width)", summary["sizes"])]
+    tables += [("spacing (z x y x x, mm)", summary["spacings"])]
+    tables += [(name, counts) for name, counts in summary["values"].items() if set(counts) != {"None"}]
+    tables += [("missing values", summary["missing"])] if summary["missing"] else []
+    drawn = [(name, figures.histogram(values, name)) for name, values in distributions.items()]
+    _write(
+        path,
+        "inspection.html",
+        summary=summary,
+        problems=[{**one, "rows": some} for one, some in zip(inspection["problems"], rows, strict=True)],
+        tables=[
+            (name, [(value, count, count / max(1, summary["cases"])) for value, count in counts.items()])
+            for name, counts in tables
+        ],
+        figures=drawn,
+    )
+
+
 def _line(history: Sequence[Mapping[str, Any]], name: str, member: Any) -> list[tuple[float, float]]:
     """Epoch and value of one network, where there is a value."""
     rows = [entry for entry in history if entry.get("member") == member]

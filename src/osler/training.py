@@ -252,7 +252,7 @@ def divide(found: Cohort, loaded: data.Loaded, plan: Recipe) -> tuple[Splits, li
     entries, share = loaded.entries, plan.split
     folded = plan.training.folds > 0
     groups = [] if share.leaks == "ignore" else duplicates.copies(loaded.marks).groups()
-    if groups:
+    if share.leaks != "ignore":
         entries, joined = cohort.join(entries, groups, folded=folded)
         if joined:
             notes.append(f"{joined} cases are copies of others, or nearly: they stay together in every split")

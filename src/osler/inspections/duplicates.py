@@ -164,7 +164,7 @@ def _turned(small: NDArray[np.uint8], known: Pairs) -> Pairs:
     whitened, detail = space.agreement(pairs)
     pairs = pairs[(detail >= SAME) & (whitened >= SAME_WHITENED)]
     count = len(small)
-    return pairs[~np.isin(pairs @ [count, 1], known @ [count, 1])]
+    return np.asarray(pairs[~np.isin(pairs @ [count, 1], known @ [count, 1])])
 
 
 def _canonical(small: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -259,7 +259,7 @@ def _hits(block: Float, rows: NDArray[np.int64], limit: float) -> Pairs:
         near &= (rank <= 4) | (rank > rank[:, :, -1:] - 4)
     which, i, j = np.nonzero(near)
     pairs = np.sort(np.column_stack([rows[which, i], rows[which, j]]), axis=1)
-    return pairs[pairs[:, 0] != pairs[:, 1]].astype(np.int64)
+    return np.asarray(pairs[pairs[:, 0] != pairs[:, 1]], np.int64)
 
 
 def _centred(small: NDArray[np.uint8]) -> Float:
@@ -276,7 +276,7 @@ def _detail(centred: Float) -> Float:
 
 
 def _unit(rows: Float) -> Float:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-6))
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-6)), np.float32)
 
 
 def _slabs(count: int, size: int) -> Iterator[slice]:
@@ -302,32 +302,40 @@ _WORDS = {
     "near_copy": "are nearly the same picture: repeated shots, neighbouring slices, or one drawn upon",
 }
 _ACROSS = (
-    "in training they flatter every figure: train leaves those of held-out cases out of training; better, give all "
-    "copies to one split"
+    "train leaves the copies of held-out cases out of training, where they would flatter every figure; better, give "
+    "all copies to one split"
 )
 _WITHIN = "train keeps copies together in every split; remove what was stored twice by mistake"
 
 
 def find(evidence: Evidence) -> list[Trouble]:
-    """Copies, a trouble for each kind, apart for those across given splits; labels that differ; patients torn apart."""
+    """Copies, a trouble for each kind, apart where they cross given splits; labels that differ; torn patients."""
     found = copies(evidence.measured["duplicates"])
     entries = evidence.entries
     groups: dict[str, list[tuple[int, ...]]] = {kind: found.groups([kind]) for kind in KINDS[1:]}
+    near = {int(row) for row in found.pairs["near_copy"].flat}
+    groups["near_copy"] = [rows for rows in found.groups() if near & set(rows)]
     groups["same_file"], again = _same_files(found.groups(["same_pixels"]), entries)
     groups["reencoded_copy"] = again + groups["reencoded_copy"]
     troubles = []
     for kind, words in _WORDS.items():
         across = [rows for rows in groups[kind] if len({entries[row].split or "train" for row in rows}) > 1]
         within = [rows for rows in groups[kind] if rows not in set(across)]
-        if kind == "near_copy" and evidence.grouping:
-            # That pictures of one patient are alike is no news.
-            within = [rows for rows in within if len({entries[row].patient for row in rows}) > 1]
         if across:
             message = f"{_many(across)} {words}, and stand in different splits"
             troubles.append(_trouble(kind, across, entries, message, _ACROSS, "repair"))
         if within:
-            troubles.append(_trouble(kind, within, entries, f"{_many(within)} {words}", _WITHIN, "look"))
+            message = f"{_many(within)} {words}{_known(within, evidence)}"
+            troubles.append(_trouble(kind, within, entries, message, _WITHIN, "look"))
     return [*troubles, *_conflicts(found, evidence), *_torn(evidence)]
+
+
+def _known(groups: list[tuple[int, ...]], evidence: Evidence) -> str:
+    """How many of the groups are of one patient: that their pictures are alike is no news."""
+    if not evidence.grouping:
+        return ""
+    one = sum(len({evidence.entries[row].patient for row in rows}) == 1 for rows in groups)
+    return f"; {one:,} of {len(groups):,} hold cases of one patient only ({evidence.grouping})"
 
 
 def _many(groups: list[tuple[int, ...]]) -> str:
@@ -396,13 +404,13 @@ def _torn(evidence: Evidence) -> list[Trouble]:
     by_patient = defaultdict(list)
     for row, entry in enumerate(evidence.entries):
         by_patient[entry.patient].append(row)
-    torn = [
-        tuple(rows)
-        for rows in by_patient.values()
-        if len({evidence.entries[row].split or "train" for row in rows}) > 1
-    ]
+    roles = {
+        patient: {evidence.entries[row].split or "train" for row in rows} for patient, rows in by_patient.items()
+    }
+    torn = [tuple(rows) for patient, rows in by_patient.items() if len(roles[patient]) > 1]
     if not torn:
         return []
-    message = f"{len(torn):,} patients ({evidence.grouping}) stand in more than one split, with {sum(map(len, torn)):,} cases"
+    cases = sum(map(len, torn))
+    message = f"{len(torn):,} patients ({evidence.grouping}) stand in more than one split, with {cases:,} cases"
     fix = "give each patient to one split; train does not begin before"
     return [_trouble("torn_patient", torn, evidence.entries, message, fix, "stop")]

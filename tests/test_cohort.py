@@ -1,0 +1,42 @@
+"""Copies stay together: in each given part, or in all that is folded."""
+
+import itertools
+
+from osler import cohort
+from osler.case import Entry, Role
+
+
+def entry(number: int, split: Role | None = None, patient: str = "") -> Entry:
+    return Entry(f"c{number}", patient or f"p{number}", {}, split=split)
+
+
+def test_copies_and_their_patients_become_one_group() -> None:
+    """c1 is a copy of c0, and c2 is of the patient of c1."""
+    entries = [entry(0), entry(1, patient="x"), entry(2, patient="x"), entry(3)]
+    joined, count = cohort.join(entries, [(0, 1)], folded=False)
+    assert count == 1
+    assert len({one.patient for one in joined[:3]}) == 1
+    assert joined[3].patient not in {one.patient for one in joined[:3]}
+
+
+def test_given_parts_are_not_merged_but_folded_ones_are() -> None:
+    entries = [entry(0, "train"), entry(1, "validation"), entry(2, "test"), entry(3, "train")]
+    apart, none = cohort.join(entries, [(0, 1, 2)], folded=False)
+    assert none == 0
+    assert [one.split for one in apart] == ["train", "validation", "test", "train"]
+    assert len({one.patient for one in apart}) == 4
+    folded, one = cohort.join(entries, [(0, 1, 2)], folded=True)
+    assert one == 1
+    assert [each.split for each in folded] == [None, None, "test", None]
+    assert folded[0].patient == folded[1].patient != folded[2].patient
+
+
+def test_the_order_of_the_groups_does_not_matter() -> None:
+    entries = [entry(number) for number in range(6)]
+    groups = [(0, 1), (2, 3), (1, 2)]
+    made = []
+    for order in itertools.permutations(groups):
+        joined, _ = cohort.join(entries, order, folded=False)
+        made.append([[b for b, other in enumerate(joined) if other.patient == one.patient] for one in joined])
+    assert all(one == made[0] for one in made)
+    assert made[0][0] == [0, 1, 2, 3]

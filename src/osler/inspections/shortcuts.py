@@ -19,9 +19,9 @@ _GRID = 4
 _ZONES = _GRID * _GRID
 # Strokes of graphics are at most five pixels wide, of an image of at most _LARGEST on its longer side.
 _STROKE, _LARGEST = 3, 512
-_CONTRAST, _BRIGHT, _FLAT = 0.5, 0.85, 0.01
+_CONTRAST, _BRIGHT, _FLAT = 0.5, 0.7, 0.01
 # What of a mark must be there, in units of a 128th of the image: less is noise.
-_FEWEST = 4
+_FEWEST = 5
 # Of each side: where borders are looked for, and what exposure leaves out.
 _FRAME = 0.2
 _QUANTILES = (1, 5, 25, 50, 75, 95, 99)

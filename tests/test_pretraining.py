@@ -347,6 +347,10 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(labelled: Path, tmp_path: 
         pretraining.pretrain(tmp_path / "nowhere", tmp_path / "w.safetensors", SMALL, say=quiet)
     with pytest.raises(Problem, match="unknown key"):
         pretraining.pretrain(labelled, tmp_path / "w.safetensors", {"training": {"epoch": 3}}, say=quiet)
+    with pytest.raises(Problem, match="a pretraining asks nothing"):
+        pretraining.pretrain(
+            labelled, tmp_path / "w.safetensors", {"tasks": {"label": {"kind": "multiclass"}}}, say=quiet
+        )
     with pytest.raises(Problem, match=r"batch of 1"):
         alone = recipe.merge(SMALL, {"training": {"batch": 1}})
         pretraining.pretrain(labelled, tmp_path / "w.safetensors", alone, say=quiet)

@@ -129,7 +129,13 @@ def _pretrain(found: Cohort, plan: Recipe, folder: Path, out: Path, say: Say) ->
 
 
 def derive(found: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Recipe, dict[str, str]]:
-    """The recipe of a pretraining: as :func:`osler.planning.derive`, but for what only labels need."""
+    """The recipe of a pretraining: as :func:`osler.planning.derive`, but for what only labels need.
+
+    Raises:
+        Problem: as there; or questions are asked, or a batch holds one image.
+    """
+    if given.get("tasks"):
+        raise Problem("a pretraining asks nothing of the images", fix="leave tasks out")
 
     def adapt(base: dict[str, Any], why: dict[str, str], fingerprint: Fingerprint) -> None:
         volumes = base["image"]["dims"] == 3
@@ -227,7 +233,8 @@ def fit(pixels: store.Images, plan: Recipe, folder: Path, say: Say) -> tuple[Net
         training.Course(folder, 0, 1, say, time.monotonic()),
     )
     made = _averaged(state, plan)
-    return made.cpu(), look_at(made, watched)
+    seen = look_at(made, watched)
+    return made.cpu(), seen
 
 
 def step_once(state: State, pixels: store.Images, rows: NDArray[np.intp], plan: Recipe, steps: int) -> float:

@@ -16,8 +16,9 @@ import torch
 from PIL import Image as Picture
 
 import osler
-from osler import cohort, data, model, phantom, pretraining, recipe, training
+from osler import cohort, data, model, phantom, pretraining, recipe, store, training
 from osler.case import Entry, Finding, Question, Source
+from osler.inspections import duplicates
 from osler.problem import Problem
 from osler.weights import load_weights
 
@@ -208,9 +209,11 @@ def test_the_part_that_a_training_would_hold_out_is_left_out() -> None:
     )
     question = Question("label", "multiclass", ("a", "b"))
     found = cohort.Cohort(Path(), entries, (question,), "column p")
-    loaded = data.Loaded(
-        entries, np.zeros((600, 1, 1, 1, 2, 2), np.float32), tuple(f"{i:064x}" for i in range(600)), ("",) * 600, ()
-    )
+    marks = np.zeros(600, duplicates.MARK)
+    marks["pixels"], marks["size"] = [str(i).encode() for i in range(600)], (1, 2, 2)
+    marks["small"] = np.random.default_rng(0).integers(0, 256, (600, duplicates.SIDE, duplicates.SIDE))
+    pixels = store.all_of(np.zeros((600, 1, 1, 1, 2, 2), np.float32))
+    loaded = data.Loaded(entries, pixels, tuple(f"{i:064x}" for i in range(600)), ("",) * 600, (), marks)
     plan = recipe.build({**SMALL, "tasks": {"label": question}})
     expected = {e.patient for e in training.divide(found, loaded, plan)[0].test.entries}
     alone = recipe.build(

@@ -1,6 +1,5 @@
 """Many cases: pixels in a file are the pixels in memory, rows share their columns, and memory stays small."""
 
-import hashlib
 import json
 import os
 import signal
@@ -269,11 +268,7 @@ def test_a_chain_of_copies_is_joined_in_time_that_grows_with_it():
     question = Question("label", "multiclass", ("a", "b"))
     stated = [(Finding("label", name, probability=1.0),) for name in "ab"]
     entries = tuple(Entry(f"{i:05d}", f"p{i}", {}, stated[i % 2]) for i in range(count))
-    digests = tuple(hashlib.sha256(str(i == 0).encode()).hexdigest() for i in range(count))
-    loaded = data.Loaded(
-        entries, store.all_of(np.zeros((count, 1, 1, 1, 1, 1), np.uint8)), digests, ("",) * count, ()
-    )
-    joined, copies = training._join_copies(loaded, folded=True)
+    joined, copies = cohort.join(entries, [range(1, count)], folded=True)
     assert copies == count - 2 and len({entry.patient for entry in joined}) == 2
     found = Cohort(Path(), joined, (question,))
     parts = cohort.split(found, validation=0.2, calibration=0.0, test=0.0)

@@ -79,12 +79,12 @@ def usual(tick: Tick) -> None:
 
 
 def ready(plan: Any) -> Any:
-    from osler import training
+    from osler import fitting
     from osler.cohort import Training
 
     images, labels = cases()
     pixels = images.astype(np.float32)[:, None, None, None]
-    return training.Examples(Training(()), pixels, {"label": labels[:, None].astype(np.float32)})
+    return fitting.Examples(Training(()), pixels, {"label": labels[:, None].astype(np.float32)})
 
 
 def planned() -> Any:
@@ -103,15 +103,15 @@ def planned() -> Any:
 
 
 def ours(tick: Tick) -> None:
-    from osler import draws, training
+    from osler import draws, fitting
 
     plan = planned()
     examples = ready(plan)
-    state = training.start(examples, plan, 0)
+    state = fitting.start(examples, plan, 0)
     while True:
         order = draws.permutation(draws.keys(0, 0, state.epoch, 1), CASES)
         for rows in order.reshape(-1, BATCH):
-            training.step_once(state, examples, rows, plan, 0, CASES // BATCH)
+            fitting.step_once(state, examples, rows, plan, 0, CASES // BATCH)
             state.step += 1
             tick()
         state.epoch, state.step = state.epoch + 1, 0
@@ -121,7 +121,7 @@ def loaders() -> dict[str, Iterator[Any]]:
     """Endless batches of normalised images and targets, no augmentation, from index to tensor."""
     import torch
 
-    from osler import draws, training
+    from osler import draws, fitting
     from osler.model import Normalise
 
     examples = ready(None)
@@ -133,7 +133,7 @@ def loaders() -> dict[str, Iterator[Any]]:
         while True:
             order = draws.permutation(draws.keys(0, 0, epoch, 1), CASES)
             for rows in order.reshape(-1, BATCH):
-                yield training.batch(examples, rows, normalise, torch.device("cpu"))
+                yield fitting.batch(examples, rows, normalise, torch.device("cpu"))
             epoch += 1
 
     def usual_batches() -> Iterator[Any]:

@@ -6,7 +6,7 @@ r"""Does training in bfloat16 cost accuracy? The same network from the same star
     python benchmarks/precision.py $DATA/busi epochs=5 --recipe recipes/reference_cnn.toml \
         --cohort-file recipes/cohorts/busi.toml
 
-Both train on the training part by `training.fit`, with the same batches and the same augmentation; all other cases
+Both train on the training part by `fitting.fit`, with the same batches and the same augmentation; all other cases
 of the cohort are the test. Answers are always computed in float32. Printed are the macro AUROC of each start and of
 the mean over the starts, and the paired difference, each with its 95 % bootstrap interval by patient; and, as the
 measure of what is only chance, the difference between two starts in float32.
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import cohort, data, model, planning, recipe, training
+from osler import cohort, data, fitting, model, planning, recipe, training
 from osler.allocator import keep_memory
 from osler.cohort import Training, Validation
 from osler.metrics.auroc import macro_auroc
@@ -54,10 +54,10 @@ def main() -> None:
     task = Classification(question)
     row_of = {entry.id: row for row, entry in enumerate(loaded.entries)}
 
-    def examples(part: Training | Validation) -> training.Examples:
+    def examples(part: Training | Validation) -> fitting.Examples:
         rows = [row_of[e.id] for e in part.entries]
         targets = np.stack([task.encode(e.findings) for e in part.entries]) if rows else np.empty((0, 1), np.float32)
-        return training.Examples(part, loaded.pixels[rows], {name: targets})
+        return fitting.Examples(part, loaded.pixels[rows], {name: targets})
 
     train, test = examples(splits.training), examples(Validation(tuple(held)))
     hot = np.eye(len(question.classes))[test.targets[name][:, 0].astype(int)]
@@ -90,13 +90,13 @@ def main() -> None:
         show("float32, start 1 - start 0: chance alone", lambda w: area(other, w) - area(one, w))
 
 
-def answers(plan: Recipe, train: training.Examples, test: training.Examples, name: str) -> Scores:
+def answers(plan: Recipe, train: fitting.Examples, test: fitting.Examples, name: str) -> Scores:
     """Raw outputs of the freshly trained network, in float32."""
-    nothing = training.Examples(
+    nothing = fitting.Examples(
         Validation(()), test.pixels[:0], {key: value[:0] for key, value in test.targets.items()}
     )
     with tempfile.TemporaryDirectory() as folder:
-        network = training.fit(train, nothing, plan, 0, Path(folder), lambda line: None, 0.0, 1)
+        network = fitting.fit(train, nothing, plan, 0, Path(folder), lambda line: None, 0.0, 1)
     return model.outputs(network, test.pixels, [lambda x: x]).answers[name]
 
 

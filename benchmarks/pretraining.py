@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import osler
-from osler import cohort, data, model, recipe, training, weights
+from osler import cohort, data, fitting, model, recipe, weights
 from osler.case import Entry, Question
 from osler.cohort import Cohort, Training, Validation
 from osler.metrics.auroc import macro_auroc
@@ -145,10 +145,10 @@ def answer(arm: str, images: Images, pair: tuple[Any, Any], out: Path, args: arg
     rows, plan = images.of(part.entries), plan_of(arm, images.question, start, args.threads)
     empty = np.empty(0, np.intp)
     examples = [
-        training.Examples(kind(entries), images.pixels[r], {images.question.task: images.targets[r]})
+        fitting.Examples(kind(entries), images.pixels[r], {images.question.task: images.targets[r]})
         for kind, entries, r in ((Training, part.entries, rows), (Validation, (), empty))
     ]
-    network = training.fit(examples[0], examples[1], plan, 0, out, lambda line: None, began, 1)
+    network = fitting.fit(examples[0], examples[1], plan, 0, out, lambda line: None, began, 1)
     outside = images.of(held.entries)
     raw = model.outputs(network, images.pixels[outside], model.moved_copies(3)).answers[images.question.task]
     return {

@@ -4,7 +4,7 @@
     python benchmarks/reference_cnn.py                                         # both tables, about five minutes
     python benchmarks/reference_cnn.py --allocator stock --contenders ours plain keras
 
-Ours is what `osler train --recipe recipes/reference_cnn.toml` does in a step (`training.step_once`), with the
+Ours is what `osler train --recipe recipes/reference_cnn.toml` does in a step (`fitting.step_once`), with the
 precision, layout and allocator that it chooses by itself. The others are trained as their documentation shows it:
 Keras 3 on PyTorch by `model.fit`, Lightning by `Trainer.fit`, MONAI by `SupervisedTrainer`, and a plain PyTorch loop.
 `by_hand` is the fastest loop that we could write with PyTorch alone. Layers, batch and optimiser are the same.
@@ -28,7 +28,7 @@ RECIPE = Path(__file__).parent.parent / "recipes" / "reference_cnn.toml"
 
 
 def ours(tick: Tick) -> None:
-    from osler import draws, planning, recipe, training
+    from osler import draws, fitting, planning, recipe
     from osler.cohort import Training
 
     pixels, labels = cases()
@@ -36,12 +36,12 @@ def ours(tick: Tick) -> None:
     given = recipe.read(RECIPE)
     plan = recipe.build({**given, "tasks": {"label": question}})
     plan, _, _ = planning._measure(plan, given["training"])
-    examples = training.Examples(Training(()), pixels[:, None, :, None], {"label": labels[:, None].astype("float32")})
-    state = training.start(examples, plan, 0)
+    examples = fitting.Examples(Training(()), pixels[:, None, :, None], {"label": labels[:, None].astype("float32")})
+    state = fitting.start(examples, plan, 0)
     while True:
         order = draws.permutation(draws.keys(0, 0, state.epoch, 1), CASES)
         for rows in order.reshape(-1, BATCH):
-            training.step_once(state, examples, rows, plan, 0, CASES // BATCH)
+            fitting.step_once(state, examples, rows, plan, 0, CASES // BATCH)
             state.step += 1
             tick()
         state.epoch, state.step = state.epoch + 1, 0

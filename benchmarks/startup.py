@@ -113,7 +113,7 @@ def private() -> int:
 def start(cohort: Path) -> dict[str, Any]:
     """Trains up to the first step; times by phase, and the largest memory beyond that of an empty start."""
     from osler import cohort as cohorts
-    from osler import data, training
+    from osler import data, fitting, training
 
     def warm() -> None:
         """What the first use of torch, numpy and scipy loads is no cost of a case."""
@@ -146,7 +146,7 @@ def start(cohort: Path) -> dict[str, Any]:
     timed(training, "_plan", "planning")
     timed(data, "load", "pixels")
     timed(training, "divide", "dividing")
-    training.step_once = stop  # type: ignore[assignment]
+    fitting.step_once = stop  # type: ignore[assignment]
     base, base_resident = private(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     most = [base]
     done = threading.Event()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from osler import cohort, model, phantom, recipe, training
+from osler import cohort, fitting, model, phantom, recipe, training
 from osler.case import Entry, Finding, Question, Source
 from osler.cohort import Calibration, Training, Validation
 from osler.problem import Problem
@@ -112,33 +112,33 @@ def test_normalisation_is_fitted_on_the_training_part_only() -> None:
 def test_nothing_is_fitted_on_the_wrong_part(folder: Path) -> None:
     pixels = np.zeros((4, 1, 1, 1, 24, 24), np.float32)
     targets = {"label": np.zeros((4, 1), np.float32)}
-    held = training.Examples(Validation(()), pixels, targets)
+    held = fitting.Examples(Validation(()), pixels, targets)
     plan = recipe.build(
         {**SMALL, "image": {"size": [1, 24, 24]}, "tasks": {"label": {"kind": "multiclass", "classes": ["a", "b"]}}}
     )
     with pytest.raises(Exception, match=r"Training|beartype|Validation"):
-        training.fit(held, held, plan, 0, folder, quiet, 0.0, 1)
+        fitting.fit(held, held, plan, 0, folder, quiet, 0.0, 1)
 
 
 def test_the_learning_rate_follows_its_schedule() -> None:
     plan = recipe.build({"image": {"size": [1, 8, 8]}, "tasks": {"a": {"kind": "multiclass", "classes": ["x", "y"]}},
                          "training": {"learning_rate": 0.1, "warmup": 0.1}})  # fmt: skip
-    rates = [training.rate_at(plan, step, 100) for step in range(100)]
+    rates = [fitting.rate_at(plan, step, 100) for step in range(100)]
     assert max(rates) == pytest.approx(0.1)
     assert np.argmax(rates) == 10
     assert rates[55] == pytest.approx(0.05, rel=1e-6)
     assert rates[-1] < 1e-4
     constant = replace(plan, training=replace(plan.training, schedule="constant"))
-    assert training.rate_at(constant, 99, 100) == 0.1
+    assert fitting.rate_at(constant, 99, 100) == 0.1
 
 
 def test_the_average_of_constant_weights_is_constant() -> None:
     plan = recipe.build({**SMALL, "tasks": {"a": {"kind": "multiclass", "classes": ["x", "y"]}}})
     network = model.Network(plan)
-    state = training.State(
+    state = fitting.State(
         network, {k: v.clone() for k, v in network.state_dict().items()}, torch.optim.SGD(network.parameters())
     )
-    training._average(state, 0.9)
+    fitting._average(state, 0.9)
     for name, value in network.state_dict().items():
         torch.testing.assert_close(state.average[name], value)
 
@@ -146,21 +146,21 @@ def test_the_average_of_constant_weights_is_constant() -> None:
 def test_a_step_without_a_finite_gradient_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = recipe.build({**SMALL, "tasks": {"label": {"kind": "multiclass", "classes": ["a", "b"]}}})
     network = model.Network(plan)
-    state = training.State(
-        network, {k: v.clone() for k, v in network.state_dict().items()}, training.optimizer_for(network, plan)
+    state = fitting.State(
+        network, {k: v.clone() for k, v in network.state_dict().items()}, fitting.optimizer_for(network, plan)
     )
     pixels = np.random.default_rng(0).normal(0, 1, (8, 1, 1, 1, 24, 24)).astype(np.float32)
-    examples = training.Examples(Training(()), pixels, {"label": np.zeros((8, 1), np.float32)})
+    examples = fitting.Examples(Training(()), pixels, {"label": np.zeros((8, 1), np.float32)})
     before = {name: value.detach().clone() for name, value in network.named_parameters()}
     loss = type(network.tasks["label"]).loss
     with monkeypatch.context() as patched:
         patched.setattr(type(network.tasks["label"]), "loss", lambda self, out, *rest: out.sum() * float("inf"))
-        training.step_once(state, examples, np.arange(8), plan, 0, 1)
+        fitting.step_once(state, examples, np.arange(8), plan, 0, 1)
     assert state.skipped == 1
     for name, value in network.named_parameters():
         torch.testing.assert_close(value, before[name])
     assert type(network.tasks["label"]).loss is loss
-    training.step_once(state, examples, np.arange(8), plan, 0, 1)
+    fitting.step_once(state, examples, np.arange(8), plan, 0, 1)
     assert any((value != before[name]).any() for name, value in network.named_parameters())
 
 
@@ -223,7 +223,7 @@ def test_a_cohort_has_the_same_hash_in_any_order_and_under_any_name() -> None:
 
 DRIVER = """
 import os, random, signal, sys
-from osler import model, training
+from osler import fitting, model, training
 where, count, folder, out = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 settings = __import__("json").loads(sys.argv[5])
 left = [count]
@@ -236,12 +236,12 @@ def deadly(function):
     return called
 training.SAVE_SECONDS = 0.0
 if where == "step":
-    training.step_once = deadly(training.step_once)
+    fitting.step_once = deadly(fitting.step_once)
 elif where == "save":
     # Between the bytes of the new file and its name: the moment in which a careless program loses both.
     os.fsync = deadly(os.fsync)
 elif where == "watch":
-    training.watch = deadly(training.watch)
+    fitting.watch = deadly(fitting.watch)
 elif where == "calibrate":
     model.outputs = deadly(model.outputs)
 print(training.train(folder, out, settings, say=lambda line: None).sha256)

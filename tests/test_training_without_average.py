@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from osler import model, phantom, recipe, training
+from osler import fitting, model, phantom, recipe, training
 
 PLAIN = {
     "image": {"size": [1, 24, 24]},
@@ -37,7 +37,7 @@ def test_it_ends_with_the_last_weights_and_resumes_to_the_same_bits(
     for name, value in whole.networks[0].state_dict().items():
         assert torch.equal(value, kept[f"network.{name}"])
 
-    step, left = training.step_once, [5]
+    step, left = fitting.step_once, [5]
 
     def stopping(*arguments: object) -> float:
         left[0] -= 1
@@ -63,7 +63,7 @@ def test_the_norm_is_measured_and_cut_only_at_a_limit(limit: float) -> None:
         parameter.grad = torch.randn_like(parameter)
     before = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
     norm = float(before.double().norm())
-    assert float(training._clip(network, limit)) == pytest.approx(norm, rel=1e-4)
+    assert float(fitting._clip(network, limit)) == pytest.approx(norm, rel=1e-4)
     after = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
     expected = min(norm, limit or math.inf)
     assert float(after.double().norm()) == pytest.approx(expected, rel=1e-4)

@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from osler import cohort, data, draws, model, planning, recipe, report, store, training, weights
+from osler import cohort, data, draws, fitting, model, planning, recipe, report, store, training, weights
 from osler.augmentation import augment
 from osler.case import Question
 from osler.cohort import Cohort, Training
+from osler.fitting import Say, State
 from osler.model import Network
 from osler.planning import Fingerprint
 from osler.problem import Problem
 from osler.recipe import Recipe
-from osler.training import Say, State
 
 # What is asked of an image is the image itself: nobody has answered it, and the plan needs a question.
 ITSELF = Question("self", "regression", ("itself",))
@@ -207,14 +207,14 @@ def fit(pixels: store.Images, plan: Recipe, folder: Path, say: Say) -> tuple[Net
         The network with its averaged weights, and what its feature vectors look like.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(training.seed_of(plan.training.seed, 0, 0))
+    torch.manual_seed(fitting.seed_of(plan.training.seed, 0, 0))
     network = learner(plan).to(device)
     network.channels_last = plan.training.channels_last
     if plan.network.weights:
         weights.load_weights(Path(plan.network.weights), network.backbone, plan.network.backbone)
     network.normalise.fit(pixels)
     average = {k: v.clone() for k, v in network.state_dict().items()}
-    state = State(network, average, training.optimizer_for(network, plan))
+    state = State(network, average, fitting.optimizer_for(network, plan))
     watched = pixels[:: -(-len(pixels) // WATCHED)]
     pause = -(-plan.training.epochs // 20)
 
@@ -224,13 +224,13 @@ def fit(pixels: store.Images, plan: Recipe, folder: Path, say: Say) -> tuple[Net
         seen = look_at(_averaged(state, plan), watched)
         return {"rank": seen.rank, "spread": seen.spread}
 
-    training.loop(
+    fitting.loop(
         state,
         plan,
         len(pixels),
         lambda rows, steps: step_once(state, pixels, rows, plan, steps),
         look,
-        training.Course(folder, 0, 1, say, time.monotonic()),
+        fitting.Course(folder, 0, 1, say, time.monotonic()),
     )
     made = _averaged(state, plan)
     seen = look_at(made, watched)
@@ -241,7 +241,7 @@ def step_once(state: State, pixels: store.Images, rows: NDArray[np.intp], plan: 
     """Two views of each image of a batch, one step; returns the loss."""
     network, chosen = state.network, plan.training
     device = next(network.parameters()).device
-    torch.manual_seed(training.seed_of(chosen.seed, 0, 2, state.epoch * steps + state.step))
+    torch.manual_seed(fitting.seed_of(chosen.seed, 0, 2, state.epoch * steps + state.step))
     network.train()
     x = network.normalise(torch.from_numpy(pixels[rows]).to(device))
     keys = [draws.keys(chosen.seed, 0, 3, state.epoch, rows, view) for view in (0, 1)]
@@ -249,7 +249,7 @@ def step_once(state: State, pixels: store.Images, rows: NDArray[np.intp], plan: 
     with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
         vectors = network.vector(network.maps(views), len(views))
     first, second = network.answer(vectors.float())[ITSELF.task].chunk(2)
-    return training.descend(state, contrast(first, second), plan, steps)
+    return fitting.descend(state, contrast(first, second), plan, steps)
 
 
 def contrast(first: Float[Tensor, "b p"], second: Float[Tensor, "b p"]) -> Float[Tensor, ""]:

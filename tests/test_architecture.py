@@ -26,7 +26,7 @@ LAYERS = (
     ("calibration", "cohort", "data"),
     ("layouts", "recipe", "scoring", "phantom"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
-    ("measures", "curves", "predictions", "table", "anatomy"),
+    ("measures", "curves", "predictions", "table", "anatomy", "probe", "columns"),
     ("metrics", "case"),
     ("image", "catalog", "machine", "pseudonym", "burned_in"),
     ("problem", "draws"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 import dicom_files
 from osler.phantom import Phantom, phantom_case
@@ -99,11 +100,10 @@ def _resized(pixels: Pixels) -> Pixels:
 
 
 def _shot_again(pixels: Pixels) -> Pixels:
-    """The same patient a moment later: a little moved, with other noise."""
-    moved = np.roll(pixels, (1, -1), (0, 1)).astype(np.float64)
-    return np.clip(moved + np.random.default_rng(int(pixels.sum())).normal(0, 2.0, pixels.shape), 0, 255).astype(
-        np.uint8
-    )
+    """The same patient a moment later: moved by half a pixel, with noise of its own."""
+    moved = ndimage.shift(pixels.astype(np.float64), (0.5, -0.5), mode="nearest")
+    noise = np.random.default_rng(int(pixels.sum())).normal(0, 3, pixels.shape)
+    return np.asarray(np.clip(moved + noise, 0, 255), np.uint8)
 
 
 def torn_patient(folder: Path) -> Planted:
@@ -214,12 +214,20 @@ DEFECTS: dict[str, tuple[Callable[[Path], Planted], tuple[str, ...]]] = {
     "outcome": (outcome, ("leaking_covariate",)),
     "joint normalisation": (joint_normalisation, ("joint_normalisation",)),
 }
+# Of one case a patient: a second one is nearly the same picture, and is said to be.
 CLEAN = {
-    "radiographs": Phantom(size=64, seed=11),
+    "radiographs": Phantom(cases_per_patient=1.0, seed=11),
     "small radiographs": Phantom(
-        size=32, lesion=(5.0, 8.0), seed=12, classes=("normal", "nodule"), prevalence=(0.7, 0.3)
+        size=32,
+        lesion=(5.0, 8.0),
+        classes=("normal", "nodule"),
+        prevalence=(0.7, 0.3),
+        cases_per_patient=1.0,
+        seed=12,
     ),
-    "ultrasound": Phantom("ultrasound", size=48, seed=13, classes=("normal", "lesion"), prevalence=(0.6, 0.4)),
-    "small ultrasound": Phantom("ultrasound", size=32, lesion=(5.0, 8.0), seed=14),
-    "slices of CT": Phantom("ct", size=32, lesion=(5.0, 8.0), seed=15, age_effect=0.0, sex_effect=0.0),
+    "ultrasound": Phantom(
+        "ultrasound", 48, classes=("normal", "lesion"), prevalence=(0.6, 0.4), cases_per_patient=1.0, seed=13
+    ),
+    "small ultrasound": Phantom("ultrasound", 32, lesion=(5.0, 8.0), cases_per_patient=1.0, seed=14),
+    "slices of CT": Phantom("ct", 32, lesion=(5.0, 8.0), cases_per_patient=1.0, seed=15),
 }

@@ -26,7 +26,7 @@ LAYERS = (
     ("calibration", "cohort", "data", "augmentation"),
     ("layouts", "recipe", "scoring", "phantom"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
-    ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions"),
+    ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns"),
     ("metrics", "case", "cache"),
     ("image", "catalog", "machine", "pseudonym", "kernels", "allocator", "modality", "public_sets", "burned_in"),
     ("problem", "draws"),

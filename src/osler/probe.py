@@ -155,7 +155,7 @@ def area(scores: NDArray[np.float64], contrast: Contrast, confidence: float = 0.
 
 
 def family(tests: int) -> float:
-    """Confidence of each of so many two-sided intervals, so that chance lifts none of them with 99.9 % (Bonferroni)."""
+    """Confidence of each of so many intervals, for chance to lift one in a thousandth of all cohorts (Bonferroni)."""
     return 1 - 0.002 / max(1, tests)
 
 

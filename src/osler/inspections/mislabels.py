@@ -63,7 +63,7 @@ def find(evidence: Evidence) -> list[Trouble]:
             stated = [_stated(entry, question.task, question.classes) for entry in evidence.entries]
             label, rows, patients = _asked(evidence, np.array(stated, np.intp))
             if len(np.unique(label)) > 1:
-                found = _told(describe(evidence.measured["mislabels"][rows]), label, patients)
+                found = out_of_fold(describe(evidence.measured["mislabels"][rows]), label, patients)
                 troubles += _trouble(evidence, question, rows, label, found)
     return troubles
 
@@ -125,7 +125,7 @@ def _strongest(images: Array) -> Iterator[Array]:
             yield np.sort(np.where(np.isfinite(highest), highest, 0), axis=1).astype(np.float32)
 
 
-def _told(features: Array, label: NDArray[np.intp], patients: NDArray[np.intp]) -> NDArray[np.float64]:
+def out_of_fold(features: Array, label: NDArray[np.intp], patients: NDArray[np.intp]) -> NDArray[np.float64]:
     """Out-of-fold probabilities of the classes that there are, ``(n, k)``."""
     classes, fold = np.unique(label), folds(label, patients)
     told = np.zeros((len(label), len(classes)))

@@ -27,7 +27,7 @@ _FRAME = 0.2
 _QUANTILES = (1, 5, 25, 50, 75, 95, 99)
 _SAMPLE = 1 << 14
 
-# Beyond what cohorts without shortcuts show (``benchmarks/inspections.py``).
+# Beyond what cohorts without shortcuts show (``tests/planted.py``).
 _MARK_DIFFERENCE, _MARK_TELLS = 0.1, 0.6
 _BORDER_TELLS, _EXPOSURE_TELLS, _PLACE_TELLS = 0.65, 0.7, 0.62
 

@@ -9,11 +9,8 @@ It needs the extra ``speed`` (numba) and a few seconds to compile, so it is used
 maps that are large and lie channels-last. Everywhere else PyTorch does it.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from importlib.util import find_spec
-from typing import Any, no_type_check
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from osler import kernels
 
 # Maps with fewer values are pooled in milliseconds: compiling would not be earned back.
 LEAST = 2**22
@@ -56,7 +55,8 @@ class _MaxPoolReLU(torch.autograd.Function):
         pooled = x.new_empty(batch, height // 2, width // 2, channels).permute(0, 3, 1, 2)
         _, magnitude, infinity = _BITS[x.dtype]
         bits = _bits(x)
-        _in_threads(_kernels()[0], (bits, _bits(pooled)), (bits.dtype.type(magnitude), bits.dtype.type(infinity)))
+        rest = (bits.dtype.type(magnitude), bits.dtype.type(infinity))
+        _in_threads("forward", (bits, _bits(pooled)), rest)
         ctx.save_for_backward(x, pooled)
         return pooled
 
@@ -66,7 +66,7 @@ class _MaxPoolReLU(torch.autograd.Function):
         x, pooled = ctx.saved_tensors
         back = torch.empty_like(x)
         gradient = gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        _in_threads(_kernels()[1], tuple(_bits(t) for t in (x, pooled, gradient, back)), ())
+        _in_threads("backward", tuple(_bits(t) for t in (x, pooled, gradient, back)), ())
         return back
 
 
@@ -76,72 +76,11 @@ def _bits(x: Tensor) -> np.ndarray:
     return values
 
 
-def _in_threads(kernel: Callable[..., None], arrays: tuple[np.ndarray, ...], rest: tuple[Any, ...]) -> None:
+def _in_threads(name: str, arrays: tuple[np.ndarray, ...], rest: tuple[Any, ...]) -> None:
     """A part of the batch for each thread of torch. Images do not touch each other: the bits are always the same."""
-    threads = min(torch.get_num_threads(), len(arrays[0]))
-    edges = [len(arrays[0]) * number // threads for number in range(threads + 1)]
-
-    def part(number: int) -> None:
-        kernel(*(array[edges[number] : edges[number + 1]] for array in arrays), *rest)
-
-    if threads == 1:
-        part(0)
-    else:
-        list(_pool(threads).map(part, range(threads)))
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="osler-max-relu")
-
-
-@cache
-def _kernels() -> tuple[Callable[..., None], Callable[..., None]]:
-    import numba
-
-    compiled = numba.njit(nogil=True, error_model="numpy")
-    return compiled(_forward), compiled(_backward)
-
-
-@no_type_check  # compiled as it stands: no check of shapes around it
-def _forward(x: np.ndarray, pooled: np.ndarray, magnitude: Any, infinity: Any) -> None:
-    """The largest of four and 0, as whole numbers; a NaN of either sign stays a NaN."""
-    batch, height, width, channels = pooled.shape
-    zero = x.dtype.type(0)
-    for n in range(batch):
-        for i in range(height):
-            for j in range(width):
-                for k in range(channels):
-                    a, b = x[n, 2 * i, 2 * j, k], x[n, 2 * i, 2 * j + 1, k]
-                    c, d = x[n, 2 * i + 1, 2 * j, k], x[n, 2 * i + 1, 2 * j + 1, k]
-                    largest = max(max(max(a, b), max(c, d)), zero)
-                    extent = max(max(a & magnitude, b & magnitude), max(c & magnitude, d & magnitude))
-                    pooled[n, i, j, k] = extent if extent > infinity else largest
-
-
-@no_type_check
-def _backward(x: np.ndarray, pooled: np.ndarray, gradient: np.ndarray, back: np.ndarray) -> None:
-    """The gradient to the first of the four that is the maximum, if that is positive; the others get 0.
-
-    ``left ^ taken`` is 0 once the gradient was taken, and the gradient before.
-    """
-    batch, height, width, channels = pooled.shape
-    zero = x.dtype.type(0)
-    for n in range(batch):
-        # What an odd height or width leaves over is in no window.
-        back[n, 2 * height :] = zero
-        back[n, :, 2 * width :] = zero
-        for i in range(height):
-            for j in range(width):
-                for k in range(channels):
-                    largest = pooled[n, i, j, k]
-                    left = gradient[n, i, j, k] if largest > zero else zero
-                    taken = left if x[n, 2 * i, 2 * j, k] == largest else zero
-                    back[n, 2 * i, 2 * j, k] = taken
-                    left ^= taken
-                    taken = left if x[n, 2 * i, 2 * j + 1, k] == largest else zero
-                    back[n, 2 * i, 2 * j + 1, k] = taken
-                    left ^= taken
-                    taken = left if x[n, 2 * i + 1, 2 * j, k] == largest else zero
-                    back[n, 2 * i + 1, 2 * j, k] = taken
-                    back[n, 2 * i + 1, 2 * j + 1, k] = left ^ taken
+    loop = getattr(kernels.find("pooling"), name)
+    kernels.spread(
+        lambda first, last: loop(*(array[first:last] for array in arrays), *rest),
+        len(arrays[0]),
+        torch.get_num_threads(),
+    )

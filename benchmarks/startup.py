@@ -143,7 +143,7 @@ def start(cohort: Path) -> dict[str, Any]:
         raise Reached
 
     timed(cohorts, "read", "listing")
-    timed(training, "_plan", "planning")
+    timed(training, "settle", "planning")
     timed(data, "load", "pixels")
     timed(training, "divide", "dividing")
     fitting.step_once = stop  # type: ignore[assignment]

@@ -289,7 +289,7 @@ def test_every_kind_of_backbone(backbone: str, dims: int, tmp_path: Path) -> Non
 
 DRIVER = """
 import json, os, signal, sys
-from osler import pretraining, training
+from osler import fitting, pretraining
 count, folder, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 left = [count]
 def deadly(function):
@@ -299,7 +299,7 @@ def deadly(function):
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*args, **kwargs)
     return called
-training.SAVE_SECONDS = 0.0
+fitting.SAVE_SECONDS = 0.0
 pretraining.step_once = deadly(pretraining.step_once)
 pretraining.pretrain(folder, out, json.loads(sys.argv[4]), say=lambda line: None)
 """

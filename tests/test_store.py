@@ -119,10 +119,10 @@ def test_a_model_is_the_same_from_a_file(tmp_path, monkeypatch, kind):
 RUN = """
 import sys
 from pathlib import Path
-from osler import data, store, training
+from osler import data, fitting, store, training
 import json
 store.MOST_IN_MEMORY = 0
-training.SAVE_SECONDS = 0.0
+fitting.SAVE_SECONDS = 0.0
 settings = json.loads(sys.argv[3])
 training.train(Path(sys.argv[1]), Path(sys.argv[2]), settings, say=lambda line: print(line, flush=True))
 """

@@ -234,7 +234,7 @@ def deadly(function):
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*args, **kwargs)
     return called
-training.SAVE_SECONDS = 0.0
+fitting.SAVE_SECONDS = 0.0
 if where == "step":
     fitting.step_once = deadly(fitting.step_once)
 elif where == "save":

@@ -45,9 +45,9 @@ def test_it_ends_with_the_last_weights_and_resumes_to_the_same_bits(
             raise Stopped
         return step(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patched:
-        patched.setattr(training, "step_once", stopping)
+        patched.setattr(fitting, "step_once", stopping)
         with pytest.raises(Stopped):
             training.train(folder, tmp_path / "resumed", PLAIN, say=lambda line: None)
     resumed = training.train(folder, tmp_path / "resumed", PLAIN, say=lambda line: None)

@@ -69,8 +69,11 @@ def rounds(
             speeds = {}
             for name, process in workers.items():
                 assert process.stdin is not None
-                process.stdin.write("go\n")
-                process.stdin.flush()
+                try:
+                    process.stdin.write("go\n")
+                    process.stdin.flush()
+                except BrokenPipeError:
+                    raise SystemExit(f"{name} ended early, with {process.wait()} (-9: too little memory)") from None
                 speeds[name] = _answer(process)
             yield speeds
     finally:

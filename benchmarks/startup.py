@@ -217,7 +217,7 @@ def help_time(repeats: int) -> None:
         began = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
         times.append(time.perf_counter() - began)
-    probe = "import sys\nfrom osler.cli import app\napp(['--help'], exit_on_error=False)\n"
+    probe = "import sys\nfrom osler.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     probe += "print('torch' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)"
     loaded = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True).stderr.split()
     print(

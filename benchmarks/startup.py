@@ -222,10 +222,10 @@ def help_time(repeats: int) -> None:
     probe = "import sys\nfrom osler.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     probe += "print('torch' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)"
     loaded = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True).stderr.split()
-    print(
-        f"\nosler --help: median {statistics.median(times[1:]):.3f} s (from {min(times[1:]):.3f} to "
-        f"{max(times[1:]):.3f}, {repeats} starts), of the processor {statistics.median(busy[1:]):.3f} s; torch loaded: {loaded[0]}, numpy loaded: {loaded[1]}"
-    )
+    spread = f"from {min(times[1:]):.3f} to {max(times[1:]):.3f}, {repeats} starts"
+    print(f"\nosler --help: median {statistics.median(times[1:]):.3f} s ({spread}), ", end="")
+    print(f"of the processor {statistics.median(busy[1:]):.3f} s; ", end="")
+    print(f"torch loaded: {loaded[0]}, numpy loaded: {loaded[1]}")
 
 
 def main() -> None:

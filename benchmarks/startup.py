@@ -211,19 +211,21 @@ def measure(layout: str, sizes: list[int], repeats: int) -> None:
 
 def help_time(repeats: int) -> None:
     """Starts of ``osler --help``, each a process of its own, and whether torch was loaded."""
-    times = []
+    times, busy = [], []
     command = [sys.executable, "-c", "import sys; from osler.cli import main; main(sys.argv[1:])", "--help"]
     for _ in range(repeats + 1):
-        began = time.perf_counter()
+        began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, check=True, capture_output=True)
         times.append(time.perf_counter() - began)
-    probe = "import sys\nfrom osler.cli import app\napp(['--help'], exit_on_error=False)\n"
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        busy.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    probe = "import sys\nfrom osler.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     probe += "print('torch' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)"
     loaded = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True).stderr.split()
-    print(
-        f"\nosler --help: median {statistics.median(times[1:]):.3f} s (from {min(times[1:]):.3f} to "
-        f"{max(times[1:]):.3f}, {repeats} starts); torch loaded: {loaded[0]}, numpy loaded: {loaded[1]}"
-    )
+    spread = f"from {min(times[1:]):.3f} to {max(times[1:]):.3f}, {repeats} starts"
+    print(f"\nosler --help: median {statistics.median(times[1:]):.3f} s ({spread}), ", end="")
+    print(f"of the processor {statistics.median(busy[1:]):.3f} s; ", end="")
+    print(f"torch loaded: {loaded[0]}, numpy loaded: {loaded[1]}")
 
 
 def main() -> None:

@@ -2,9 +2,10 @@
 
     python benchmarks/mislabels.py [--seeds 3]
 
-One in twenty labels of the demo's cohort is flipped; a line for each strength of the lesions: the share of the flipped
-labels that is shown (recall), the share of those shown that is flipped (precision), each with Wilson's interval over
-all seeds, and how well the ideal observer and the check's own trees tell the classes (AUROC against the true labels).
+One in twenty labels of the demo's cohort is flipped; a line for each strength of the lesions: the share of
+the flipped labels that is shown (recall), the share of those shown that is flipped (precision), each with Wilson's
+interval over all seeds, and how well the ideal observer and the check's own trees tell the classes (AUROC against
+the true labels).
 """
 
 import argparse
@@ -65,7 +66,8 @@ def main() -> None:
         print(
             f"contrast {contrast[0]:.2f} to {contrast[1]:.2f}: recall {recall.value:.2f} ({recall.low:.2f} to "
             f"{recall.high:.2f}), precision {precision.value:.2f} ({precision.low:.2f} to {precision.high:.2f}), "
-            f"{shown.sum():.0f} shown of {asked.cases * asked.seeds}; AUROC ideal {ideal.mean():.3f}, trees {trees.mean():.3f}",
+            f"{shown.sum():.0f} shown of {asked.cases * asked.seeds}; "
+            f"AUROC ideal {ideal.mean():.3f}, trees {trees.mean():.3f}",
             flush=True,
         )
 

@@ -179,8 +179,8 @@ def levels(cells: Sequence[Cell]) -> NDArray[np.intp]:
         return np.where(known, found, 0).astype(np.intp)
     counted = Counter(str(cell) for cell, gone in zip(cells, missing, strict=True) if not gone)
     place = {value: rank for rank, (value, _) in enumerate(sorted(counted.items(), key=lambda v: (-v[1], v[0])), 1)}
-    found = (0 if gone else place[str(cell)] for cell, gone in zip(cells, missing, strict=True))
-    return np.minimum(np.fromiter(found, np.intp, len(cells)), _MOST_LEVELS)
+    places = [0 if gone else place[str(cell)] for cell, gone in zip(cells, missing, strict=True)]
+    return np.minimum(np.array(places, np.intp), _MOST_LEVELS)
 
 
 def newcombe(found: int, of: int, other_found: int, of_others: int, confidence: float = 0.95) -> Estimate:

@@ -101,7 +101,7 @@ def describe(small: Small) -> Array:
         rest = x - places[:, :count] @ axes[:, :count].T
         deviation = rest.std(axis=0)
         rest = np.asarray(rest / (deviation + 0.5 * np.sqrt(np.mean(rest**2)) + 1e-6), np.float32)
-        found += [np.sqrt(np.mean(rest**2, axis=1, keepdims=True)), _peaks(rest.reshape(small.shape))]
+        found += [np.sqrt(np.mean(rest**2, axis=1, keepdims=True)), _peaks(np.reshape(rest, small.shape))]
     return np.concatenate(found, axis=1)
 
 

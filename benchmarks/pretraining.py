@@ -13,7 +13,7 @@ Five folds by patient. In each, a tenth of the training patients keep their labe
 
 No image of the held-out fold is ever seen before it is answered. Prints the macro AUROC of the answers out of fold
 and the differences between arms, each with the interval of 2,000 draws of patients; the same draws for all. A fold
-of an arm that is done is not done again; several processes may share a folder if they do different arms.
+of an arm that is done is not done again; several processes may share a folder if they do different arms or folds.
 
 `--develop` does one split inside the training part of the first fold: on it method and settings were chosen.
 """
@@ -192,6 +192,9 @@ def main() -> None:
     parser.add_argument("data", nargs="?", type=Path, default=Path(default))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
+    parser.add_argument(
+        "--folds", nargs="*", type=int, default=list(range(1, FOLDS + 1)), help="do these, in this order"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=0, help="of pretraining, instead of the arm's own")
     parser.add_argument("--develop", action="store_true")
@@ -204,11 +207,11 @@ def main() -> None:
     if args.develop:
         pairs = cohort.folds(pairs[0][0].entries, images.question, 3, SEED + 1)[:1]
     if not args.only_print:
-        for fold, pair in enumerate(pairs):
+        for fold in (number - 1 for number in args.folds if number <= len(pairs)):
             for arm in args.arms:
                 path = args.out / f"{arm}-{fold}.json"
                 if not path.exists():
-                    result = answer(arm, images, pair, args.out / f"{arm}-{fold}", args)
+                    result = answer(arm, images, pairs[fold], args.out / f"{arm}-{fold}", args)
                     part = path.with_name(path.name + ".part")
                     part.write_text(json.dumps(result))
                     part.replace(path)

@@ -23,7 +23,7 @@ from osler.problem import Problem
 from osler.weights import load_weights
 
 SMALL: dict[str, Any] = {
-    "image": {"size": [1, 24, 24]},
+    "image": {"size": [1, 20, 20]},
     "network": {"options": {"depth": 18, "width": 4}},
     "training": {"epochs": 3, "batch": 16, "precision": "float32", "channels_last": False, "threads": 1},
 }
@@ -141,7 +141,7 @@ def test_a_collapsed_representation_is_not_written(
 def test_the_weights_say_what_they_are(finished: Path, labelled: Path) -> None:
     header, tensors = model.read_tensors(finished)
     assert header["backbone"] == "resnet" and header["dims"] == "2" and header["channels"] == "1"
-    assert json.loads(header["size"]) == [24, 24] and json.loads(header["options"])["width"] == 4
+    assert json.loads(header["size"]) == [20, 20] and json.loads(header["options"])["width"] == 4
     assert header["licence"] == "own data" and header["source"].startswith("osler pretrain on ")
     assert all(value.isfinite().all() for value in tensors.values())
     folder = finished.with_suffix(".run")
@@ -158,7 +158,7 @@ def test_a_training_takes_the_weights_up(finished: Path, labelled: Path, tmp_pat
     settings = {"training": TRAINED["training"], "inference": {"views": 1}}
     given = recipe.merge(settings, {"network": {"weights": str(finished)}, "training": {"learning_rate": 1e-9}})
     made = osler.train(labelled, tmp_path / "run", given, say=quiet)
-    assert made.recipe.network.options["width"] == 4 and made.recipe.image.size == (1, 24, 24)
+    assert made.recipe.network.options["width"] == 4 and made.recipe.image.size == (1, 20, 20)
     _, tensors = model.read_tensors(finished)
     for name, value in made.networks[0].backbone.named_parameters():
         torch.testing.assert_close(value, tensors[name], rtol=1e-3, atol=1e-5)
@@ -166,7 +166,7 @@ def test_a_training_takes_the_weights_up(finished: Path, labelled: Path, tmp_pat
         given, {"network": {"weights": "", "backbone": "resnet", "options": {"depth": 18, "width": 4}}}
     )
     other = osler.train(
-        labelled, tmp_path / "scratch", recipe.merge(start, {"image": {"size": [1, 24, 24]}}), say=quiet
+        labelled, tmp_path / "scratch", recipe.merge(start, {"image": {"size": [1, 20, 20]}}), say=quiet
     )
     name, value = next(iter(other.networks[0].backbone.named_parameters()))
     assert (value - tensors[name]).abs().max() > 1e-3

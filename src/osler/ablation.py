@@ -110,7 +110,8 @@ def ablate(
             del arms[1]
         say(f"{len(arms)} trainings, compared on {len(held.ids)} held-out cases")
         result = _about(plan, held, task, bootstraps)
-        result["cohort"] = cohort.digest(loaded.entries, loaded.digests)
+        result |= {"cohort": cohort.digest(loaded.entries, loaded.digests)}
+        result |= {"grouping": found.grouping or "each case its own patient"}
         base: Drawn = {}
         for number, arm in enumerate(arms, start=1):
             say(f"{arm.name} ({number} of {len(arms)})")
@@ -128,16 +129,20 @@ def ablate(
             drawn = {name: _drawn(statistics[name], held.patients, bootstraps) for name in FIGURES}
             base = base or drawn
             result["arms"].append(_row(arm, seconds, drawn, None if drawn is base else base))
-            result["arms"][-1]["corrupted"] = {name: statistics[name](np.ones(len(held.ids))) for name in CORRUPTIONS}
+            every = np.ones(len(held.ids))
+            result["arms"][-1]["corrupted"] = {name: _plain(statistics[name](every)) for name in CORRUPTIONS}
             _write(out, result)
     return result
 
 
 def _write(out: Path, result: Mapping[str, Any]) -> None:
     part = out / "ablation.json.part"
-    part.write_text(json.dumps(result, indent=1, allow_nan=False), encoding="utf-8")
-    part.replace(out / "ablation.json")
-    report.ablation_page(result, out / "ablation.html")
+    try:
+        part.write_text(json.dumps(result, indent=1, allow_nan=False), encoding="utf-8")
+        part.replace(out / "ablation.json")
+        report.ablation_page(result, out / "ablation.html")
+    except OSError as error:
+        raise Problem(f"cannot be written ({error.strerror})", path=out, fix="free some space") from error
 
 
 def arms_of(plan: Recipe) -> list[Arm]:
@@ -310,8 +315,11 @@ def _drawn(statistic: measures.Statistic, patients: NDArray[np.intp], count: int
 def _estimate(values: NDArray[np.float64]) -> dict[str, float | None]:
     known = values[1:][np.isfinite(values[1:])]
     low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
-    return {name: float(x) if np.isfinite(x) else None
-            for name, x in (("value", values[0]), ("low", low), ("high", high))}  # fmt: skip
+    return {"value": _plain(values[0]), "low": _plain(low), "high": _plain(high)}
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def table(result: Mapping[str, Any]) -> list[str]:
@@ -319,14 +327,14 @@ def table(result: Mapping[str, Any]) -> list[str]:
     heads = ("AUROC", "corrupted", "Brier", "log loss")
     wide = max(len(arm["name"]) for arm in result["arms"]) + 2
     lines = [f"{result['cases']} cases of {result['patients']} patients, {result['held_out']}; 95 % intervals"]
-    lines.append(" " * wide + "".join(f"{head:<28}" for head in heads) + "seconds")
+    lines.append(" " * wide + "".join(f"{head:<30}" for head in heads) + "seconds")
     for arm in result["arms"]:
-        cells = "".join(f"{_cell(arm['figures'][name]):<28}" for name in FIGURES)
+        cells = "".join(f"{_cell(arm['figures'][name]):<30}" for name in FIGURES)
         lines.append(f"{arm['name']:<{wide}}{cells}{'?' if arm['seconds'] is None else round(arm['seconds'])}")
     lines.append("less the base, paired")
     for arm in result["arms"]:
         if arm["differences"]:
-            cells = "".join(f"{_cell(arm['differences'][name], '+'):<28}" for name in FIGURES)
+            cells = "".join(f"{_cell(arm['differences'][name], '+'):<30}" for name in FIGURES)
             lines.append(f"{arm['name']:<{wide}}{cells}".rstrip())
     return lines
 

@@ -154,9 +154,12 @@ def area(scores: NDArray[np.float64], contrast: Contrast, confidence: float = 0.
     return delong(contrast.positive.astype(np.float64), scores, contrast.patients, confidence)
 
 
-def family(tests: int) -> float:
-    """Confidence of each of so many intervals, for chance to lift one in a thousandth of all cohorts (Bonferroni)."""
-    return 1 - 0.002 / max(1, tests)
+def family(tests: int, alarm: float = 0.01) -> float:
+    """Confidence of each of so many two-sided intervals, for chance to lift any of them with probability ``alarm``.
+
+    Bonferroni's correction. Tails that are normal only in the limit ask for less than one would allow.
+    """
+    return 1 - 2 * alarm / max(1, tests)
 
 
 def number(cell: Cell) -> float:

@@ -42,7 +42,7 @@ def find(evidence: Evidence) -> list[Trouble]:
     columns = {name: levels(cells) for name, cells in _columns(evidence)}
     columns = {name: level for name, level in columns.items() if len(np.unique(level)) > 1}
     asked = list(contrasts(evidence.entries, evidence.questions))
-    confidence = family(len(columns) * len(asked))
+    confidence = family(len(columns) * len(asked), alarm=0.001)
     best: dict[tuple[str, str], _Told] = {}
     for contrast in asked:
         for name, level in columns.items():

@@ -21,7 +21,7 @@ _ZONES = _GRID * _GRID
 _STROKE, _LARGEST = 3, 512
 _CONTRAST, _BRIGHT, _FLAT = 0.5, 0.7, 0.01
 # What of a mark must be there, in units of a 128th of the image: less is noise.
-_FEWEST = 5
+_FEWEST = 6
 # Of each side: where borders are looked for, and what exposure leaves out.
 _FRAME = 0.2
 _QUANTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -32,7 +32,7 @@ _MARK_DIFFERENCE, _MARK_TELLS = 0.1, 0.6
 _BORDER_TELLS, _EXPOSURE_TELLS, _PLACE_TELLS = 0.65, 0.7, 0.62
 
 _KINDS = ("bright", "dark", "coloured")
-_MARKS = slice(0, len(_KINDS) * _ZONES)
+_MARKS = slice(0, len(_KINDS) * 2 * _ZONES)
 _BORDER = slice(_MARKS.stop, _MARKS.stop + 12)
 _EXPOSURE = slice(_BORDER.stop, _BORDER.stop + len(_QUANTILES) + 4)
 _PLACES = slice(_EXPOSURE.stop, _EXPOSURE.stop + 2 * _ZONES)
@@ -45,7 +45,7 @@ Rows = NDArray[np.float64]
 
 
 def measure(look: Look) -> NDArray[np.float32]:
-    """Marks by zone (bright, dark, coloured), border and exposure, whole and by zone: float32 ``(103,)``."""
+    """Marks by zone (bright, dark, coloured), border and exposure, whole and by zone: float32 ``(151,)``."""
     height, width = look.plane.shape
     y, x = int(_FRAME * height), int(_FRAME * width)
     within = look.plane[y : height - y, x : width - x]
@@ -116,14 +116,14 @@ def _auroc(found: Estimate) -> str:
 
 
 def _marks(look: Look) -> NDArray[np.float64]:
-    """Pixels of marks in each zone of a grid of 4 x 4: bright ones, dark ones, coloured ones; ``(48,)``."""
+    """Pixels of bright, dark and coloured lines in each zone of a grid of 4 x 4, see :func:`_by_zone`; ``(96,)``."""
     image, found = look.image, [_by_zone(_shrunk(look.plane)), _by_zone(_shrunk(-look.plane))]
     colour = image.array[image.frames // 2, :, image.size[0] // 2]
     if image.channels == 3 and (spread := np.ptp(colour.astype(np.float32), axis=0)).any():
         # Faint colour is noise of a camera or of compression: it is measured on the scale of the brightness.
         found.append(_by_zone(_shrunk(spread), float(np.ptp(look.plane))))
     else:
-        found.append(np.zeros(_ZONES))
+        found.append(np.zeros(2 * _ZONES))
     return np.concatenate(found)
 
 
@@ -138,26 +138,36 @@ def _shrunk(plane: Plane) -> Plane:
 
 
 def _by_zone(plane: Plane, scale: float = 0.0) -> NDArray[np.float64]:
-    """Pixels of graphics in each zone, in units of a 128th of the image's shorter side (or one pixel, if larger).
+    """Pixels of lines down, then of lines across, in each zone, blocks among both; in 128ths of the shorter side.
 
-    A stroke is among the brightest pixels and far brighter than both neighbours at three pixels' distance. Tissue has
-    such lines too, but in one direction (the layers of an ultrasound image); letters, arrows and crosses have lines
-    down and lines across, so that the fewer of the two are counted. Larger blocks must be as good as constant.
+    A line is among the brighter pixels, far brighter than what lies three pixels beside it on both sides, and goes on
+    for two pixels. Larger blocks must be as good as constant, too.
     """
     low, high = map(float, np.percentile(_sampled(plane), [1, 99.9]))
     span = max(high - low, scale)
     if not span > 0:
-        return np.zeros(_ZONES)
+        return np.zeros(2 * _ZONES)
     y, x = np.nonzero(plane >= low + _BRIGHT * span)
     shown = np.clip((plane - low) / span, 0, 1)
-    down, across = (_stands_out(shown, y, x, _STROKE * step, edge=True) for step in (_LEFT, _UP))
+    lines = []
+    for step in (_LEFT, _UP):
+        line = np.zeros(plane.shape, bool)
+        line[y, x] = _stands_out(shown, y, x, _STROKE * step, edge=True)
+        # A line goes on for two pixels at least: a single one is noise.
+        lines.append(_counted(line[:-1] & line[1:] if step[1] else line[:, :-1] & line[:, 1:]))
     wide = max(_STROKE + 1, min(plane.shape) // 10)
-    block = np.logical_and(*(_stands_out(shown, y, x, wide * step, edge=False) for step in (_LEFT, _UP)))
-    flat = [_at(shown, y[block] + i, x[block] + j, edge=True) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-    block[block] = np.ptp(np.stack(flat), axis=0) <= _FLAT
-    zone = y * _GRID // plane.shape[0] * _GRID + x * _GRID // plane.shape[1]
-    counts = [np.bincount(zone[which], minlength=_ZONES) for which in (down, across, block)]
-    return np.asarray((np.minimum(counts[0], counts[1]) + counts[2]) / max(1.0, min(plane.shape) / 128))
+    blocks = np.zeros(plane.shape, bool)
+    blocks[y, x] = np.logical_and(*(_stands_out(shown, y, x, wide * step, edge=False) for step in (_LEFT, _UP)))
+    y, x = np.nonzero(blocks)
+    around = [_at(shown, y + i, x + j, edge=True) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    blocks[y, x] = np.ptp(np.stack(around), axis=0) <= _FLAT
+    return np.concatenate([line + _counted(blocks) for line in lines]) / max(0.75, min(plane.shape) / 128)
+
+
+def _counted(mask: NDArray[np.bool_]) -> Rows:
+    y, x = np.nonzero(mask)
+    zone = y * _GRID // mask.shape[0] * _GRID + x * _GRID // mask.shape[1]
+    return np.bincount(zone, minlength=_ZONES).astype(np.float64)
 
 
 def _stands_out(
@@ -179,16 +189,18 @@ def _marked(
     marks: Rows, contrast: Contrast, evidence: Evidence, confidence: float
 ) -> Iterator[tuple[float, Trouble]]:
     """Marks of one kind that are there more often in one class, or marks that stand elsewhere in it."""
-    scores = tell(np.log1p(marks), contrast)
+    counts = _unlike_tissue(marks)
+    scores = tell(np.log1p(counts.reshape(len(counts), -1)), contrast)
     told, elsewhere = area(scores, contrast), area(scores, contrast, confidence).low > _MARK_TELLS
-    counts = marks[contrast.rows].reshape(-1, len(_KINDS), _ZONES)
+    counts = counts[contrast.rows]
     rates = [
         [_rate(has, contrast.patients, contrast.positive == one) for one in (True, False)]
         for has in (counts.sum(axis=2) >= _FEWEST).T
     ]
+    usual = [newcombe(*inside, *outside) for inside, outside in rates]
     strict = [newcombe(*inside, *outside, confidence) for inside, outside in rates]
-    kind = int(np.argmax([max(each.low, -each.high) for each in strict]))
-    if not elsewhere and not max(strict[kind].low, -strict[kind].high) > _MARK_DIFFERENCE:
+    kind = int(np.argmax([_apart(each) for each in strict]))
+    if not elsewhere and not (_apart(strict[kind]) > 0 and _apart(usual[kind]) > _MARK_DIFFERENCE):
         return
     (inside, outside), sums = rates[kind], counts[:, kind].sum(axis=1)
     more = (contrast.positive == (strict[kind].value >= 0)) & (sums >= _FEWEST)
@@ -203,6 +215,22 @@ def _marked(
     fix = "blank the marks in all images, or take images without them: a network would read them, not the tissue"
     cases = tuple(evidence.entries[contrast.rows[i]].id for i in order)
     yield max(told.value, 0.5 + abs(strict[kind].value) / 2), Trouble("marker_shortcut", cases, said, fix)
+
+
+def _unlike_tissue(marks: Rows) -> Rows:
+    """Of each kind of mark the lines in the direction in which there are fewer of them, ``(n, 3, 16)``.
+
+    Tissue has bright lines, too, but in one direction (the layers of an ultrasound image); letters, arrows and
+    crosses have both.
+    """
+    counts = marks.reshape(len(marks), len(_KINDS), 2, _ZONES)
+    share = (counts.sum(axis=3) >= _FEWEST).mean(axis=0)
+    return counts[:, np.arange(len(_KINDS)), share.argmin(axis=1)]
+
+
+def _apart(difference: Estimate) -> float:
+    """How far from 0 its interval stays; negative where it holds 0."""
+    return max(difference.low, -difference.high)
 
 
 def _rate(present: NDArray[np.bool_], patients: NDArray[np.intp], which: NDArray[np.bool_]) -> tuple[int, int]:

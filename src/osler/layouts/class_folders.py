@@ -103,8 +103,8 @@ def read(path: Path) -> Listing:
                 continue
             told.add(how)
             name = source.relative_to(path).as_posix()
-            entries.append(Entry(name, patient or name, Cells(images, len(sources)), stated, role))
             sources.append(Source(source))
+            entries.append(Entry(name, patient or name, Cells(images, len(sources) - 1), stated, role))
     classes = without_finding_first(sorted({entry.findings[0].name for entry in entries}))
     if len(classes) < 2:
         raise Problem(

@@ -161,7 +161,8 @@ def _by_zone(plane: Plane, scale: float = 0.0) -> NDArray[np.float64]:
     y, x = np.nonzero(blocks)
     around = [_at(shown, y + i, x + j, edge=True) for i in (-1, 0, 1) for j in (-1, 0, 1)]
     blocks[y, x] = np.ptp(np.stack(around), axis=0) <= _FLAT
-    return np.concatenate([line + _counted(blocks) for line in lines]) / max(0.75, min(plane.shape) / 128)
+    counts = np.concatenate([line + _counted(blocks) for line in lines])
+    return np.asarray(counts / max(0.35, min(plane.shape) / 128))
 
 
 def _counted(mask: NDArray[np.bool_]) -> Rows:

@@ -251,7 +251,8 @@ def test_hearts_in_3d_from_end_to_end(real_data: Path, tmp_path: Path) -> None:
     """Real volumes: the loss falls well below that of guessing, and a 3D training takes the weights up."""
     file = Path(__file__).parents[1] / "recipes" / "cohorts" / "acdc_end_diastole.toml"
     settings = recipe.merge(
-        SMALL, {"image": {"size": [8, 32, 32], "dims": 3}, "training": {"epochs": 60, "batch": 15, "learning_rate": 3e-3}}
+        SMALL,
+        {"image": {"size": [8, 32, 32], "dims": 3}, "training": {"epochs": 60, "batch": 15, "learning_rate": 3e-3}},
     )
     out = pretraining.pretrain(
         real_data / "acdc", tmp_path / "own.safetensors", settings, cohort_file=file, say=quiet

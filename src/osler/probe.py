@@ -64,15 +64,17 @@ def contrasts(entries: Sequence[Entry], questions: Sequence[Question]) -> Iterat
                 yield Contrast(question.task, name, rows, positive, patients, folds(positive, patients))
 
 
-def sample(entries: Sequence[Entry], known: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Places of the known cases of at most ``MOST_PATIENTS`` patients, and the number of each one's patient."""
+def sample(
+    entries: Sequence[Entry], known: NDArray[np.bool_], most: int = MOST_PATIENTS
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Places of the known cases of so many patients at most, and the number of each one's patient."""
     names: dict[str, int] = {}
     patient = np.array([names.setdefault(entry.patient, len(names)) for entry in entries], np.intp)
     asked = np.zeros(len(names), bool)
     asked[patient[known]] = True
     order = draws.permutation(draws.keys(0, 1), len(names))
     drawn = np.zeros(len(names), bool)
-    drawn[order[asked[order]][:MOST_PATIENTS]] = True
+    drawn[order[asked[order]][:most]] = True
     rows = np.flatnonzero(known & drawn[patient])
     return rows, patient[rows]
 

@@ -24,7 +24,7 @@ _LOWEST, _HIGHEST = -0.25, 1.25
 _LEFT_OUT = (4, 8, 16)
 _SCALES = (1.0, 1.5, 2.0, 2.8, 4.0)
 _PEAKS = 3
-_TREES, _MOST_LEARNED = 300, 5_000
+_TREES, _MOST_LEARNED, _MOST_PATIENTS = 300, 5_000, 10_000
 # Its own class must be so much less likely than the other; and out of fold so many must be right that the rest is
 # rather a wrong label than a hard case. Measured by ``benchmarks/mislabels.py``.
 _LESS_LIKELY, _RIGHT = 0.5, 0.75
@@ -55,7 +55,7 @@ def _averaged(plane: NDArray[np.floating]) -> NDArray[np.float64]:
 def find(evidence: Evidence) -> list[Trouble]:
     """``likely_wrong_label``, one for each task with classes; silent where the classes cannot be told well.
 
-    Of more than ``probe.MOST_PATIENTS`` patients a random sample is looked at.
+    Of more than 10,000 patients a random sample, always the same, is looked at.
     """
     troubles = []
     for question in evidence.questions:
@@ -77,7 +77,7 @@ def _asked(
     evidence: Evidence, stated: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
     """Label, place and patient of the cases that are looked at: those of classes with enough patients."""
-    rows, patients = sample(evidence.entries, stated >= 0)
+    rows, patients = sample(evidence.entries, stated >= 0, _MOST_PATIENTS)
     held = np.array([len(np.unique(patients[stated[rows] == c])) for c in range(int(stated.max(initial=0)) + 1)])
     kept = held[stated[rows]] >= FEWEST_PATIENTS
     return stated[rows][kept], rows[kept], patients[kept]

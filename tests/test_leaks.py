@@ -63,14 +63,14 @@ def test_copies_of_held_out_cases_leave_training_and_it_is_said(made: tuple[Coho
     assert held >= set(HELD)
     kept = {entry.id for entry in divided(made, "ignore")[0].training.entries}
     assert trained <= kept <= trained | {"c00", "c01", "c02", "c03"}, "nobody else left"
-    assert any("left training" in note for note in notes)
+    assert any("they left" in note for note in notes)
 
 
 def test_stop_refuses_and_ignore_does_nothing(made: tuple[Cohort, data.Loaded, Recipe]) -> None:
-    with pytest.raises(Problem, match="training cases stand in validation"):
+    with pytest.raises(Problem, match="training cases are copies"):
         divided(made, "stop")
     _, notes = divided(made, "ignore")
-    assert not any("copies" in note or "left training" in note for note in notes)
+    assert not any("copies" in note or "they left" in note for note in notes)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -66,7 +66,7 @@ def key(path: Path) -> str:
     """A name for a file as it is now, made of its place on the disk, size, time of change and first bytes."""
     with path.open("rb") as file:
         first, stat = file.read(4096), os.fstat(file.fileno())
-    told = f"1|{stat.st_dev}|{stat.st_ino}|{stat.st_size}|{stat.st_mtime_ns}|".encode()
+    told = f"2|{stat.st_dev}|{stat.st_ino}|{stat.st_size}|{stat.st_mtime_ns}|".encode()
     return hashlib.sha256(told + first).hexdigest()[:40]
 
 
@@ -137,6 +137,9 @@ def _written(path: Path, content: memoryview) -> None:
     try:
         with os.fdopen(number, "wb") as file:
             file.write(content)
+            # The name must not be there before the bytes are, even if the power fails in between.
+            file.flush()
+            os.fsync(file.fileno())
         Path(part).replace(path)
     except BaseException:
         Path(part).unlink(missing_ok=True)

@@ -237,10 +237,34 @@ def join(entries: Sequence[Entry], copies: Sequence[Sequence[int]], *, folded: b
     return tuple(made), joined
 
 
-def without(splits: Splits, ids: set[str]) -> Splits:
-    """The same splits, with some cases gone from training."""
-    kept = Training(tuple(e for e in splits.training.entries if e.id not in ids))
-    return replace(splits, training=kept)
+def apart(splits: Splits, copies: Sequence[set[str]]) -> tuple[Splits, dict[str, int]]:
+    """The same splits without cases whose copy stands in a part that is held out from theirs.
+
+    A copy of a test case leaves calibration, validation and training; one of a calibration case the latter two; one
+    of a validation case training.
+
+    Args:
+        splits: the parts.
+        copies: ids of the cases that hold one picture, a set each.
+
+    Returns:
+        The splits, and how many cases left which part.
+    """
+    held = {entry.id for entry in splits.test.entries}
+    left: dict[str, int] = {}
+
+    def kept(role: str, part: Part) -> tuple[Entry, ...]:
+        twice: set[str] = set().union(*(ids for ids in copies if ids & held))
+        entries = tuple(entry for entry in part.entries if entry.id not in twice)
+        if len(entries) < len(part):
+            left[role] = len(part) - len(entries)
+        held.update(entry.id for entry in part.entries)
+        return entries
+
+    calibration = Calibration(kept("calibration", splits.calibration))
+    validation = Validation(kept("validation", splits.validation))
+    training = Training(kept("training", splits.training))
+    return Splits(training, validation, calibration, splits.test, splits.notes), left
 
 
 def digest(entries: Sequence[Entry], pixels: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """From entries to arrays that a network can take, without losing a bit on the way."""
 
+import glob
 import hashlib
 import math
 import os
@@ -22,6 +23,8 @@ from osler.recipe import ImagePlan
 from osler.store import Pixels
 
 Progress = Callable[[int, int], None]
+# Squares of larger numbers are not finite in single precision.
+_LARGEST = 1e18
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,7 @@ def prepare(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
             raise Problem(f"the image has {image.channels} channels where {plan.channels} are expected")
     where = place(image, plan)
     flat = Image(array, image.geometry).resample(where.size).array.astype(np.float32, copy=False)
-    if not np.isfinite(flat).all():
-        raise Problem("the image holds values that are not numbers", fix="mask or repair them first")
+    require_numbers(flat)
     if where.size == plan.size:
         return np.ascontiguousarray(flat)
     canvas = np.empty((plan.frames, plan.channels, *plan.size), np.float32)
@@ -126,6 +128,16 @@ def prepare(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
     window = tuple(slice(a, a + n) for a, n in zip(where.start, where.size, strict=True))
     canvas[(slice(None), slice(None), *window)] = flat
     return canvas
+
+
+def require_numbers(array: NDArray[Any]) -> None:
+    """Values that a network can take.
+
+    Raises:
+        Problem: one is not finite, or so large that it can only mean that there is none (fill values of exporters).
+    """
+    if array.dtype.kind == "f" and not (np.abs(array) < _LARGEST).all():
+        raise Problem("the image holds values that are not numbers", fix="mask or repair them first")
 
 
 def _grey(array: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -263,8 +275,15 @@ def _stamp(entries: Sequence[Entry], plan: ImagePlan) -> str:
 
 
 def _state(path: Path) -> str:
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    stem = path.name.removesuffix(".gz")
     try:
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+        elif stem.lower().endswith((".hdr", ".img")):
+            # The pixels are in the other file of the pair.
+            files = sorted(path.parent.glob(f"{glob.escape(stem[:-4])}.*"))
+        else:
+            files = [path]
         return "|".join(f"{file.name}:{file.stat().st_mtime_ns}:{file.stat().st_size}" for file in files)
     except OSError:
         return "gone"

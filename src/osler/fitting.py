@@ -8,7 +8,8 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -240,12 +241,24 @@ def step_once(
     network.train()
     x, targets = batch(training, rows, network.normalise, device)
     x = augment(x, draws.keys(chosen.seed, member, 3, state.epoch, rows), plan)
-    with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
-        answers = network(x)
-    loss = torch.zeros((), device=device)
-    for name, task in network.tasks.items():
-        loss = loss + task.loss(answers[name], targets[name], network.scale(name), chosen.smoothing)
-    return descend(state, loss, plan, steps)
+    with statistics_of_taken_steps(state):
+        with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
+            answers = network(x)
+        loss = torch.zeros((), device=device)
+        for name, task in network.tasks.items():
+            loss = loss + task.loss(answers[name], targets[name], network.scale(name), chosen.smoothing)
+        return descend(state, loss, plan, steps)
+
+
+@contextmanager
+def statistics_of_taken_steps(state: State) -> Iterator[None]:
+    """Running statistics stay as they were if the step within is left out: one NaN would stay in them for good."""
+    before = {name: value.clone() for name, value in state.network.named_buffers()}
+    skipped = state.skipped
+    yield
+    if state.skipped > skipped:
+        for name, value in state.network.named_buffers():
+            value.copy_(before[name])
 
 
 def descend(state: State, loss: Float[Tensor, ""], plan: Recipe, steps: int) -> float:

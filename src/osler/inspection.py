@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import burned_in, catalog, cohort, formats
+from osler import burned_in, catalog, cohort, data, formats
 from osler.case import Entry, Question, Source
 from osler.cohort import Cohort
 from osler.inspections import Evidence, Look, Trouble, plane
@@ -163,10 +163,11 @@ def _look(entry: Entry, measures: Mapping[str, Measure]) -> Looked | Problem:
     source = entry.images[min(entry.images)]
     try:
         image = formats.read(source)
+        data.require_numbers(image.array)
         look = Look(entry, image, plane(image))
         return _facts(look, source), {name: measure(look) for name, measure in measures.items()}
     except Problem as problem:
-        return problem
+        return Problem(problem.what, path=problem.path or source.path, fix=problem.fix)
     except MemoryError:
         return Problem("the image does not fit into memory", path=source.path, fix="use a machine with more memory")
 

@@ -168,14 +168,19 @@ def learned(found: Cohort, loaded: data.Loaded, plan: Recipe) -> tuple[Training,
         Problem: one patient stands in two given parts.
     """
     questions = found.questions or (ITSELF,)
-    splits, notes = training.divide(replace(found, questions=questions), loaded, plan)
-    part = Training((*splits.training.entries, *splits.validation.entries, *splits.calibration.entries))
+    # Two parts only: no case may leave because its copy stands in validation.
+    entries = tuple(e if e.split in (None, "test") else replace(e, split="train") for e in loaded.entries)
+    whole = replace(plan, split=replace(plan.split, validation=0, calibration=0))
+    splits, notes = training.divide(
+        replace(found, questions=questions, entries=entries), replace(loaded, entries=entries), whole
+    )
+    part = splits.training
     held = len(splits.test)
     notes.append(
         f"{len(part)} images of {part.patients} patients are learned from, without their labels; "
         + (f"the {held} of the test part are not" if held else "no test part is kept apart")
     )
-    if found.questions and not held:
+    if not held:
         notes.append(
             "figures of a model that starts from these weights are honest only on patients that are not among them: "
             "also those out of fold are of images that were seen here"
@@ -246,10 +251,11 @@ def step_once(state: State, pixels: store.Images, rows: NDArray[np.intp], plan: 
     x = network.normalise(torch.from_numpy(pixels[rows]).to(device))
     keys = [draws.keys(chosen.seed, 0, 3, state.epoch, rows, view) for view in (0, 1)]
     views = torch.cat([augment(x, key, plan) for key in keys])
-    with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
-        vectors = network.vector(network.maps(views), len(views))
-    first, second = network.answer(vectors.float())[ITSELF.task].chunk(2)
-    return fitting.descend(state, contrast(first, second), plan, steps)
+    with fitting.statistics_of_taken_steps(state):
+        with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
+            vectors = network.vector(network.maps(views), len(views))
+        first, second = network.answer(vectors.float())[ITSELF.task].chunk(2)
+        return fitting.descend(state, contrast(first, second), plan, steps)
 
 
 def contrast(first: Float[Tensor, "b p"], second: Float[Tensor, "b p"]) -> Float[Tensor, ""]:

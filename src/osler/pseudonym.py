@@ -41,7 +41,9 @@ def pseudonym(name: str) -> str:
 
     The same name gives the same pseudonym on this account, and nobody without the key can test a guess.
     """
-    return hmac.new(_key(home() / "pseudonym.key"), name.encode(), hashlib.sha256).hexdigest()[:12]
+    return hmac.new(
+        _key(home() / "pseudonym.key"), name.encode("utf-8", "surrogateescape"), hashlib.sha256
+    ).hexdigest()[:12]
 
 
 def remember(folder: Path, ids: Sequence[str], name: str = "names.csv") -> None:
@@ -49,10 +51,12 @@ def remember(folder: Path, ids: Sequence[str], name: str = "names.csv") -> None:
     path = folder / name
     rows = dict(zip(map(pseudonym, ids), ids, strict=True))
     if path.exists():
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows = {row["pseudonym"]: row["case"] for row in csv.DictReader(file)} | rows
     part = path.with_name(name + ".part")
-    with os.fdopen(os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+    number = os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    # A file name need not be text.
+    with os.fdopen(number, "w", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("pseudonym", "case"))
         writer.writerows(rows.items())

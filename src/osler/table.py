@@ -174,7 +174,8 @@ def _parquet(path: Path) -> Table:
 
 
 def _cell(value: Any) -> str:
-    if value is None or value != value:
+    # pandas' missing value of whole numbers and texts is neither equal nor unequal to anything.
+    if value is None or type(value).__name__ == "NAType" or value != value:
         return ""
     # A column of whole numbers with a gap comes as floats: 7.0 is the label 7.
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()

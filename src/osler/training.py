@@ -231,19 +231,19 @@ def divide(found: Cohort, loaded: data.Loaded, plan: Recipe) -> tuple[Splits, li
         seed=plan.training.seed,
     )
     notes += splits.notes
-    held = {e.id for part in (splits.validation, splits.calibration, splits.test) for e in part.entries}
     together = [{loaded.entries[row].id for row in rows} for rows in groups]
-    twice = set().union(*(ids for ids in together if ids & held))
-    copies = twice & {e.id for e in splits.training.entries}
-    if copies and share.leaks == "stop":
+    splits, left = cohort.apart(splits, together)
+    said = " and ".join(f"{count} {role} cases" for role, count in left.items())
+    if left and share.leaks == "stop":
         raise Problem(
-            f"{len(copies)} training cases stand in validation, calibration or test as well, or nearly the same",
+            f"{said} are copies of cases that are held out from them, or nearly",
             path=found.root, fix="remove them or set leaks=fix",
         )  # fmt: skip
-    if copies:
-        splits = cohort.without(splits, copies)
-        notes.append(
-            f"{len(copies)} training cases stand in a held-out part as well, or nearly the same: they left training"
+    if left:
+        notes.append(f"{said} are copies of cases that are held out from them, or nearly: they left")
+    if not splits.training.entries:
+        raise Problem(
+            "no case is left to train on: all are copies of held-out ones", path=found.root, fix="add other cases"
         )
     return splits, notes
 
@@ -342,5 +342,11 @@ def _training_page(out: Path, card: Mapping[str, Any], plan: Recipe) -> None:
         rows = list(csv.DictReader(file))
     text = (out / "recipe.toml").read_text(encoding="utf-8")
     if plan.network.weights:
-        text = text.replace(plan.network.weights, Path(plan.network.weights).name)
+        name = Path(plan.network.weights).name
+        text = text.replace(_quoted(plan.network.weights), _quoted(name))
     report.training_page(rows, text, list(card["notes"]), out / "training.html")
+
+
+def _quoted(text: str) -> str:
+    """As it stands in a recipe."""
+    return json.dumps(text, ensure_ascii=False)

@@ -21,6 +21,7 @@ from osler.problem import Problem
 
 # Arrays of more bytes than this stay on disk.
 _IN_MEMORY = 2**26
+_unpacking = Lock()
 
 
 def matches(path: Path) -> bool:
@@ -38,7 +39,9 @@ def read(source: Source) -> Image:
         raise Problem("this file holds many images", path=source.path, fix="give it as a cohort, not as one image")
     path = source.path
     stat = path.stat()
-    images = _array(path, source.key, stat.st_mtime_ns, stat.st_size)
+    # One thread unpacks, the others wait: a cache alone would let each of them do it.
+    with _unpacking:
+        images = _array(path, source.key, stat.st_mtime_ns, stat.st_size)
     if not 0 <= source.index < len(images):
         raise Problem(f"there is no row {source.index} among {len(images)} of {source.key!r}", path=path)
     row = np.array(images[source.index])

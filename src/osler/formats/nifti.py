@@ -67,20 +67,30 @@ def _single(path: Path) -> tuple[Any, NDArray[Any], tuple[float, float]] | None:
     """
     packed = path.suffix.lower() == ".gz"
     name = cache.key(path) if packed else ""
-    copy = cache.find(name) if packed else path
-    content = np.memmap(copy, np.uint8, "r") if copy is not None else _unpacked(path, _LONGEST)
+    copy = _copy(name) if packed else np.memmap(path, np.uint8, "r")
+    content = copy if copy is not None else _unpacked(path, _LONGEST)
     header = _header(content[:_LONGEST].tobytes())
     if header is None:
         return None
     offset, shape, kind = int(header.get_data_offset()), header.get_data_shape(), header.get_data_dtype()
-    if copy is None:
-        content = _unpacked(path, offset + int(np.prod(shape, dtype=np.int64)) * kind.itemsize)
+    size = offset + int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    if copy is None or (packed and len(copy) != size):
+        content = _unpacked(path, size)
         content.flags.writeable = False
         if len(content) >= _WORTH:
             cache.store(name, content.data)
     slope, intercept = header.get_slope_inter()
     scale = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
     return header, np.ndarray(shape, kind, content, offset, order="F"), scale
+
+
+def _copy(name: str) -> NDArray[np.uint8] | None:
+    """The decoded copy in the cache; ``None`` where there is none, or another process has just taken it away."""
+    path = cache.find(name)
+    try:
+        return None if path is None else np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError):
+        return None
 
 
 def _header(first: bytes) -> Any:

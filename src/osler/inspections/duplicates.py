@@ -68,7 +68,8 @@ def mark(image: Image, plane: Float) -> NDArray[Any]:
     made = np.zeros((), MARK)
     small = _sixteenths(_sixteenths(plane).T).T
     low, high = float(small.min()), float(small.max())
-    if high > low:
+    # Sums over parts of pixels leave a trace of rounding, which is no picture.
+    if high - low > 1e-9 * max(abs(high), abs(low)):
         made["small"] = np.rint((small - low) * (255 / (high - low)))
     made["pixels"], made["size"] = _pixels(image), image.size
     return made
@@ -230,6 +231,8 @@ class _Space:
         compares those within a block. In large groups only some pairs are kept, but they stay connected.
         """
         count, width = self.whitened.shape
+        if count < 2:
+            return np.empty((0, 2), np.int64)
         if count <= _EXACT:
             return np.unique(_hits(self.whitened[None], np.arange(count)[None], limit), axis=0)
         random = np.random.default_rng(0)
@@ -386,7 +389,7 @@ def _conflicts(found: Copies, evidence: Evidence) -> list[Trouble]:
     troubles = []
     entries = evidence.entries
     for question in evidence.questions:
-        torn = [rows for rows in found.groups() if len({_label(entries[row], question) for row in rows} - {()}) > 1]
+        torn = [rows for rows in found.groups() if _contradict([entries[row] for row in rows], question)]
         if torn:
             message = f"{_many(torn)} are (nearly) the same picture under different labels of {question.task}"
             fix = "have a reader decide which label is right"
@@ -394,8 +397,15 @@ def _conflicts(found: Copies, evidence: Evidence) -> list[Trouble]:
     return troubles
 
 
-def _label(entry: Entry, question: Question) -> tuple[Any, ...]:
-    return tuple(sorted((f.name, f.probability, f.value) for f in entry.findings if f.task == question.task))
+def _contradict(entries: Iterable[Entry], question: Question) -> bool:
+    """Whether two of them state different things; what one of them does not state contradicts nothing."""
+    several = question.kind in ("multilabel", "regression")
+    said: dict[str, set[tuple[Any, ...]]] = defaultdict(set)
+    for entry in entries:
+        for f in entry.findings:
+            if f.task == question.task and (f.probability is not None or f.value is not None):
+                said[f.name if several else ""].add((f.name, f.probability, f.value))
+    return any(len(values) > 1 for values in said.values())
 
 
 def _torn(evidence: Evidence) -> list[Trouble]:

@@ -53,7 +53,14 @@ def _pairs(counted: Counter[str]) -> Iterator[tuple[str, str]]:
 
 
 def _plain(name: str) -> str:
-    return "".join(letter for letter in name.casefold() if letter.isalnum() or letter in "+<>=")
+    """Without blanks, case and punctuation, but for signs with a meaning: ``1.5``, ``I/II``, ``-1``, ``ER-``."""
+    last = len(name) - 1
+    kept = (
+        letter
+        for place, letter in enumerate(name.casefold())
+        if letter.isalnum() or letter in "+<>=./" or (letter == "-" and place in (0, last))
+    )
+    return "".join(kept)
 
 
 def _slip(one: str, other: str) -> bool:

@@ -92,7 +92,9 @@ def _joint(sums: Sums, joint: NDArray[np.bool_], train: NDArray[np.bool_]) -> st
             f"have mean {mean:.5f} and deviation {deviation:.5f}, those of training {own_mean:.4f} "
             f"and {own_deviation:.4f}"
         )
-    if (low, high) == (0, 1) and (own_low, own_high) != (0, 1):
+    # Of a column 0 and 1 may be natural bounds: of shares, of scores.
+    pixels = sums[known, 0].max() > 1
+    if pixels and (low, high) == (0, 1) and (own_low, own_high) != (0, 1):
         return f"run from exactly 0 to exactly 1, those of training from {own_low:.4g} to {own_high:.4g}"
     return ""
 

@@ -248,6 +248,8 @@ def _border(plane: Plane) -> NDArray[np.float64]:
     The step is the median over the line, so that it must run along most of the side: frames, bars and collimators
     do, and what lies in the patient and reaches the border (the shadow of a lesion) does not.
     """
+    if min(plane.shape) < 2:
+        return np.zeros(12)
     low, high = map(float, np.percentile(_sampled(plane), [1, 99]))
     span, found = max(high - low, 1e-9), []
     for turn in range(4):

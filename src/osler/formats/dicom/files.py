@@ -79,6 +79,9 @@ def headers_of(paths: Sequence[Path | str]) -> Iterator[Mapping[str, str] | Prob
                 yield header(path)
         except Problem as problem:
             yield problem
+        except OSError as error:
+            what = f"it cannot be read ({(error.strerror or str(error)).lower()})"
+            yield Problem(what, path=path, fix="check the link, or the permissions")
 
 
 @lru_cache(maxsize=20_000)

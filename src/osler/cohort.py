@@ -240,8 +240,8 @@ def join(entries: Sequence[Entry], copies: Sequence[Sequence[int]], *, folded: b
 def apart(splits: Splits, copies: Sequence[set[str]]) -> tuple[Splits, dict[str, int]]:
     """The same splits without cases whose copy stands in a part that is held out from theirs.
 
-    A copy of a test case leaves calibration, validation and training; one of a calibration case the latter two; one
-    of a validation case training.
+    A copy of a test case leaves the other three; one of a validation case, which the cohort may have named itself,
+    calibration and training; one of a calibration case training.
 
     Args:
         splits: the parts.
@@ -261,8 +261,8 @@ def apart(splits: Splits, copies: Sequence[set[str]]) -> tuple[Splits, dict[str,
         held.update(entry.id for entry in part.entries)
         return entries
 
-    calibration = Calibration(kept("calibration", splits.calibration))
     validation = Validation(kept("validation", splits.validation))
+    calibration = Calibration(kept("calibration", splits.calibration))
     training = Training(kept("training", splits.training))
     return Splits(training, validation, calibration, splits.test, splits.notes), left
 

@@ -162,10 +162,11 @@ def start(cohort: Path) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=cohort.parent) as out:
             training.train(cohort, out, SETTINGS, say=lambda line: None)
     except Reached:
-        pass
-    whole, wall = time.process_time() - began, time.perf_counter() - began_wall
-    done.set()
-    watcher.join()
+        # The first step: all that is measured lies before it.
+        whole, wall = time.process_time() - began, time.perf_counter() - began_wall
+    finally:
+        done.set()
+        watcher.join()
     taken["other"] = whole - sum(taken.values())
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - base_resident
     return {"seconds": taken, "wall": wall - planned[0], "private": most[0] - base, "resident": resident}

@@ -284,6 +284,9 @@ def test_every_kind_of_backbone(backbone: str, dims: int, tmp_path: Path) -> Non
     out = pretraining.pretrain(folder, tmp_path / "own.safetensors", settings, say=quiet)
     network = model.Network(recipe.build(recipe.read(tmp_path / "own.run" / "recipe.toml")))
     load_weights(out, network.backbone, backbone)
+    _, tensors = model.read_tensors(out)
+    for name, value in network.backbone.named_parameters():
+        torch.testing.assert_close(value.detach(), tensors[name])
 
 
 # --- interruptions ------------------------------------------------------------------------------------------

@@ -343,10 +343,10 @@ def _training_page(out: Path, card: Mapping[str, Any], plan: Recipe) -> None:
     text = (out / "recipe.toml").read_text(encoding="utf-8")
     if plan.network.weights:
         name = Path(plan.network.weights).name
-        text = text.replace(_quoted(plan.network.weights), _quoted(name))
+        text = text.replace(quoted(plan.network.weights), quoted(name))
     report.training_page(rows, text, list(card["notes"]), out / "training.html")
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """As it stands in a recipe."""
     return json.dumps(text, ensure_ascii=False)

@@ -54,10 +54,11 @@ def _pairs(counted: Counter[str]) -> Iterator[tuple[str, str]]:
 
 def _plain(name: str) -> str:
     """Without blanks, case and punctuation, but for signs with a meaning: ``1.5``, ``I/II``, ``-1``, ``ER-``."""
-    last = len(name) - 1
+    folded = name.casefold()
+    last = len(folded) - 1
     kept = (
         letter
-        for place, letter in enumerate(name.casefold())
+        for place, letter in enumerate(folded)
         if letter.isalnum() or letter in "+<>=./" or (letter == "-" and place in (0, last))
     )
     return "".join(kept)

@@ -137,7 +137,7 @@ def require_numbers(array: NDArray[Any]) -> None:
         Problem: one is not finite, or so large that it can only mean that there is none (fill values of exporters).
     """
     # By the ends, where NaN shows too: nothing of the size of a volume is made.
-    if array.dtype.kind == "f" and not (-_LARGEST < float(array.min()) and float(array.max()) < _LARGEST):
+    if array.dtype.kind == "f" and not (float(array.min()) > -_LARGEST and float(array.max()) < _LARGEST):
         raise Problem("the image holds values that are not numbers", fix="mask or repair them first")
 
 

@@ -117,7 +117,8 @@ def _pretrain(found: Cohort, plan: Recipe, folder: Path, out: Path, say: Say) ->
         history = list(csv.DictReader(file))
     text = (folder / "recipe.toml").read_text(encoding="utf-8")
     if plan.network.weights:  # its folder may be somebody's name
-        text = text.replace(*map(training.quoted, (plan.network.weights, Path(plan.network.weights).name)))
+        name = Path(plan.network.weights).name
+        text = text.replace(training.quoted(plan.network.weights), training.quoted(name))
     report.training_page(history, text, notes, folder / "training.html")
     if seen.collapsed:
         raise Problem(

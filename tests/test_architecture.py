@@ -23,7 +23,7 @@ LAYERS = (
     ("diagnosis", "training"),
     ("planning", "report", "novelty", "fitting"),
     ("model", "weights", "pages"),
-    ("calibration", "cohort", "data", "augmentation"),
+    ("calibration", "cohort", "data", "augmentation", "decoder"),
     ("layouts", "recipe", "scoring", "phantom"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns"),

@@ -7,6 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from osler.image import Image
 
 CaseId = str
@@ -54,6 +57,82 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """A box along the axes of the image as it was read, by its edges: pixel ``i`` reaches from ``i`` to ``i + 1``.
+
+    Attributes:
+        start, stop: ``(depth, height, width)`` in pixels, fractions allowed, ``start < stop``; in a flat image the
+            depth goes from 0 to 1.
+    """
+
+    start: tuple[float, float, float]
+    stop: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if not all(np.isfinite(a) and np.isfinite(b) and a < b for a, b in zip(self.start, self.stop, strict=True)):
+            raise ValueError(f"a box must start before it stops; got {self.start} to {self.stop}")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Mask:
+    """Pixels of the image as it was read; only the part of it that holds them is kept.
+
+    Attributes:
+        array: ``(depth, height, width)``, true where the finding is; its first pixel lies at ``start`` in the image.
+        start: ``(depth, height, width)``.
+    """
+
+    array: NDArray[np.bool_]
+    start: tuple[int, int, int] = (0, 0, 0)
+
+    @classmethod
+    def cropped(cls, full: NDArray[np.bool_]) -> "Mask":
+        """The mask of a whole image ``(depth, height, width)``, without what is empty around it.
+
+        Raises:
+            ValueError: nothing in it is true.
+        """
+        if not full.any():
+            raise ValueError("a mask holds at least one pixel")
+        ends = []
+        for axis in range(3):
+            there = np.flatnonzero(full.any(tuple(other for other in range(3) if other != axis)))
+            ends.append((int(there[0]), int(there[-1]) + 1))
+        window = tuple(slice(a, b) for a, b in ends)
+        return cls(np.ascontiguousarray(full[window]), (ends[0][0], ends[1][0], ends[2][0]))
+
+    def within(self, size: tuple[int, int, int]) -> NDArray[np.bool_]:
+        """The mask of the whole image of ``size``."""
+        full = np.zeros(size, bool)
+        full[tuple(slice(a, a + n) for a, n in zip(self.start, self.array.shape, strict=True))] = self.array
+        return full
+
+    @property
+    def box(self) -> Box:
+        """The smallest box around the whole array."""
+        a, (d, h, w) = self.start, self.array.shape
+        return Box((a[0], a[1], a[2]), (a[0] + d, a[1] + h, a[2] + w))
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A number that was measured on a finding.
+
+    Attributes:
+        name: ``volume``, ``area``, ``long axis``, ``short axis``, ``surface``, ...
+        value, unit: ``ml``, ``mm``, ``mm2``; pixels (``px``, ``px2``, ``voxels``) where no distance is known.
+        interval: 95 %, from how far such measurements of this model lay from those of readers; ``None`` if unknown.
+        code: SNOMED CT or another scheme, where one exists.
+    """
+
+    name: str
+    value: float
+    unit: str
+    interval: tuple[float, float] | None = None
+    code: Code | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One statement about a case. A label is a finding by a reader, a prediction one by a model.
 
@@ -67,6 +146,10 @@ class Finding:
         value: the number of a regression, or the rank (0, 1, ...) of an ordinal class.
         unit: of the value.
         code: SNOMED CT or another scheme, where one exists.
+        box, mask: where it is; both ``None`` for a statement about the whole image. With probability 0 and no place
+            it says that there is none of it anywhere.
+        frame: the moment of a sequence in which ``box`` and ``mask`` lie.
+        measurements: of the mask.
     """
 
     task: str
@@ -77,9 +160,15 @@ class Finding:
     value: float | None = None
     unit: str = ""
     code: Code | None = None
+    box: Box | None = None
+    mask: Mask | None = None
+    frame: int = 0
+    measurements: tuple[Measurement, ...] = ()
 
 
-Kind = Literal["multiclass", "multilabel", "ordinal", "regression"]
+Kind = Literal["multiclass", "multilabel", "ordinal", "regression", "segmentation", "detection"]
+# Those that ask where something is.
+DENSE = ("segmentation", "detection")
 # DICOM's codes of the machines whose images have augmentations of their own; empty is unknown or another.
 Modality = Literal["", "MR", "CT", "US", "CR", "DX", "MG"]
 
@@ -100,15 +189,29 @@ class Question:
     Attributes:
         task: name, e.g. ``"label"``; it is :attr:`Finding.task` of the answers.
         kind: ``multiclass`` (exactly one class), ``multilabel`` (any number, each known or unknown),
-            ``ordinal`` (one of ordered classes) or ``regression`` (a number).
-        classes: in a fixed order, for ordinal from low to high; for a regression the name of the quantity.
+            ``ordinal`` (one of ordered classes), ``regression`` (a number), ``segmentation`` (which pixels are of
+            which class) or ``detection`` (a box around each).
+        classes: in a fixed order, for ordinal from low to high; for a regression the name of the quantity; without
+            the background.
         unit: of a regression.
+        values: of a segmentation: which values of a label map make up each class. Classes that share a value are
+            regions, each answered by yes or no; otherwise a pixel is of one class or of the background.
+        ignore: the value of pixels of which nothing is known.
+        separate: each connected part of a class is a finding of its own (lesions), else the class is one (organs).
     """
 
     task: str
     kind: Kind
     classes: tuple[str, ...]
     unit: str = ""
+    values: tuple[tuple[int, ...], ...] = ()
+    ignore: int | None = None
+    separate: bool = False
+
+    @property
+    def dense(self) -> bool:
+        """Whether it asks where something is."""
+        return self.kind in DENSE
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -142,6 +245,23 @@ _path = lru_cache(maxsize=64)(Path)
 
 
 @dataclass(frozen=True, slots=True)
+class Outline:
+    """A file whose pixels say where something is: a label map, or a mask of one class.
+
+    Attributes:
+        task: whose answer it is.
+        source: the file, on the grid of the image or, where both have an affine, on any other.
+        values: value to class; or one class, to which every value but 0 belongs.
+        by: as :attr:`Finding.by`.
+    """
+
+    task: str
+    source: Source
+    values: Mapping[int, str] | str
+    by: str = "reader"
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A row of a cohort: a case whose pixels have not been read yet.
 
@@ -153,6 +273,8 @@ class Entry:
         split: the part of the cohort that the table assigns it to, or ``None``.
         covariates: known at the time of diagnosis, by name; ``None`` means missing.
         metadata: every other column; for subgroups only, never given to a model.
+        outlines: files that say where findings are; they are read with the pixels. A case with an outline of a task
+            is wholly annotated for it: what is not outlined is not there.
     """
 
     id: CaseId
@@ -162,6 +284,7 @@ class Entry:
     split: Role | None = None
     covariates: Mapping[str, float | str | None] = field(default_factory=lambda: NOTHING)
     metadata: Mapping[str, str | float | None] = field(default_factory=lambda: NOTHING)
+    outlines: tuple[Outline, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,8 +305,9 @@ class Answer:
 
     Attributes:
         task: its name.
-        kind: ``multiclass``, ``multilabel``, ``ordinal`` or ``regression``.
-        findings: one for each class (or the one quantity), probability calibrated, in the model's class order.
+        kind: see :class:`Question`.
+        findings: one for each class (or the one quantity), probability calibrated, in the model's class order; of a
+            segmentation or detection one for each place, the surest first.
         decision: the classes stated; empty where the answer is withheld, which never means negative.
         prediction_set: conformal set: holds the truth for ``coverage`` of cases like those calibrated on.
         coverage: the nominal coverage of that set, e.g. 0.9.

@@ -17,12 +17,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from osler import catalog, draws, recipe, store
+from osler.decoder import Decoder
 from osler.problem import Problem
 from osler.recipe import Recipe
 from osler.tasks.classification import Classification
+from osler.tasks.detection import Detection
+from osler.tasks.segmentation import Segmentation
 from osler.transforms import spatial
 
 FORMAT_VERSION = 1
+_DENSE = {"segmentation": Segmentation, "detection": Detection}
+_OF_PATCHES: dict[str, Literal["cohort", "window"]] = {"image": "cohort", "cohort": "cohort", "window": "window"}
 # Not infinity: the average of the weights would turn it into NaN.
 _LARGEST = torch.finfo(torch.float32).max
 
@@ -71,8 +76,11 @@ class Network(nn.Module):
         super().__init__()
         image, parts = plan.image, plan.network
         self.dims = image.dims
-        self.tasks = {name: Classification(question) for name, question in plan.tasks.items()}
-        self.normalise = Normalise(image.intensity, image.channels)
+        self.tasks = {name: Classification(q) for name, q in plan.tasks.items() if not q.dense}
+        self.dense = {name: _DENSE[q.kind](q) for name, q in plan.tasks.items() if q.dense}
+        # A patch does not know the mean of its image: there the whole image is brought to one scale beforehand.
+        whole = image.intensity == "image" and not self.dense
+        self.normalise = Normalise("image" if whole else _OF_PATCHES[image.intensity], image.channels)
         module = catalog.find("backbones", parts.backbone)
         self.backbone = module.build(
             recipe.options("backbones", parts.backbone, parts.options),
@@ -92,6 +100,9 @@ class Network(nn.Module):
             self.pooling = catalog.find("poolings", parts.pooling).build(options, features=self.backbone.features)
             features = self.backbone.features
         self.features = features
+        if self.dense:
+            self.decoder, strides = self._decoder(image)
+            self.places = nn.ModuleList(t.head(self.decoder.widths, strides, self.dims) for t in self.dense.values())
         self.dropout = nn.Dropout(parts.dropout)
         # By number: a task may have any name, also one that a module cannot have.
         self.heads = nn.ModuleList(task.head(features) for task in self.tasks.values())
@@ -99,6 +110,27 @@ class Network(nn.Module):
             self.register_buffer(
                 f"scale_{number}", torch.from_numpy(task.fit(np.zeros((1, _width(task)), np.float32), 0))
             )
+
+    def _decoder(self, image: recipe.ImagePlan) -> tuple[Decoder, list[tuple[int, ...]]]:
+        """A decoder over the levels that the backbone has, and how much smaller than a patch each of them is."""
+        size = image.size[3 - image.dims :]
+        was, self.backbone = self.backbone.training, self.backbone.eval()
+        with torch.no_grad():
+            levels = self.backbone.levels(torch.zeros(1, image.channels, *size))
+        self.backbone.train(was)
+        strides = [
+            tuple(round(a / b) for a, b in zip(size, level.shape[2:], strict=True)) for level in levels
+        ]
+        return Decoder([level.shape[1] for level in levels], image.dims), strides
+
+    def locate(self, x: Float[Tensor, "b t c d h w"]) -> tuple[dict[str, Any], Float[Tensor, "b v"]]:
+        """Outputs of the dense tasks for a *normalised* batch of patches, and one feature vector a patch.
+
+        Moments (and slices, in 2D) are folded into the batch, as in :meth:`maps`.
+        """
+        levels = self.backbone.levels(self._folded(x))
+        maps = self.decoder(levels)
+        return {n: head(maps) for n, head in zip(self.dense, self.places, strict=True)}, self.vector(levels[-1], len(x))
 
     def scale(self, task: str) -> Tensor:
         """What :meth:`Classification.fit` learned from the training targets."""
@@ -110,17 +142,16 @@ class Network(nn.Module):
 
     def maps(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "bf k *size"]:
         """Feature maps; moments (and slices, in 2D) are folded into the batch, in the order of their axes."""
+        maps: Tensor = self.backbone(self._folded(x))
+        return maps
+
+    def _folded(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "bf c *size"]:
         b, t, c, d, h, w = x.shape
         if self.dims == 2:
             flat = x.permute(0, 1, 3, 2, 4, 5).reshape(b * t * d, c, h, w)
-            if self.channels_last:
-                flat = flat.contiguous(memory_format=torch.channels_last)
-        else:
-            flat = x.reshape(b * t, c, d, h, w)
-            if self.channels_last:
-                flat = flat.contiguous(memory_format=torch.channels_last_3d)
-        maps: Tensor = self.backbone(flat)
-        return maps
+            return flat.contiguous(memory_format=torch.channels_last) if self.channels_last else flat
+        flat = x.reshape(b * t, c, d, h, w)
+        return flat.contiguous(memory_format=torch.channels_last_3d) if self.channels_last else flat
 
     channels_last = False
 

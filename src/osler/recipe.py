@@ -44,6 +44,33 @@ class ImagePlan:
 
 
 @dataclass(frozen=True)
+class PatchPlan:
+    """How a network that says where things are sees images that are larger than ``image.size``, its patch.
+
+    Attributes:
+        spacing: ``(depth, height, width)`` of the grid it works on: millimetres, where the images know theirs, else
+            multiples of a pixel; 0 along an axis leaves it as it was read.
+        longest: of images without known distances: pixels of the longer of height and width on that grid; 0 leaves
+            them as they are.
+        per_case: patches of each case in an epoch.
+        foreground: share of patches that are taken around something.
+        overlap: of neighbouring patches when an image is answered, as a share of the patch.
+        mirror: whether the answers to mirrored images are averaged.
+        deep: how many levels of the decoder have a loss of their own (Lee 2015); 1 is only the finest.
+        largest: classes of which only the largest connected part is kept; decided on held-out cases.
+    """
+
+    spacing: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    longest: int = 0
+    per_case: int = 1
+    foreground: float = 0.33
+    overlap: float = 0.5
+    mirror: bool = False
+    deep: int = 1
+    largest: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class NetworkPlan:
     """Which network.
 
@@ -147,6 +174,12 @@ class Recipe:
     split: SplitPlan = field(default_factory=SplitPlan)
     inference: InferencePlan = field(default_factory=InferencePlan)
     augmentation: dict[str, Options] = field(default_factory=dict)
+    patches: PatchPlan = field(default_factory=PatchPlan)
+
+    @property
+    def dense(self) -> bool:
+        """Whether any task asks where something is: then the network sees patches."""
+        return any(question.dense for question in self.tasks.values())
 
 
 def read(path: Path) -> dict[str, Any]:

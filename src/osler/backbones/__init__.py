@@ -41,6 +41,16 @@ class Backbone(nn.Module, ABC):
     def forward(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b k *smaller"]:
         """The feature map."""
 
+    def levels(self, x: Float[Tensor, "b c *size"]) -> list[Float[Tensor, "b k *smaller"]]:
+        """Feature maps from fine to coarse, the last of them what :meth:`forward` returns; for tasks that ask where.
+
+        Raises:
+            Problem: this network has none.
+        """
+        raise Problem(
+            f"{type(self).__name__} cannot say where something is", fix="set backbone=unet or another with levels"
+        )
+
 
 def convolution(dims: int) -> type[nn.Conv2d] | type[nn.Conv3d]:
     """The convolution layer along 2 or 3 spatial axes."""

@@ -70,6 +70,13 @@ class ResNet(Backbone):
         maps: Tensor = self.stages(self.stem(x))
         return maps
 
+    def levels(self, x: Float[Tensor, "b c *size"]) -> list[Float[Tensor, "b k *smaller"]]:
+        maps = [self.stem(x)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        # The first stage keeps the size of the stem.
+        return maps[1:]
+
 
 class _Block(nn.Module):
     """relu(main(x) + short(x)), with two 3x3 convolutions, or 1x1, 3x3, 1x1 where the inner width is smaller."""

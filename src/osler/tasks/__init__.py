@@ -1,1 +1,33 @@
 """What is asked of a case: one kind of task a file, with its labels, head, loss, answer and score."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from osler.case import Question
+
+
+class Dense(ABC):
+    """A task that asks where something is. It has no weights; it says what is learned and what outputs mean.
+
+    Attributes:
+        question: what is asked.
+    """
+
+    question: Question
+
+    @abstractmethod
+    def head(self, widths: Sequence[int], strides: Sequence[tuple[int, ...]], dims: int) -> nn.Module:
+        """From the maps of a decoder, finest first, to the outputs of this task for a batch of patches.
+
+        Args:
+            widths: channels of each map.
+            strides: pixels of the patch to a pixel of each map, along ``dims`` axes.
+            dims: 2 or 3; maps are ``(b, k, *size)`` with ``dims`` axes.
+        """
+
+    @abstractmethod
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """A number to make small; patches of which nothing is known add nothing."""

@@ -26,7 +26,7 @@ LAYERS = (
     ("calibration", "cohort", "data", "augmentation", "decoder"),
     ("layouts", "recipe", "scoring", "phantom"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
-    ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns"),
+    ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns", "measurement"),
     ("metrics", "case", "cache", "max_relu"),
     ("image", "catalog", "machine", "pseudonym", "kernels", "allocator", "modality", "public_sets", "burned_in"),
     ("problem", "draws"),

@@ -118,9 +118,7 @@ class Network(nn.Module):
         with torch.no_grad():
             levels = self.backbone.levels(torch.zeros(1, image.channels, *size))
         self.backbone.train(was)
-        strides = [
-            tuple(round(a / b) for a, b in zip(size, level.shape[2:], strict=True)) for level in levels
-        ]
+        strides = [tuple(round(a / b) for a, b in zip(size, level.shape[2:], strict=True)) for level in levels]
         return Decoder([level.shape[1] for level in levels], image.dims), strides
 
     def locate(self, x: Float[Tensor, "b t c d h w"]) -> tuple[dict[str, Any], Float[Tensor, "b v"]]:
@@ -130,7 +128,9 @@ class Network(nn.Module):
         """
         levels = self.backbone.levels(self._folded(x))
         maps = self.decoder(levels)
-        return {n: head(maps) for n, head in zip(self.dense, self.places, strict=True)}, self.vector(levels[-1], len(x))
+        return {n: head(maps) for n, head in zip(self.dense, self.places, strict=True)}, self.vector(
+            levels[-1], len(x)
+        )
 
     def scale(self, task: str) -> Tensor:
         """What :meth:`Classification.fit` learned from the training targets."""

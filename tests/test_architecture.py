@@ -30,6 +30,7 @@ LAYERS = (
     ("layouts", "recipe", "scoring", "phantom"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns"),
+    ("doubt",),
     ("metrics", "case", "cache", "max_relu"),
     ("image", "catalog", "machine", "pseudonym", "kernels", "allocator", "modality", "public_sets", "burned_in"),
     ("problem", "draws"),

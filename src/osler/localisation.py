@@ -63,7 +63,7 @@ def _step(
     network.train()
     keys = draws.keys(chosen.seed, member, 3, state.epoch, rows)
     x, targets = patches.batch([volumes[row // plan.patches.per_case] for row in rows], keys, plan)
-    x, targets = patches.augmented(network.normalise(x.to(device)), targets, keys, plan)
+    x, targets = patches.augmented(network.normalise_patches(x.to(device)), targets, keys, plan)
     with statistics_of_taken_steps(state):
         with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
             outputs, _ = network.locate(x)
@@ -88,7 +88,7 @@ def _watch(state: State, volumes: Sequence[Volume], plan: Recipe) -> dict[str, f
     for part in np.array_split(many, max(1, len(many) // max(1, plan.training.batch))):
         keys = draws.keys(plan.training.seed, 9, part)
         x, targets = patches.batch([volumes[i] for i in part], keys, plan)
-        outputs, _ = network.locate(network.normalise(x.to(device)))
+        outputs, _ = network.locate(network.normalise_patches(x.to(device)))
         for name, task in network.dense.items():
             value = float(task.loss(outputs[name], targets[name])) * len(part) / len(many)
             row[f"{name}.loss"] = row.get(f"{name}.loss", 0.0) + value

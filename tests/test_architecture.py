@@ -28,7 +28,7 @@ LAYERS = (
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns"),
     ("metrics", "case", "cache", "max_relu"),
-    ("image", "catalog", "machine", "pseudonym", "kernels", "allocator", "modality", "public_sets", "burned_in"),
+    ("image", "catalog", "machine", "pseudonym", "kernels", "allocator", "modality", "public_sets", "burned_in", "boxes"),
     ("problem", "draws"),
 )
 # Where a folder holds one variant a file, the files do not know each other.

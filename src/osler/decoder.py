@@ -1,6 +1,7 @@
 """From the levels of a backbone back to fine maps: each is enlarged and joined with the next finer one."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -36,7 +37,7 @@ class Decoder(nn.Module):
                 norm(fine, affine=True),
                 nn.LeakyReLU(0.01, inplace=True),
             )
-            for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
+            for fine, coarse in pairwise(widths)
         )
 
     def forward(self, levels: list[Float[Tensor, "b k *size"]]) -> list[Float[Tensor, "b k *size"]]:

@@ -32,7 +32,18 @@ LAYERS = (
     ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns"),
     ("doubt",),
     ("metrics", "case", "cache", "max_relu"),
-    ("image", "catalog", "machine", "pseudonym", "kernels", "allocator", "modality", "public_sets", "burned_in", "boxes"),
+    (
+        "image",
+        "catalog",
+        "machine",
+        "pseudonym",
+        "kernels",
+        "allocator",
+        "modality",
+        "public_sets",
+        "burned_in",
+        "boxes",
+    ),
     ("problem", "draws"),
 )
 # Where a folder holds one variant a file, the files do not know each other.

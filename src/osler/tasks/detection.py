@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -51,7 +53,7 @@ class Offers(NamedTuple):
 class Detection(Dense):
     """Boxes of one question.
 
-    Targets are a list, one a patch: ``(n, 7)`` z0 y0 x0 z1 y1 x1 in pixels of the patch and the number of the class,
+    Targets are a list, one a patch: float32 ``(n, 7)`` z0 y0 x0 z1 y1 x1 in pixels of the patch and the number of the class,
     or ``None`` where nothing is known.
     """
 
@@ -61,7 +63,7 @@ class Detection(Dense):
         """Two small towers, shared by the maps that are used: one for the scores, one for the boxes."""
         return _Head(widths, strides, len(self.question.classes))
 
-    def loss(self, outputs: Offers, targets: Sequence[Tensor | None]) -> Float[Tensor, ""]:
+    def loss(self, outputs: Offers, targets: Sequence[NDArray[np.float32] | None]) -> Float[Tensor, ""]:
         """Quality focal loss of the scores, plus twice what is missing of the generalised overlap of the boxes."""
         known = [row for row, target in enumerate(targets) if target is not None]
         if not known:
@@ -73,7 +75,7 @@ class Detection(Dense):
             for row, number in enumerate(known):
                 target = targets[number]
                 assert target is not None
-                target = target.to(places)
+                target = torch.as_tensor(target).to(places)
                 if len(target):
                     wanted[row], matched[row] = _assign(
                         logits[row].detach(), places[row].detach(), outputs.points, outputs.strides, target

@@ -36,6 +36,10 @@ class Boxes:
         """Some of them, by number, by yes and no, or the first few."""
         return Boxes(self.places[rows], self.scores[rows], self.classes[rows])
 
+    def to(self, device: str) -> "Boxes":
+        """The same on another device."""
+        return Boxes(self.places.to(device), self.scores.to(device), self.classes.to(device))
+
 
 def join(several: Sequence[Boxes]) -> Boxes:
     """All of them, in order; at least one must be given, though it may be without boxes."""
@@ -149,3 +153,37 @@ def mirror(places: Float[Tensor, "n 6"], size: Sequence[int], axes: Sequence[int
     for axis in axes:
         result[:, axis], result[:, axis + 3] = size[axis] - places[:, axis + 3], size[axis] - places[:, axis]
     return result
+
+
+def in_image(found: Boxes, start: Sequence[int], patch: Sequence[int], size: Sequence[int]) -> tuple[Boxes, Tensor]:
+    """Boxes of a tile in the whole image, and which of them the tile's border may have cut.
+
+    Args:
+        found: in pixels of the tile.
+        start: where it begins in the image, ``(depth, height, width)``.
+        patch: how large it is.
+        size: of the image; at its own edges nothing is cut.
+    """
+    shift = torch.tensor([*start, *start]).to(found.places)
+    low = torch.tensor([float(s > 0) for s in start]).to(found.places)
+    high = torch.tensor([float(s + p < n) for s, p, n in zip(start, patch, size, strict=True)]).to(found.places)
+    ends = torch.tensor([float(p) for p in patch]).to(found.places)
+    at_low = (found.places[:, :3] < 1) & (low > 0)
+    at_high = (found.places[:, 3:] > ends - 1) & (high > 0)
+    return Boxes(found.places + shift, found.scores, found.classes), (at_low | at_high).any(1)
+
+
+def from_tiles(tiles: Sequence[tuple[Boxes, Tensor]], overlap: float) -> Boxes:
+    """The boxes of all tiles of one image, each object once.
+
+    Tiles overlap, so that what the border of one cuts lies whole in another, if it is smaller than the overlap: a box
+    that may be cut is dropped where a box of its class that is not cut holds most of it. What is left of one object is
+    one box by :func:`suppress`.
+    """
+    every, cut = join([found for found, _ in tiles]), torch.cat([part for _, part in tiles])
+    whole, pieces = every[~cut], every[cut]
+    if len(whole) and len(pieces):
+        inside = shared(pieces.places[:, None], whole.places[None]) / volume(pieces.places)[:, None].clamp(min=1e-9)
+        same = pieces.classes[:, None] == whole.classes[None]
+        pieces = pieces[~((inside > 0.7) & same).any(1)]
+    return suppress(join([whole, pieces]), overlap)

@@ -27,9 +27,10 @@ LAYERS = (
     ("planning", "report", "novelty", "fitting"),
     ("model", "weights", "pages"),
     ("calibration", "cohort", "data", "augmentation", "decoder", "grid", "sliding"),
+    ("dense_scoring",),
     ("layouts", "recipe", "scoring", "phantom"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
-    ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns"),
+    ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns", "dense_rows"),
     ("doubt", "measurement"),
     ("metrics", "case", "cache", "max_relu"),
     (

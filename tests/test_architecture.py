@@ -21,6 +21,7 @@ LAYERS = (
     ("evaluation", "estimator", "pretraining", "inspection", "ablation"),
     ("explanation",),
     ("diagnosis", "training"),
+    ("places",),
     ("localisation", "patch_planning"),
     ("patches",),
     ("volumes",),

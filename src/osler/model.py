@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from osler import catalog, draws, recipe, store
+from osler.case import Question
 from osler.decoder import Decoder
 from osler.problem import Problem
 from osler.recipe import Recipe
@@ -26,7 +27,6 @@ from osler.tasks.segmentation import Segmentation
 from osler.transforms import spatial
 
 FORMAT_VERSION = 1
-_DENSE = {"segmentation": Segmentation, "detection": Detection}
 # Not infinity: the average of the weights would turn it into NaN.
 _LARGEST = torch.finfo(torch.float32).max
 
@@ -76,7 +76,7 @@ class Network(nn.Module):
         image, parts = plan.image, plan.network
         self.dims = image.dims
         self.tasks = {name: Classification(q) for name, q in plan.tasks.items() if not q.dense}
-        self.dense = {name: _DENSE[q.kind](q) for name, q in plan.tasks.items() if q.dense}
+        self.dense = {name: _dense(q, plan) for name, q in plan.tasks.items() if q.dense}
         self.normalise = Normalise(image.intensity, image.channels)
         module = catalog.find("backbones", parts.backbone)
         self.backbone = module.build(
@@ -166,6 +166,10 @@ class Network(nn.Module):
         """Outputs by task of feature vectors."""
         kept = self.dropout(vector)
         return {name: head(kept).float() for name, head in zip(self.tasks, self.heads, strict=True)}
+
+
+def _dense(question: Question, plan: Recipe) -> Segmentation | Detection:
+    return Segmentation(question, plan.patches.deep) if question.kind == "segmentation" else Detection(question)
 
 
 def _width(task: Classification) -> int:

@@ -28,9 +28,10 @@ LAYERS = (
     ("model", "weights", "pages"),
     ("calibration", "cohort", "data", "augmentation", "decoder", "grid"),
     ("layouts", "recipe", "scoring", "phantom"),
+    ("outlines", "annotations"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns"),
-    ("metrics", "case", "cache", "max_relu"),
+    ("metrics", "case", "cache", "max_relu", "resampling"),
     ("image", "catalog", "machine", "pseudonym", "kernels", "allocator", "modality", "public_sets", "burned_in"),
     ("problem", "draws"),
 )

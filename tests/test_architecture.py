@@ -29,10 +29,11 @@ LAYERS = (
     ("model", "weights", "pages"),
     ("calibration", "cohort", "data", "augmentation", "decoder", "grid", "sliding"),
     ("layouts", "recipe", "scoring", "phantom"),
+    ("outlines", "annotations"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns"),
     ("doubt",),
-    ("metrics", "case", "cache", "max_relu"),
+    ("metrics", "case", "cache", "max_relu", "resampling"),
     (
         "image",
         "catalog",

@@ -156,10 +156,11 @@ def load(
 
 def _in_turn(entries: Sequence[Entry], plan: Recipe) -> Iterator[list[Volume]]:
     workers = os.cpu_count() or 1
+    questions = tuple(plan.tasks.values())
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(entries), 4 * workers):
             some = range(start, min(start + 4 * workers, len(entries)))
-            yield from pool.map(lambda i: read(data.read_case(entries[i]), plan, i), some)
+            yield from pool.map(lambda i: read(data.read_case(entries[i], questions), plan, i), some)
 
 
 def _in_file(array: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -32,7 +32,7 @@ LAYERS = (
     ("outlines", "annotations"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns"),
-    ("doubt",),
+    ("doubt", "measurement"),
     ("metrics", "case", "cache", "max_relu", "resampling"),
     (
         "image",

@@ -24,6 +24,8 @@ LAYERS = (
     ("planning", "report", "novelty", "fitting"),
     ("model", "weights", "pages"),
     ("calibration", "cohort", "data", "augmentation", "decoder"),
+    ("phantom_files",),
+    ("dense_phantom",),
     ("layouts", "recipe", "scoring", "phantom"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns"),

@@ -3,6 +3,8 @@
 Each takes what it draws from the key of a case, so an image and its masks can be changed in two calls, and alike.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
@@ -40,3 +42,27 @@ def augment_masks(
         if hasattr(transform, "move_masks"):
             flat = transform.move_masks(flat, recipe.options("transforms", name, given), keys)
     return flat.reshape(masks.shape)
+
+
+def augment_boxes(
+    boxes: Sequence[NDArray[np.float32] | None], key: NDArray[np.uint64], plan: Recipe, size: tuple[int, int, int]
+) -> list[NDArray[np.float32] | None]:
+    """Boxes moved as :func:`augment` moves the images of the same keys.
+
+    Args:
+        boxes: of each image ``(n, 7)``: start and stop as (depth, height, width) edges, and a class; ``None`` where
+            nothing is known.
+        key: one for each image.
+        plan: whose ``augmentation`` says what is done.
+        size: ``(depth, height, width)`` of the images.
+    """
+    moved = list(boxes)
+    for name, given in plan.augmentation.items():
+        transform = catalog.find("transforms", name)
+        if hasattr(transform, "move_boxes"):
+            options = recipe.options("transforms", name, given)
+            moved = [
+                None if each is None else transform.move_boxes(each, options, key[i : i + 1], size)
+                for i, each in enumerate(moved)
+            ]
+    return moved

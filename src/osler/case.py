@@ -213,6 +213,12 @@ class Question:
         """Whether it asks where something is."""
         return self.kind in DENSE
 
+    @property
+    def unknown(self) -> int:
+        """The value of pixels of which nothing is known: :attr:`ignore`, or one that no class has."""
+        taken = {value for group in self.values for value in group}
+        return self.ignore if self.ignore is not None else next(v for v in range(255, -1, -1) if v not in taken)
+
 
 @dataclass(frozen=True, slots=True, init=False)
 class Source:
@@ -289,7 +295,11 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """An entry with its pixels."""
+    """An entry with its pixels.
+
+    Attributes:
+        maps: of each segmentation that is known, the label map ``(time, depth, height, width)`` on the image's grid.
+    """
 
     id: CaseId
     patient: str
@@ -297,6 +307,7 @@ class Case:
     findings: tuple[Finding, ...] = ()
     covariates: Mapping[str, float | str | None] = field(default_factory=dict)
     metadata: Mapping[str, str | float | None] = field(default_factory=dict)
+    maps: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

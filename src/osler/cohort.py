@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,6 +87,33 @@ def read(path: Path, cohort_file: Path | None = None) -> Cohort:
     return Cohort(
         path, listing.entries, listing.questions, listing.grouping, listing.problems, listing.notes, listing.modality
     )
+
+
+def asking(found: Cohort, tasks: object) -> tuple[Cohort, list[str]]:
+    """The cohort with the questions that a model shall answer, and what is to be said about the others.
+
+    Args:
+        found: the cohort.
+        tasks: a name or a list of names; anything else asks what has an answer for the whole image, or, where
+            nothing has, the first of what asks where something is.
+
+    Raises:
+        Problem: there is no such question.
+    """
+    if isinstance(tasks, str | list | tuple):
+        names = [tasks] if isinstance(tasks, str) else [str(name) for name in tasks]
+        known = {question.task: question for question in found.questions}
+        for name in names:
+            if name not in known:
+                raise Problem(f"nothing is known about {name!r}: the cohort has {', '.join(known)}", path=found.root)
+        return replace(found, questions=tuple(known[name] for name in names)), []
+    if isinstance(tasks, Mapping):
+        return found, []
+    whole = tuple(question for question in found.questions if not question.dense)
+    asked = whole or found.questions[:1]
+    left = [question.task for question in found.questions if question not in asked]
+    notes = [f"not asked: {', '.join(left)}; set tasks={left[0]} for a model of it"] if left else []
+    return replace(found, questions=asked), notes
 
 
 def label_of(entry: Entry, question: Question) -> str:

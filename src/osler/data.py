@@ -111,13 +111,7 @@ def prepare(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
     if image.frames != plan.frames:
         moments = np.linspace(0, image.frames - 1, plan.frames).round().astype(int)
         array = array[moments]
-    if image.channels != plan.channels:
-        if image.channels == 3 and plan.channels == 1:
-            array = _grey(array)
-        elif image.channels == 1:
-            array = np.repeat(array, plan.channels, 1)
-        else:
-            raise Problem(f"the image has {image.channels} channels where {plan.channels} are expected")
+    array = with_channels(array, plan.channels)
     where = place(image, plan)
     flat = Image(array, image.geometry).resample(where.size).array.astype(np.float32, copy=False)
     require_numbers(flat)
@@ -128,6 +122,22 @@ def prepare(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
     window = tuple(slice(a, a + n) for a, n in zip(where.start, where.size, strict=True))
     canvas[(slice(None), slice(None), *window)] = flat
     return canvas
+
+
+def with_channels(array: NDArray[np.generic], channels: int) -> NDArray[np.generic]:
+    """``(t, c, d, h, w)`` with as many channels as the network takes: grey from colour, or grey repeated.
+
+    Raises:
+        Problem: there is no way from one to the other.
+    """
+    given = array.shape[1]
+    if given == channels:
+        return array
+    if given == 3 and channels == 1:
+        return _grey(array)
+    if given == 1:
+        return np.repeat(array, channels, 1)
+    raise Problem(f"the image has {given} channels where {channels} are expected")
 
 
 def require_numbers(array: NDArray[Any]) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from osler import calibration, catalog, data, layouts, model, novelty
 from osler.calibration import Calibrated
-from osler.case import Answer, Case, Diagnosis, Entry, Finding, Novelty
+from osler.case import DENSE, Answer, Case, Diagnosis, Entry, Finding, Novelty
 from osler.image import Image
 from osler.model import Model
 from osler.problem import Problem, shown_path
@@ -321,6 +321,9 @@ def in_one_line(diagnosis: Diagnosis) -> str:
     """``label pneumonia 97 % (94 to 99 %)``, or what is withheld and why; seconds and memory."""
     parts = []
     for task, given in diagnosis.answers.items():
+        if given.kind in DENSE:
+            parts.append(f"{task} {_places_in_one_line(given)}")
+            continue
         if given.kind == "regression":
             number = given.findings[0]
             span = f" ({number.interval[0]:.3g} to {number.interval[1]:.3g})" if number.interval else ""
@@ -335,6 +338,17 @@ def in_one_line(diagnosis: Diagnosis) -> str:
     if diagnosis.abstained:
         text = f"withheld: {'; '.join(diagnosis.reasons)} (would be {text})"
     return f"{text}; {diagnosis.seconds:.2f} s, {diagnosis.peak_mib:.0f} MiB"
+
+
+def _places_in_one_line(given: Answer) -> str:
+    """``lesion 87 % (60 to 95 %), 2.3 ml; and 2 more``."""
+    said = []
+    for finding in given.findings[:3]:
+        low, high = finding.interval or (float("nan"), float("nan"))
+        size = "".join(f", {m.value:.3g} {m.unit}" for m in finding.measurements[:1])
+        said.append(f"{finding.name} {finding.probability:.0%} ({low:.0%} to {high:.0%}){size}")
+    more = len(given.findings) - len(said)
+    return ("; ".join(said) or "nothing found") + (f"; and {more} more" if more else "")
 
 
 def to_json(diagnosis: Diagnosis) -> str:

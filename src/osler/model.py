@@ -27,7 +27,6 @@ from osler.transforms import spatial
 
 FORMAT_VERSION = 1
 _DENSE = {"segmentation": Segmentation, "detection": Detection}
-_OF_PATCHES: dict[str, Literal["cohort", "window"]] = {"image": "cohort", "cohort": "cohort", "window": "window"}
 # Not infinity: the average of the weights would turn it into NaN.
 _LARGEST = torch.finfo(torch.float32).max
 
@@ -78,9 +77,7 @@ class Network(nn.Module):
         self.dims = image.dims
         self.tasks = {name: Classification(q) for name, q in plan.tasks.items() if not q.dense}
         self.dense = {name: _DENSE[q.kind](q) for name, q in plan.tasks.items() if q.dense}
-        # A patch does not know the mean of its image: there the whole image is brought to one scale beforehand.
-        whole = image.intensity == "image" and not self.dense
-        self.normalise = Normalise("image" if whole else _OF_PATCHES[image.intensity], image.channels)
+        self.normalise = Normalise(image.intensity, image.channels)
         module = catalog.find("backbones", parts.backbone)
         self.backbone = module.build(
             recipe.options("backbones", parts.backbone, parts.options),
@@ -111,6 +108,11 @@ class Network(nn.Module):
                 f"scale_{number}", torch.from_numpy(task.fit(np.zeros((1, _width(task)), np.float32), 0))
             )
 
+    def normalise_patches(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b t c d h w"]:
+        """The normalised batch of windows; where each image has its own scale, they come on it already."""
+        # A window does not know the mean of its image.
+        return x if self.normalise.intensity == "image" else self.normalise(x)
+
     def _decoder(self, image: recipe.ImagePlan) -> tuple[Decoder, list[tuple[int, ...]]]:
         """A decoder over the levels that the backbone has, and how much smaller than a patch each of them is."""
         size = image.size[3 - image.dims :]
@@ -118,9 +120,7 @@ class Network(nn.Module):
         with torch.no_grad():
             levels = self.backbone.levels(torch.zeros(1, image.channels, *size))
         self.backbone.train(was)
-        strides = [
-            tuple(round(a / b) for a, b in zip(size, level.shape[2:], strict=True)) for level in levels
-        ]
+        strides = [tuple(round(a / b) for a, b in zip(size, level.shape[2:], strict=True)) for level in levels]
         return Decoder([level.shape[1] for level in levels], image.dims), strides
 
     def locate(self, x: Float[Tensor, "b t c d h w"]) -> tuple[dict[str, Any], Float[Tensor, "b v"]]:
@@ -130,7 +130,9 @@ class Network(nn.Module):
         """
         levels = self.backbone.levels(self._folded(x))
         maps = self.decoder(levels)
-        return {n: head(maps) for n, head in zip(self.dense, self.places, strict=True)}, self.vector(levels[-1], len(x))
+        return {n: head(maps) for n, head in zip(self.dense, self.places, strict=True)}, self.vector(
+            levels[-1], len(x)
+        )
 
     def scale(self, task: str) -> Tensor:
         """What :meth:`Classification.fit` learned from the training targets."""

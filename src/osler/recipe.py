@@ -48,9 +48,10 @@ class PatchPlan:
     """How a network that says where things are sees images that are larger than ``image.size``, its patch.
 
     Attributes:
-        spacing: ``(depth, height, width)`` of the grid it works on: millimetres, where the images know theirs, else
-            multiples of a pixel; 0 along an axis leaves it as it was read.
-        longest: of images without known distances: pixels of the longer of height and width on that grid; 0 leaves
+        unit: ``mm``: every image knows its distances, and the network sees them alike; ``px``: nobody looks at them.
+        spacing: ``(depth, height, width)`` of the grid that it works on, in that unit; 0 leaves an axis as it was
+            read.
+        longest: with ``px``: pixels of the longer of height and width on that grid, instead of ``spacing``; 0 leaves
             them as they are.
         per_case: patches of each case in an epoch.
         foreground: share of patches that are taken around something.
@@ -60,6 +61,7 @@ class PatchPlan:
         largest: classes of which only the largest connected part is kept; decided on held-out cases.
     """
 
+    unit: Literal["mm", "px"] = "px"
     spacing: tuple[float, float, float] = (0.0, 0.0, 0.0)
     longest: int = 0
     per_case: int = 1
@@ -262,6 +264,12 @@ def _check_values(recipe: Recipe) -> None:
         "split.validation": (recipe.split.validation, 0, 0.9),
         "split.calibration": (recipe.split.calibration, 0, 0.9),
         "split.test": (recipe.split.test, 0, 0.9),
+        "patches.longest": (recipe.patches.longest, 0, 65_536),
+        "patches.per_case": (recipe.patches.per_case, 1, 100_000),
+        "patches.foreground": (recipe.patches.foreground, 0, 1),
+        "patches.overlap": (recipe.patches.overlap, 0, 0.9),
+        "patches.deep": (recipe.patches.deep, 1, 8),
+        **{f"patches.spacing[{axis}]": (n, 0, 1e4) for axis, n in enumerate(recipe.patches.spacing)},
         **{f"image.size[{axis}]": (n, 1, 4096) for axis, n in enumerate(recipe.image.size)},
     }
     for key, (value, low, high) in limits.items():

@@ -18,7 +18,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from osler import calibration, cohort, data, draws, model, novelty, planning, recipe, store
+from osler import (
+    calibration,
+    cohort,
+    data,
+    draws,
+    localisation,
+    model,
+    novelty,
+    patch_planning,
+    planning,
+    recipe,
+    store,
+    volumes,
+)
 from osler.cohort import Calibration, Cohort, Splits, Training, Validation
 from osler.fitting import Examples, Say, fit, write_text
 from osler.inspections import duplicates
@@ -54,11 +67,14 @@ def train(
     """
     out = Path(out)
     found = cohort.read(Path(cohort_path), None if cohort_file is None else Path(cohort_file))
-    for note in found.notes:
+    settings = dict(settings or {})
+    found, notes = cohort.asking(found, settings.get("tasks"))
+    for note in (*found.notes, *notes):
         say(note)
     say_problems(found.problems, say)
     with locked(out):
-        plan = settle(found, out, dict(settings or {}), minutes, say)
+        derive = patch_planning.derive if any(q.dense for q in found.questions) else planning.derive
+        plan = settle(found, out, settings, minutes, say, derive)
         torch.set_num_threads(plan.training.threads)
         return _train(found, plan, out, say)
 
@@ -78,7 +94,7 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     for note in notes:
         say(note)
     row_of = {entry.id: i for i, entry in enumerate(loaded.entries)}
-    tasks = {name: Classification(question) for name, question in plan.tasks.items()}
+    tasks = {name: Classification(question) for name, question in plan.tasks.items() if not question.dense}
     said = [entry.findings for entry in loaded.entries]
     targets = {name: task.encode_all(said) for name, task in tasks.items()}
 
@@ -90,8 +106,15 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     _write_splits(out / "splits.csv", splits, pairs if plan.training.folds else [], loaded, row_of)
     networks: list[Network] = []
     began = time.monotonic()
-    for number, (training, validation, _) in enumerate(pairs):
-        networks.append(fit(examples(training), examples(validation), plan, number, out, say, began, len(pairs)))
+    places: dict[str, list[volumes.Volume]] = {}
+    if plan.dense:
+        say("reading where things are")
+        for volume in volumes.load(loaded.entries, plan, out / "volumes"):
+            places.setdefault(loaded.entries[volume.case].id, []).append(volume)
+        networks = localisation.fit_all(pairs, places, plan, out, say, began)
+    else:
+        for number, (training, validation, _) in enumerate(pairs):
+            networks.append(fit(examples(training), examples(validation), plan, number, out, say, began, len(pairs)))
     say("calibrating")
     digests = [int(loaded.digests[row_of[e.id]][:15], 16) for _, _, c in pairs for e in c.entries]
     fitted, card, held = _calibrate(networks, ((examples(t), examples(c)) for t, _, c in pairs), plan)
@@ -138,7 +161,9 @@ def settle(
         say(f"going on with the run in {out.name}")
         return recipe.build(recipe.read(recipe_file))
     say("planning")
-    plan, reasons = derive(found, settings, minutes)
+    names = not isinstance(settings.get("tasks", {}), Mapping)
+    given = {key: value for key, value in settings.items() if not (names and key == "tasks")}
+    plan, reasons = derive(found, given, minutes)
     recipe.write(plan, reasons, out / "recipe.toml.part")
     (out / "recipe.toml.part").replace(recipe_file)
     write_text(request_file, json.dumps(request, indent=1))

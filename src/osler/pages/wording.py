@@ -1,10 +1,11 @@
 """Names, meanings and numbers as people read them on a page."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from osler.case import Answer
+from osler.case import DENSE, Answer, Measurement
 
 # name: (label, meaning, form, scale)
 _SHARE, _PLAIN = (0.0, 1.0), None
@@ -91,6 +92,8 @@ def row(key: str, estimate: Mapping[str, Any]) -> dict[str, Any]:
 
 def answer_in_words(answer: Answer) -> dict[str, Any]:
     """What is said about one task, in words and bars."""
+    if answer.kind in DENSE:
+        return _places_in_words(answer)
     by_name = {finding.name: finding for finding in answer.findings}
     if answer.kind == "regression":
         finding = answer.findings[0]
@@ -98,7 +101,7 @@ def answer_in_words(answer: Answer) -> dict[str, Any]:
         ends = "" if finding.interval is None else " to ".join(shown(x) for x in finding.interval)
         level = "" if answer.coverage is None else f", made to hold the truth in {100 * answer.coverage:g} % of cases"
         number = f"{finding.name}; prediction interval {ends}{level}" if ends else finding.name
-        return {"task": answer.task, "verdict": verdict, "number": number, "sets": "", "bars": []}
+        return {"task": answer.task, "verdict": verdict, "number": number, "sets": "", "bars": [], "places": []}
     nothing = "Nothing above its threshold" if answer.kind == "multilabel" else "No decision"
     bars = [
         {
@@ -113,7 +116,37 @@ def answer_in_words(answer: Answer) -> dict[str, Any]:
     if answer.kind != "ordinal":
         bars.sort(key=lambda bar: (not bar["stated"], -float(str(bar["probability"]))))
     verdict = ", ".join(answer.decision) or nothing
-    return {"task": answer.task, "verdict": verdict, "number": "", "sets": _set_in_words(answer), "bars": bars}
+    sets = _set_in_words(answer)
+    return {"task": answer.task, "verdict": verdict, "number": "", "sets": sets, "bars": bars, "places": []}
+
+
+def _places_in_words(answer: Answer) -> dict[str, Any]:
+    """How many of which class were found, and a row for each."""
+    count = Counter(finding.name for finding in answer.findings if finding.name in answer.decision)
+    verdict = ", ".join(f"{name}: {n}" if n > 1 else name for name, n in count.items()) or "Nothing found"
+    places = [
+        {
+            "number": number,
+            "name": finding.name,
+            "frame": finding.frame,
+            "probability": finding.probability,
+            "interval": finding.interval,
+            "measurements": [_measured(m) for m in finding.measurements],
+        }
+        for number, finding in enumerate(answer.findings, 1)
+    ]
+    return {"task": answer.task, "verdict": verdict, "number": "", "sets": "", "bars": [], "places": places}
+
+
+def _measured(measurement: Measurement) -> dict[str, str]:
+    ends = measurement.interval
+    span = "" if ends is None else f"{_digits(ends[0])} to {_digits(ends[1])}"
+    return {"name": measurement.name, "value": f"{_digits(measurement.value)} {measurement.unit}", "span": span}
+
+
+def _digits(value: float) -> str:
+    """Three digits that count: more than any of these measurements can promise."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _set_in_words(answer: Answer) -> str:

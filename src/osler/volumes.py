@@ -1,0 +1,169 @@
+"""Images of many sizes on the grid of a dense network, with what is known of where things are in them."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osler import data, draws, grid
+from osler.case import Case, Entry, Finding, Question
+from osler.grid import Grid
+from osler.image import Image
+from osler.problem import Problem
+from osler.recipe import Recipe
+
+# Pixels beyond this many bytes lie in files, where there is a folder for them.
+MOST_IN_MEMORY = 3 * 2**30
+PLACES = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One moment of a case on the working grid.
+
+    Attributes:
+        image: ``(channel, depth, height, width)``, not normalised by the network yet; ``uint8`` or ``float32``.
+        labels: of each segmentation that is known, the label map ``(depth, height, width)`` in the question's values.
+        boxes: of each detection that is known ``(n, 7)``: start and stop as (depth, height, width) edges, and the
+            class; float32.
+        places: of each class that is here, some of its pixels ``(m, 3)``; of a box its middle.
+        case, frame: which case of its cohort, and which moment.
+        grid: and the way back.
+    """
+
+    image: NDArray[Any]
+    labels: Mapping[str, NDArray[np.uint8]]
+    boxes: Mapping[str, NDArray[np.float32]]
+    places: Sequence[NDArray[np.int32]]
+    case: int
+    frame: int
+    grid: Grid
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        depth, height, width = self.image.shape[1:]
+        return depth, height, width
+
+
+def read(case: Case, plan: Recipe, number: int = 0) -> list[Volume]:
+    """The moments of a case.
+
+    Raises:
+        Problem: the image has several files, channels that the network cannot take, or no millimetres where the
+            recipe counts in them.
+    """
+    image = data.the_image(case)
+    where, moved = on_grid(image, plan)
+    found = []
+    for frame in range(image.frames):
+        labels, boxes, places = {}, {}, []
+        for name, question in plan.tasks.items():
+            if question.kind == "segmentation" and name in case.maps:
+                full = case.maps[name][frame]
+                labels[name] = where.labels_to(full)
+                places += _places(labels[name], question, number)
+            elif question.kind == "detection":
+                stated = boxes_of(case.findings, question, frame)
+                if stated is not None:
+                    boxes[name] = np.concatenate([where.boxes_to(stated[:, :6]), stated[:, 6:]], 1)
+                    places += [_middles(boxes[name][boxes[name][:, 6] == k]) for k in np.unique(boxes[name][:, 6])]
+        found.append(Volume(moved[frame], labels, boxes, places, number, frame, where))
+    return found
+
+
+def on_grid(image: Image, plan: Recipe) -> tuple[Grid, NDArray[np.float32]]:
+    """The working grid of an image, and the image on it ``(t, c, d, h, w)``, brought to one scale if asked for.
+
+    Raises:
+        Problem: see :func:`read`.
+    """
+    where = grid.find(image, plan)
+    image = replace(image, array=data.with_channels(image.array, plan.image.channels))
+    if plan.image.intensity == "image":
+        image = grid.standardised(image)
+    array = where.to(image).array
+    data.require_numbers(array)
+    return where, np.asarray(array, np.float32)
+
+
+def boxes_of(findings: Sequence[Finding], question: Question, frame: int) -> NDArray[np.float32] | None:
+    """Boxes of a detection question ``(n, 7)``, on the image as it was read; ``None`` where nothing is stated."""
+    stated = [f for f in findings if f.task == question.task and f.name in question.classes]
+    if not stated:
+        return None
+    rows = [
+        (*f.box.start, *f.box.stop, question.classes.index(f.name))
+        for f in stated if f.box is not None and f.frame == frame and f.probability
+    ]  # fmt: skip
+    return np.array(rows, np.float32).reshape(-1, 7)
+
+
+def _places(labels: NDArray[np.uint8], question: Question, number: int) -> list[NDArray[np.int32]]:
+    """Some pixels of each class, the same ones each time."""
+    found = []
+    for k, values in enumerate(question.values):
+        there = np.flatnonzero(np.isin(labels, values))
+        if len(there):
+            chosen = draws.permutation(draws.keys(number, k, 77), len(there))[:PLACES]
+            found.append(np.stack(np.unravel_index(there[chosen], labels.shape), 1).astype(np.int32))
+    return found
+
+
+def _middles(boxes: NDArray[np.float32]) -> NDArray[np.int32]:
+    return ((boxes[:, :3] + boxes[:, 3:6]) / 2).astype(np.int32)
+
+
+def load(
+    entries: Sequence[Entry],
+    plan: Recipe,
+    folder: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Volume]:
+    """Reads cases whose images are known to be readable; ``Volume.case`` is the row of the entry.
+
+    Args:
+        entries: the cases.
+        plan: the recipe.
+        folder: for pixels that are too many for the memory.
+        progress: is told how many are read, of how many.
+
+    Raises:
+        Problem: a label does not fit its image, or the disk is full.
+    """
+    found: list[Volume] = []
+    taken = 0
+    for number, volumes in enumerate(_in_turn(entries, plan)):
+        for volume in volumes:
+            image = volume.image
+            if image.min() >= 0 and image.max() <= 255 and (image == image.astype(np.uint8)).all():
+                image = image.astype(np.uint8)
+            taken += image.nbytes
+            if folder is not None and taken > MOST_IN_MEMORY:
+                image = _in_file(image, folder / f"{len(found)}.npy")
+            found.append(replace(volume, image=image))
+        if progress:
+            progress(number + 1, len(entries))
+    return found
+
+
+def _in_turn(entries: Sequence[Entry], plan: Recipe) -> Iterator[list[Volume]]:
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(entries), 4 * workers):
+            some = range(start, min(start + 4 * workers, len(entries)))
+            yield from pool.map(lambda i: read(data.read_case(entries[i]), plan, i), some)
+
+
+def _in_file(array: NDArray[Any], path: Path) -> NDArray[Any]:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        np.save(path, array, allow_pickle=False)
+        mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise Problem(f"the pixels cannot be kept ({error.strerror})", path=path, fix="free some space") from error
+    return mapped

@@ -28,6 +28,8 @@ LAYERS = (
     ("planning", "report", "novelty", "fitting"),
     ("model", "weights", "pages"),
     ("calibration", "cohort", "data", "augmentation", "decoder", "grid", "sliding"),
+    ("phantom_files",),
+    ("dense_phantom",),
     ("layouts", "recipe", "scoring", "phantom"),
     ("outlines", "annotations"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),

@@ -23,8 +23,10 @@
 
 Without ``table`` the images themselves are the cases: in ``image = "{part}/{number}_image.png"`` the names in braces
 become columns. Also: ``split``, ``frame`` (take one moment of each image), ``modality`` (DICOM's code, for files that
-do not say it), ``exclude = {column = ["value"]}``, ``[[join]]`` with ``table`` and ``on``; for a label also ``missing``, ``rename = {cell = "class"}``, ``separator``
-and ``unit``.
+do not say it), ``exclude = {column = ["value"]}``, ``[[join]]`` with ``table`` and ``on``; for a label also
+``missing``, ``rename = {cell = "class"}``, ``separator`` and ``unit``; for a mask ``ignore``, the value of pixels of
+which nothing is known, and ``detect = true`` for boxes around its parts; for boxes ``name``, their class, and
+``blank = "none"`` where blank cells mean that there is none.
 """
 
 import glob
@@ -166,7 +168,7 @@ def _parsed(file: Path) -> _File:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            parts = {"label": _Label, "join": _Join, "mask": _Mask, "boxes": _Boxes}
+            parts: dict[str, type[BaseModel]] = {"label": _Label, "join": _Join, "mask": _Mask, "boxes": _Boxes}
             known = parts.get(str(first["loc"][0]), _File) if len(first["loc"]) > 1 else _File
             fix = f"known keys are {', '.join(known.model_fields)}"
             raise Problem(f"there is no key {key!r} in a cohort file", path=file, fix=fix) from error

@@ -2,8 +2,8 @@
 
 A line is the number of the class and centre and size of a box, or three or more corners of an outline, all as
 fractions of the width and height of the image. Labels lie in ``labels`` where images lie in ``images``, else beside
-them. Of ``data.yaml`` are read ``path``, ``train``, ``val``, ``test`` and ``names``, in the simple forms that the tools write;
-no other YAML.
+them. Of ``data.yaml`` are read ``path``, ``train``, ``val``, ``test`` and ``names``, in the simple forms that the
+tools write; no other YAML.
 """
 
 import re
@@ -207,11 +207,8 @@ def _lines(file: Path, names: Sequence[str]) -> Iterator[_Object]:
             kind, numbers = int(words[0]), np.array(words[1:], float)
         except ValueError:
             kind, numbers = -1, np.empty(0)
-        if (
-            (len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2))
-            or not np.isfinite(numbers).all()
-            or kind < 0
-        ):
+        known = len(numbers) == 4 or (len(numbers) >= 6 and len(numbers) % 2 == 0)
+        if not known or not np.isfinite(numbers).all() or kind < 0:
             what = (
                 f"line {number} is neither a box (class, x, y, width, height) nor an outline of three or more corners"
             )

@@ -1,17 +1,22 @@
 """Where it is: dense networks are fitted on windows of images, and asked about whole ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from osler import draws, patches
+from osler import boxes, draws, patches, sliding
+from osler.boxes import Boxes
 from osler.cohort import Training, Validation
 from osler.fitting import Course, Examples, Say, State, descend, loop, seed_of, start, statistics_of_taken_steps
 from osler.model import Network
 from osler.recipe import Recipe
+from osler.tasks.detection import Detection
+from osler.tasks.segmentation import Segmentation
 from osler.volumes import Volume
 
 # Windows that are watched after each epoch, and those that the normalisation is fitted on.
@@ -111,3 +116,88 @@ def fit_all(
         course = Course(out, number, len(pairs), say, began)
         networks.append(fit((training, seen), (validation, watched), plan, course))
     return networks
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """What is said of one moment of a case, on its working grid.
+
+    Attributes:
+        probabilities: of each segmentation ``(k, depth, height, width)``.
+        boxes: of each detection.
+    """
+
+    probabilities: Mapping[str, NDArray[np.float32]]
+    boxes: Mapping[str, Boxes]
+
+
+def ask(networks: Sequence[Network], image: NDArray[np.float32], plan: Recipe) -> Located:
+    """What networks say together of an image ``(c, d, h, w)`` on its working grid.
+
+    Probabilities are averaged over networks and mirrored views; boxes are fused.
+    """
+    said = [_view(network, image, plan, axes) for network in networks for axes in _views(plan)]
+    probabilities = {
+        name: np.asarray(np.mean([one.probabilities[name] for one in said], 0), np.float32)
+        for name in said[0].probabilities
+    }
+    fused = {name: boxes.fuse([one.boxes[name] for one in said], 0.55) for name in said[0].boxes}
+    return Located(probabilities, fused)
+
+
+def _views(plan: Recipe) -> list[tuple[int, ...]]:
+    """Along which axes (0 depth, 1 height, 2 width) each view is mirrored: those that were in training, one by one."""
+    if not plan.patches.mirror:
+        return [()]
+    spatial = plan.augmentation.get("spatial", {})
+    return [(), *((axis,) for axis, name in enumerate(("flip_z", "flip_y", "flip_x")) if spatial.get(name))]
+
+
+@torch.inference_mode()
+def _view(network: Network, image: NDArray[np.float32], plan: Recipe, axes: tuple[int, ...]) -> Located:
+    """What one network says of one mirrored view, mirrored back."""
+    network.eval()
+    device = next(network.parameters()).device
+    seen = np.flip(image, tuple(axis + 1 for axis in axes)) if axes else image
+    patch, size = plan.image.size, image.shape[1:]
+    whole, shift = sliding.padded(seen, patch)
+    blends = {
+        name: sliding.Blend(task.outputs, whole.shape[1:], patch)
+        for name, task in network.dense.items() if isinstance(task, Segmentation)
+    }  # fmt: skip
+    found: dict[str, list[tuple[Boxes, torch.Tensor]]] = {
+        name: [] for name, t in network.dense.items() if isinstance(t, Detection)
+    }
+
+    def predict(x: torch.Tensor) -> dict[str, Any]:
+        outputs, _ = network.locate(network.normalise_patches(x.to(device)))
+        return {
+            name: task.probabilities(outputs[name]).reshape(len(x), -1, *patch)
+            if isinstance(task, Segmentation)
+            else task.decode(outputs[name], patch)
+            for name, task in network.dense.items()
+        }
+
+    for places, said in sliding.answers(predict, whole, patch, plan.patches.overlap):
+        for name, answer in said.items():
+            if name in blends:
+                blends[name].add(places, answer)
+            else:
+                tiles = zip(answer, places, strict=True)
+                found[name] += [boxes.in_image(some, place, patch, whole.shape[1:]) for some, place in tiles]
+    probabilities = {name: blend.result(shift, size) for name, blend in blends.items()}
+    if axes:
+        back = tuple(axis + 1 for axis in axes)
+        probabilities = {name: np.ascontiguousarray(np.flip(values, back)) for name, values in probabilities.items()}
+    return Located(
+        probabilities, {n: _unpadded(boxes.from_tiles(t, 0.6), shift, size, axes) for n, t in found.items()}
+    )
+
+
+def _unpadded(found: Boxes, shift: sliding.Size, size: Sequence[int], axes: Sequence[int]) -> Boxes:
+    """Boxes of the padded, mirrored image in the image itself; what lies in the padding only is dropped."""
+    found = found.to("cpu")
+    ends = torch.tensor([*size, *size], dtype=torch.float32)
+    places = torch.minimum((found.places - torch.tensor([*shift, *shift])).clamp(min=0), ends)
+    kept = (places[:, 3:] > places[:, :3]).all(1)
+    return Boxes(boxes.mirror(places[kept], size, axes), found.scores[kept], found.classes[kept])

@@ -5,13 +5,14 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from osler import data, modality, model, recipe
@@ -127,7 +128,7 @@ def check(cohort: Cohort) -> None:
         raise Problem("the cohort has no labels", path=cohort.root, fix="add a column label, or class folders")
     for question in cohort.questions:
         counts = Counter(label_of(entry, question) for entry in cohort.entries)
-        known = sum(any(f.task == question.task for f in entry.findings) for entry in cohort.entries)
+        known = sum(any(f.task == question.task for f in (*e.findings, *e.outlines)) for e in cohort.entries)
         if question.kind in ("multiclass", "ordinal"):
             present = [label for label, count in counts.items() if label and count]
             if known == 0:
@@ -161,7 +162,7 @@ def derive(
     recipe.check_shape(given)
     if adapt is None:
         check(cohort)
-    given = _with_weights(given)
+    given = with_weights(given)
     found = fingerprint(cohort)
     base: dict[str, Any] = {
         "tasks": {q.task: q for q in cohort.questions},
@@ -184,11 +185,11 @@ def derive(
         base["tasks"] = {}
         given = {**given, "tasks": given_tasks}
     plan = recipe.build(recipe.merge(base, given))
-    _check_tasks(cohort, plan)
-    for key in _leaves(given):
+    check_tasks(cohort, plan)
+    for key in leaves(given):
         reasons[key] = "given"
     chosen = given.get("training", {})
-    plan, rate, why = _measure(plan, chosen)
+    plan, rate, why = measure(plan, chosen)
     reasons |= {key: text for key, text in why.items() if key not in reasons or reasons[key] != "given"}
     if not chosen.keys() & {"members", "folds", "epochs"} and not plan.training.folds:
         plan, reasons["training.members"] = _ensemble(plan, found, rate, minutes)
@@ -197,7 +198,7 @@ def derive(
     return plan, reasons
 
 
-def _check_tasks(cohort: Cohort, plan: Recipe) -> None:
+def check_tasks(cohort: Cohort, plan: Recipe) -> None:
     """A recipe from another cohort may ask what this one cannot answer.
 
     Raises:
@@ -223,7 +224,7 @@ def _check_tasks(cohort: Cohort, plan: Recipe) -> None:
             )  # fmt: skip
 
 
-def _with_weights(given: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_weights(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """Weights name their own backbone and its options, so that the file alone is enough."""
     network = dict(given.get("network", {}))
     if not network.get("weights"):
@@ -236,10 +237,11 @@ def _with_weights(given: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**given, "network": network}
 
 
-def _leaves(content: Mapping[str, Any], where: str = "") -> list[str]:
+def leaves(content: Mapping[str, Any], where: str = "") -> list[str]:
+    """The keys of nested settings, as ``section.key``."""
     found = []
     for key, value in content.items():
-        found += _leaves(value, f"{where}{key}.") if isinstance(value, Mapping) else [f"{where}{key}"]
+        found += leaves(value, f"{where}{key}.") if isinstance(value, Mapping) else [f"{where}{key}"]
     return found
 
 
@@ -248,12 +250,12 @@ def _plan_image(image: dict[str, Any], why: dict[str, str], found: Fingerprint, 
     image["dims"] = 3 if depth >= 8 else 2
     why["image.dims"] = f"the median image has {depth} slice{'s' if depth > 1 else ''}"
     if image["dims"] == 3:
-        plane = _multiple(min(96, max(height, width)), 8)
-        image["size"] = [min(32, _multiple(depth, 4)), plane, plane]
+        plane = multiple(min(96, max(height, width)), 8)
+        image["size"] = [min(32, multiple(depth, 4)), plane, plane]
     else:
         longest = max(height, width)
         limit = 224 if transfer or torch.cuda.is_available() else 128
-        plane = longest if longest <= 64 else min(limit, _multiple(longest, 32))
+        plane = longest if longest <= 64 else min(limit, multiple(longest, 32))
         square = found.aspects[1] - found.aspects[0] > 0.02 or longest > 64
         image["size"] = [depth if depth < 8 else 8, plane, plane] if square else [depth, height, width]
     why["image.size"] = f"median {depth} x {height} x {width}, as much of it as this machine trains in time"
@@ -281,7 +283,8 @@ def _plan_learned_size(image: dict[str, Any], why: dict[str, str], weights: Path
         why["image.size"] = "as the weights learned"
 
 
-def _multiple(value: int, of: int) -> int:
+def multiple(value: int, of: int) -> int:
+    """The nearest multiple of a number, at least one of it."""
     return max(of, round(value / of) * of)
 
 
@@ -356,7 +359,7 @@ def _plan_rest(base: dict[str, Any], why: dict[str, str], code: object) -> None:
     )
 
 
-def _measure(plan: Recipe, chosen: Mapping[str, Any]) -> tuple[Recipe, float, dict[str, str]]:
+def measure(plan: Recipe, chosen: Mapping[str, Any]) -> tuple[Recipe, float, dict[str, str]]:
     """The fastest precision and layout for this network here, in cases a second."""
     rates: dict[tuple[Precision, bool], float] = {}
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
@@ -398,13 +401,28 @@ def _same_gradients(plan: Recipe, channels_last: bool) -> bool:
         del junk
         network.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
-            answers = network(x)
-        loss = sum((functional.softplus(a.float()).mean() for a in answers.values()), torch.zeros((), device=device))
+            answers = _answers(network, x)
+        loss = sum((functional.softplus(a.float()).mean() for a in answers), torch.zeros((), device=device))
         loss.backward()  # type: ignore[no-untyped-call]
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
     exact = gradients[0]
     close = [functional.cosine_similarity(exact, other, dim=0) > 0.9 for other in gradients[1:]]
     return all(bool(torch.isfinite(other).all()) for other in gradients[1:]) and all(bool(c) for c in close)
+
+
+def _answers(network: Network, x: Tensor) -> list[Tensor]:
+    """All outputs of a network that a loss looks at."""
+    if not network.dense:
+        return list(network(x).values())
+    return [part for part in _tensors(network.locate(x)[0]) if part.requires_grad]
+
+
+def _tensors(outputs: Any) -> Iterator[Tensor]:
+    if isinstance(outputs, Tensor):
+        yield outputs
+    else:
+        for part in outputs.values() if isinstance(outputs, Mapping) else outputs:
+            yield from _tensors(part)
 
 
 def _rate(plan: Recipe, precision: str, channels_last: bool) -> float:
@@ -422,8 +440,8 @@ def _rate(plan: Recipe, precision: str, channels_last: bool) -> float:
     for step in range(4):
         start = time.perf_counter()
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
-            answers = network(x)
-        loss = sum((functional.softplus(a.float()).mean() for a in answers.values()), torch.zeros((), device=device))
+            answers = _answers(network, x)
+        loss = sum((functional.softplus(a.float()).mean() for a in answers), torch.zeros((), device=device))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

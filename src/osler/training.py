@@ -18,7 +18,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from osler import calibration, cohort, data, draws, localisation, model, novelty, planning, recipe, store, volumes
+from osler import (
+    calibration,
+    cohort,
+    data,
+    draws,
+    localisation,
+    model,
+    novelty,
+    patch_planning,
+    planning,
+    recipe,
+    store,
+    volumes,
+)
 from osler.cohort import Calibration, Cohort, Splits, Training, Validation
 from osler.fitting import Examples, Say, fit, write_text
 from osler.inspections import duplicates
@@ -60,7 +73,8 @@ def train(
         say(note)
     say_problems(found.problems, say)
     with locked(out):
-        plan = settle(found, out, settings, minutes, say)
+        derive = patch_planning.derive if any(q.dense for q in found.questions) else planning.derive
+        plan = settle(found, out, settings, minutes, say, derive)
         torch.set_num_threads(plan.training.threads)
         return _train(found, plan, out, say)
 

@@ -1,6 +1,7 @@
 """Networks that turn an image into a map of features: one a file."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -70,6 +71,51 @@ def average_pool_to(dims: int) -> type[nn.AdaptiveAvgPool2d] | type[nn.AdaptiveA
 def batch_norm(dims: int) -> type[nn.BatchNorm2d] | type[nn.BatchNorm3d]:
     """The batch normalisation layer along 2 or 3 spatial axes."""
     return nn.BatchNorm2d if dims == 2 else nn.BatchNorm3d
+
+
+def instance_norm(dims: int) -> type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]:
+    """The layer that normalises each channel of each image by itself, along 2 or 3 spatial axes."""
+    return nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How one stage of an encoder looks around and how much it shrinks its map, along each axis."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def stages_of(size: tuple[int, ...], aspects: tuple[float, ...], depth: int = 0) -> list[Stage]:
+    """Kernels and strides of the stages of a U-Net, by the rules of nnU-Net (Isensee et al., 2021, supplement 3).
+
+    A stage halves an axis that keeps 4 places and whose pixels are at most twice as long as the shortest; it looks
+    along an axis (3 places) once its pixels are that alike and there are 3 places to look at.
+
+    Args:
+        size: of the input.
+        aspects: length of a pixel along each axis, in any unit.
+        depth: how many stages; 0: as many as halve something.
+    """
+    places, lengths = list(size), list(aspects)
+    stages: list[Stage] = []
+    while True:
+        alike = [length < 2 * min(lengths) for length in lengths]
+        halved = [near and n >= 8 for n, near in zip(places, alike, strict=True)]
+        if not stages:
+            halved = [False] * len(places)
+        elif not any(halved) and not depth:
+            break
+        elif not any(halved):
+            # More stages were asked for than 4 places allow: then down to 2.
+            halved = [n >= 4 for n in places]
+        places = [(n + 1) // 2 if half else n for n, half in zip(places, halved, strict=True)]
+        lengths = [length * 2 if half else length for length, half in zip(lengths, halved, strict=True)]
+        kernel = tuple(3 if near and n >= 3 else 1 for n, near in zip(places, alike, strict=True))
+        stages.append(Stage(kernel, tuple(2 if half else 1 for half in halved)))
+        if len(stages) == depth:
+            break
+    return stages
 
 
 def initialise(module: nn.Module) -> None:

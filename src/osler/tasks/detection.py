@@ -1,25 +1,215 @@
-"""A box around each."""
+"""A box around each: a dense head on several maps of a decoder, in 2D and 3D, without anchors.
+
+Each pixel of a map offers one box: where its centre lies from that pixel, how large it is, and a score for each class.
+Which offers shall answer for which object is decided anew at each step by how well they do so far (task-aligned
+assignment; Feng 2021), so that there is nothing to set by hand for objects of another size or shape; scores learn how
+well their box fits (quality focal loss; Li 2020), so that the surest box is also the best placed.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
+from osler.backbones import convolution
+from osler.boxes import Boxes, generalised_overlap, overlaps, suppress
 from osler.case import Question
 from osler.tasks import Dense
+
+# Maps finer than this see no more of what is to be found, and cost most of the time.
+_FINEST = {2: 8, 3: 2}
+_MAPS = 4
+_BASE = 4.0  # size of a box that nothing was learned about, in pixels of its map
+_LARGEST = 4.0  # natural logarithm of the largest size over that
+_SURE = 10  # offers that answer for one object
+_PRIOR = 0.01  # score that nothing was learned about (Lin 2017)
+_FLOOR = 0.3  # score that the best offer for an object reaches for, however badly its box still fits
+
+
+class Offers(NamedTuple):
+    """What the head says of ``b`` patches: ``a`` offers each, from all maps.
+
+    Attributes:
+        logits: of each class, float32 ``(b, a, k)``.
+        shifts: from a pixel of the map to the centre of the box, and the logarithm of its size over four pixels,
+            float32 ``(b, a, 2 * dims)``; in pixels of the map, depth, height, width.
+        points: centres of those pixels in the patch, ``(a, dims)``.
+        strides: pixels of the patch to a pixel of the map, ``(a, dims)``.
+    """
+
+    logits: Float[Tensor, "b a k"]
+    shifts: Float[Tensor, "b a e"]
+    points: Float[Tensor, "a d"]
+    strides: Float[Tensor, "a d"]
 
 
 @dataclass(frozen=True)
 class Detection(Dense):
-    """Boxes of one question."""
+    """Boxes of one question.
+
+    Targets are a list, one a patch: float32 ``(n, 7)`` z0 y0 x0 z1 y1 x1 in pixels of the patch and the number of the class,
+    or ``None`` where nothing is known.
+    """
 
     question: Question
 
-    def head(self, widths: Sequence[int], strides: Sequence[tuple[int, ...]], dims: int) -> nn.Module:
-        """Not yet."""
-        raise NotImplementedError
+    def finest(self, strides: Sequence[tuple[int, ...]]) -> int:
+        """The first with :data:`_FINEST` pixels of the patch to its own along some axis, else the coarsest."""
+        dims = len(strides[0])
+        return next((n for n, stride in enumerate(strides) if max(stride) >= _FINEST[dims]), len(strides) - 1)
 
-    def loss(self, outputs: Any, targets: Any) -> Tensor:
-        """Not yet."""
-        raise NotImplementedError
+    def head(self, widths: Sequence[int], strides: Sequence[tuple[int, ...]], dims: int) -> nn.Module:
+        """Two small towers, shared by the maps that are used: one for the scores, one for the boxes."""
+        first = self.finest(strides)
+        return _Head(widths, strides, range(first, min(first + _MAPS, len(strides))), len(self.question.classes))
+
+    def loss(self, outputs: Offers, targets: Sequence[NDArray[np.float32] | None]) -> Float[Tensor, ""]:
+        """Quality focal loss of the scores, plus twice what is missing of the generalised overlap of the boxes."""
+        known = [row for row, target in enumerate(targets) if target is not None]
+        if not known:
+            return outputs.logits.sum() * 0 + outputs.shifts.sum() * 0
+        device_type = outputs.logits.device.type
+        with torch.autocast(device_type, enabled=False):
+            logits, places = outputs.logits[known].float(), _places(outputs)[known]
+            wanted, matched = torch.zeros_like(logits), torch.zeros_like(places)
+            for row, number in enumerate(known):
+                target = targets[number]
+                assert target is not None
+                target = torch.as_tensor(target).to(places)
+                if len(target):
+                    wanted[row], matched[row] = _assign(
+                        logits[row].detach(), places[row].detach(), outputs.points, outputs.strides, target
+                    )
+            weight = wanted.sum(-1)
+            total = weight.sum().clamp(min=1)
+            probability = logits.sigmoid()
+            scores = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+            scores = (scores * (wanted - probability).abs() ** 2).sum()
+            inside = weight > 0
+            missing = 1 - generalised_overlap(places[inside], matched[inside])
+            return (scores + 2 * (missing * weight[inside]).sum()) / total
+
+    def decode(
+        self, outputs: Offers, size: Sequence[int], *, least: float = 0.02, most: int = 300, overlap: float = 0.6
+    ) -> list[Boxes]:
+        """The boxes of each patch of a batch, the surest first, after non-maximum suppression.
+
+        Args:
+            outputs: what the head said.
+            size: of the patch, ``(depth, height, width)``; boxes end at its edges.
+            least: score below which nothing is said.
+            most: boxes of a patch.
+            overlap: intersection over union from which two boxes of one class are one object.
+        """
+        edges = torch.tensor([*size, *size]).to(outputs.shifts)
+        places = torch.minimum(_places(outputs).clamp(min=0), edges)
+        answers = []
+        for place, score in zip(places, outputs.logits.float().sigmoid(), strict=True):
+            offers, classes = torch.nonzero(score >= least, as_tuple=True)
+            found = Boxes(place[offers], score[offers, classes], classes)
+            found = found[(found.places[:, 3:] > found.places[:, :3]).all(1)]
+            found = found[found.scores.argsort(descending=True, stable=True)[: 10 * most]]
+            answers.append(suppress(found, overlap)[:most])
+        return answers
+
+
+def _places(offers: Offers) -> Float[Tensor, "b a 6"]:
+    """The boxes that are offered, by their edges in the patch."""
+    dims = offers.points.shape[1]
+    shifts = offers.shifts.float()
+    centre = offers.points + shifts[..., :dims] * offers.strides
+    half = shifts[..., dims:].clamp(-_LARGEST, _LARGEST).exp() * offers.strides * (_BASE / 2)
+    low, high = centre - half, centre + half
+    if dims == 2:
+        low, high = functional.pad(low, (1, 0)), functional.pad(high, (1, 0), value=1.0)
+    return torch.cat([low, high], -1)
+
+
+def _assign(
+    logits: Float[Tensor, "a k"],
+    places: Float[Tensor, "a 6"],
+    points: Float[Tensor, "a d"],
+    strides: Float[Tensor, "a d"],
+    target: Float[Tensor, "n 7"],
+) -> tuple[Float[Tensor, "a k"], Float[Tensor, "a 6"]]:
+    """Which offers answer for which object: the score that each shall reach, and the box that it shall have.
+
+    Offers from within an object, or, where it is smaller than that, from within one pixel of the finest map around its
+    centre, are ranked by ``score ** 0.5 * overlap ** 6`` (Feng 2021), times a bell around the centre that decides
+    while nothing is learned yet.
+    """
+    objects, classes, dims = target[:, :6], target[:, 6].long(), points.shape[1]
+    centre = (objects[:, 3 - dims : 3] + objects[:, 6 - dims :]) / 2
+    half = (objects[:, 6 - dims :] - objects[:, 3 - dims : 3]) / 2
+    reach = torch.maximum(half, strides.amin(0))
+    away = (points[None] - centre[:, None]).abs() / reach[:, None]
+    fit = overlaps(objects, places)
+    rank = logits.sigmoid()[:, classes].T ** 0.5 * (0.05 + 0.95 * fit) ** 6 * torch.exp(-(away**2).sum(-1))
+    rank = rank * (away < 1).all(-1)
+    best, chosen = rank.topk(min(_SURE, rank.shape[1]), 1)
+    mask = torch.zeros_like(rank).scatter_(1, chosen, (best > 0).to(rank.dtype))
+    rank = rank * mask
+    # An offer answers for one object only: for the one that it fits best.
+    owner = (fit * mask).masked_fill(mask == 0, -1).argmax(0)
+    taken = mask.amax(0) > 0
+    rank = rank * (torch.arange(len(target), device=rank.device)[:, None] == owner)
+    most = (fit * (rank > 0)).amax(1).clamp(min=_FLOOR)
+    share = rank / rank.amax(1, keepdim=True).clamp(min=1e-20) * most[:, None]
+    wanted = torch.zeros_like(logits)
+    wanted.scatter_(1, classes[owner][:, None], (share.amax(0) * taken)[:, None])
+    return wanted, objects[owner]
+
+
+class _Head(nn.Module):
+    """Towers over the used maps, finest first."""
+
+    def __init__(
+        self, widths: Sequence[int], strides: Sequence[tuple[int, ...]], used: Sequence[int], classes: int
+    ) -> None:
+        super().__init__()
+        dims = len(strides[0])
+        conv = convolution(dims)
+        self.used = used
+        self.strides = [strides[n] for n in used]
+        width = min(128 if dims == 2 else 64, max(32, widths[used[0]]))
+        self.enter = nn.ModuleList(conv(widths[n], width, 1) for n in self.used)
+
+        def tower(outputs: int) -> nn.Sequential:
+            layers: list[nn.Module] = []
+            for _ in range(2):
+                layers += [
+                    conv(width, width, 3, padding=1, bias=False),
+                    nn.GroupNorm(8, width),
+                    nn.SiLU(inplace=True),
+                ]
+            return nn.Sequential(*layers, conv(width, outputs, 3, padding=1))
+
+        self.score, self.place = tower(classes), tower(2 * dims)
+        for last in (self.score[-1], self.place[-1]):
+            nn.init.normal_(last.weight, std=0.01)
+            nn.init.zeros_(last.bias)
+        nn.init.constant_(self.score[-1].bias, -torch.log(torch.tensor(1 / _PRIOR - 1)).item())
+
+    def forward(self, maps: list[Float[Tensor, "b w *size"]]) -> Offers:
+        parts = []
+        for enter, number, stride in zip(self.enter, self.used, self.strides, strict=True):
+            x = enter(maps[number])
+            step = torch.tensor(stride, dtype=torch.float32, device=x.device)
+            axes = [torch.arange(n, device=x.device) + 0.5 for n in x.shape[2:]]
+            points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2) * step
+            parts.append(
+                (
+                    self.score(x).float().flatten(2).transpose(1, 2),
+                    self.place(x).float().flatten(2).transpose(1, 2),
+                    points,
+                    step.expand(len(points), -1),
+                )
+            )
+        logits, shifts, points, steps = zip(*parts, strict=True)
+        return Offers(torch.cat(logits, 1), torch.cat(shifts, 1), torch.cat(points), torch.cat(steps))

@@ -15,6 +15,8 @@ from osler.draws import uniform
 from osler.transforms import loops, spread, target
 
 _CELLS = 3  # knot spans of the elastic grid along each axis, so _CELLS + 3 control points
+_TURNS = 8  # of the search for where a bend brings a point to; each leaves a tenth of the error or so
+VISIBLE = 0.35  # the part of a box that must be seen for it to count as there
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,62 @@ def move_masks(
     Each pixel takes the label of the nearest one; beyond the edge that is the edge's, or 0, as with the images.
     """
     return _move(masks, options, key, nearest=True)
+
+
+def move_boxes(
+    boxes: NDArray[np.float32], options: Options, key: NDArray[np.uint64], size: tuple[int, int, int]
+) -> NDArray[np.float32]:
+    """Moves the boxes of one image as :func:`apply` moves the image of the same key.
+
+    The result is the box around the moved ellipsoid that filled the old box, because what a box holds rarely reaches
+    into its corners, and turned corners would make every round thing larger. Boxes end at the edges of the image; one
+    of which no more than :data:`VISIBLE` is left is dropped.
+
+    Args:
+        boxes: ``(n, 7)``: z0 y0 x0 z1 y1 x1, edges in pixels, and a class, which stays.
+        options: of the transform.
+        key: ``(1,)``, of the image.
+        size: of the image, ``(depth, height, width)``.
+    """
+    if not len(boxes) or uniform(key, "spatial/apply")[0] >= options.probability:
+        return boxes
+    axes = slice(0, 2 if size[0] == 1 else 3)
+    lengths = np.array(size[::-1], float)  # x y z, as all that follows
+    aspect = np.array((1.0, options.aspect_y, options.aspect_z))
+    forth = (_matrices(options, key, flat=size[0] == 1)[0] * aspect / aspect[:, None])[axes, axes]
+    back = np.linalg.inv(forth)  # the map goes from the result to the image, and boxes go the other way
+    shift = uniform(key, "spatial/translation", (3,), -options.translation, options.translation)[0] * lengths
+    low, high = boxes[:, 2::-1].astype(float), boxes[:, 5:2:-1].astype(float)
+    middle = ((low + high) / 2 - lengths / 2 - shift)[:, axes] @ back.T + lengths[axes] / 2
+    # Where the moved ellipsoid reaches furthest along each axis (n, axis, xyz), from its middle.
+    half = (high - low)[:, None, axes] / 2
+    reach = np.sqrt(((back * half) ** 2).sum(-1))
+    furthest = (back * half**2) @ back.T / reach[:, :, None]
+    ends = middle[:, None, None] + np.stack([-furthest, furthest], 1)
+    control = _splines(options, key, size)[0][0]
+    bent = ends.copy()
+    for _ in range(_TURNS if control.size else 0):
+        bent = ends - _bend_at(control, bent, lengths)[..., axes] @ back.T
+    moved = boxes.copy()
+    edges = np.diagonal(bent, axis1=2, axis2=3)  # (n, low or high, xyz)
+    edges = np.sort(edges, 1)[..., ::-1]
+    moved[:, 3 - edges.shape[2] : 3], moved[:, 6 - edges.shape[2] : 6] = edges[:, 0], edges[:, 1]
+    seen = moved.copy()
+    seen[:, :6] = seen[:, :6].clip(0, np.tile(np.array(size, np.float32), 2))
+    left = (seen[:, 3:6] - seen[:, :3]).prod(1) / (moved[:, 3:6] - moved[:, :3]).prod(1).clip(1e-9)
+    return np.asarray(seen[left > VISIBLE])
+
+
+def _bend_at(
+    control: NDArray[np.float32], places: NDArray[np.float64], lengths: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The displacement of :func:`_bend` at places ``(..., 2 or 3)`` in pixels from the corner: ``(..., 3)``, x y z."""
+    flat = places.reshape(-1, places.shape[-1])
+    weights = [_spline_at((flat[:, a] / lengths[a]).clip(0, 1 - 1e-9) * _CELLS) for a in range(flat.shape[1])]
+    if len(weights) == 2:
+        weights.append(np.ones((len(flat), 1)))
+    moved = np.einsum("aijk,nk,nj,ni->na", control, *weights)
+    return np.asarray(moved.reshape(*places.shape[:-1], 3))
 
 
 def _move(
@@ -221,6 +279,10 @@ def _splines(
 
 def _spline(size: int) -> NDArray[np.float64]:
     """The uniform cubic B-splines of an axis at its pixel centres, ``(size, control points)``."""
+    return _spline_at((np.arange(size) + 0.5) * _CELLS / size)
+
+
+def _spline_at(places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same at places counted in knot spans, 0 to less than :data:`_CELLS`."""
     knots = np.arange(-3, _CELLS + 4, dtype=np.float64)
-    place = (np.arange(size) + 0.5) * _CELLS / size
-    return np.asarray(BSpline.design_matrix(place, knots, 3).toarray())
+    return np.asarray(BSpline.design_matrix(places, knots, 3).toarray())

@@ -1,0 +1,77 @@
+"""The falling half of a U-Net (Ronneberger 2015) as nnU-Net builds it (Isensee et al., 2021, Nature Methods 18:203).
+
+The rising half is ``osler.decoder``, which works over the levels of any backbone.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from osler.backbones import Backbone, Stage, convolution, initialise, instance_norm, stages_of
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be chosen.
+
+    Attributes:
+        width: channels of the first stage; each further one doubles them.
+        limit: most channels of a stage; 0: 512, in 3D 320.
+        depth: stages; 0: as many as leave 4 places along an axis.
+        aspect_y, aspect_z: distance between rows, and between slices, over that between columns; an axis with long
+            pixels is halved, and looked along, only once the others are as coarse.
+    """
+
+    width: int = 32
+    limit: int = 0
+    depth: int = 0
+    aspect_y: float = 1.0
+    aspect_z: float = 1.0
+
+
+class UNet(Backbone):
+    """Stages of two convolutions, each with instance normalisation and a leaky ReLU; the first may have a stride."""
+
+    def __init__(self, channels: int, widths: list[int], stages: list[Stage]) -> None:
+        super().__init__()
+        dims = len(stages[0].kernel)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                *_convolution(dims, entering, leaving, stage.kernel, stage.stride),
+                *_convolution(dims, leaving, leaving, stage.kernel, (1,) * dims),
+            )
+            for stage, (entering, leaving) in zip(stages, itertools.pairwise([channels, *widths]), strict=True)
+        )
+        self.features = widths[-1]
+
+    def forward(self, x: Float[Tensor, "b c *size"]) -> Float[Tensor, "b k *smaller"]:
+        return self.levels(x)[-1]
+
+    def levels(self, x: Float[Tensor, "b c *size"]) -> list[Float[Tensor, "b k *smaller"]]:
+        """One map a stage; the first is as large as the input."""
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+def _convolution(
+    dims: int, entering: int, leaving: int, kernel: tuple[int, ...], stride: tuple[int, ...]
+) -> list[nn.Module]:
+    padding = tuple(k // 2 for k in kernel)
+    # No bias: the normalisation would take it away again.
+    layer = convolution(dims)(entering, leaving, kernel, stride=stride, padding=padding, bias=False)  # type: ignore[arg-type]
+    return [layer, instance_norm(dims)(leaving, affine=True), nn.LeakyReLU(0.01, inplace=True)]
+
+
+def build(options: Options, *, channels: int, dims: int, size: tuple[int, ...]) -> UNet:
+    """The falling half of a U-Net; any size works."""
+    aspects = (options.aspect_z, options.aspect_y, 1.0)[3 - dims :]
+    stages = stages_of(size, aspects, options.depth)
+    limit = options.limit or (512 if dims == 2 else 320)
+    network = UNet(channels, [min(limit, options.width * 2**n) for n in range(len(stages))], stages)
+    initialise(network)
+    return network

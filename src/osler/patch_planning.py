@@ -1,0 +1,345 @@
+"""From a cohort whose cases say where things are to a recipe, with a reason beside each choice.
+
+The rules follow nnU-Net (Isensee et al., 2021): what the images and structures of a cohort have in common decides the
+grid, the patch and the network; what never changed between data sets is fixed.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from osler import data, modality, planning, recipe
+from osler.case import Case, Question
+from osler.cohort import Cohort
+from osler.image import Image
+from osler.problem import Problem
+from osler.recipe import Recipe
+
+SAMPLE = 32
+# Voxels of a patch, and a batch's worth of them, that a step of a second or two can take.
+_PATCH = {"cpu": 56**3, "cuda": 128**3}
+_BATCH = {"cpu": 2**18, "cuda": 2**22}
+# Pixels that the thinnest structures keep on the working grid.
+_THIN, _SMALL = 6.0, 14.0
+_LEFT_OR_RIGHT = ("left", "right", "links", "rechts")
+
+
+@dataclass(frozen=True)
+class Structures:
+    """What a sample of annotated cases looks like.
+
+    Attributes:
+        sizes: ``(n, 3)`` of the images, (depth, height, width).
+        spacings: ``(n, 3)`` millimetres, NaN where unknown.
+        thickness: of the structures that are outlined, pixels: a low quantile of twice the mean depth below their
+            surface; inf where nothing is.
+        side: of the boxes, pixels: a low quantile of the smaller in-plane side; inf where there are none.
+    """
+
+    sizes: NDArray[np.float64]
+    spacings: NDArray[np.float64]
+    thickness: float
+    side: float
+
+
+def look(cohort: Cohort, questions: Sequence[Question]) -> Structures:
+    """Reads up to 32 cases, evenly spread, with what is outlined in them.
+
+    Raises:
+        Problem: none of them can be read.
+    """
+    sizes, spacings, thick, sides = [], [], [], []
+    first: Problem | None = None
+    for entry in cohort.entries[:: max(1, len(cohort.entries) // SAMPLE)]:
+        try:
+            case = data.read_case(entry, questions)
+            image = data.the_image(case)
+        except Problem as problem:
+            first = first or problem
+            continue
+        sizes.append(image.size)
+        known = image.spacing or (math.nan, math.nan, math.nan)
+        spacings.append([math.nan if s is None else s for s in known])
+        for question in questions:
+            thick += _thickness(case, question)
+            sides += _sides(case, question, image)
+    if not sizes:
+        raise Problem(f"no case can be read (the first: {first})", path=cohort.root, fix="check the files")
+    return Structures(np.array(sizes, float), np.array(spacings, float), _low(thick), _low(sides))
+
+
+def _low(values: Sequence[float]) -> float:
+    return float(np.quantile(values, 0.1)) if values else math.inf
+
+
+def _thickness(case: Case, question: Question) -> list[float]:
+    """Of each class in the slice that holds most of it: four times the mean distance to its edge.
+
+    That is the width of a long band, and a third more than the radius of a disc.
+    """
+    found = []
+    if question.kind == "segmentation" and question.task in case.maps:
+        labels = case.maps[question.task][0]
+        for values in question.values:
+            there = np.isin(labels, values)
+            if there.any():
+                plane = there[int(there.sum((1, 2)).argmax())]
+                found.append(4 * float(ndimage.distance_transform_edt(plane)[plane].mean()))
+    return found
+
+
+def _sides(case: Case, question: Question, image: Image) -> list[float]:
+    if question.kind != "detection":
+        return []
+    boxes = [f.box for f in case.findings if f.task == question.task and f.box is not None]
+    return [min(b.stop[1] - b.start[1], b.stop[2] - b.start[2]) for b in boxes]
+
+
+def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Recipe, dict[str, str]]:
+    """The recipe of a cohort that asks where things are; see :func:`osler.planning.derive`."""
+    recipe.check_shape(given)
+    planning.check(cohort)
+    given = planning.with_weights(given)
+    tables = {name: {"task": name, **value} for name, value in given.get("tasks", {}).items()}
+    asked = {q.task: q for q in cohort.questions if not tables or q.task in tables}
+    asked |= {name: replace(asked[name], **_tuples(table)) for name, table in tables.items() if name in asked}
+    found = planning.fingerprint(cohort)
+    seen = look(cohort, tuple(asked.values()))
+    base: dict[str, Any] = {
+        "tasks": asked,
+        "image": {}, "network": {}, "training": {}, "split": {}, "inference": {}, "augmentation": {}, "patches": {},
+    }  # fmt: skip
+    why: dict[str, str] = {}
+    questions = tuple(asked.values())
+    _plan_grid(base, why, seen, questions, given.get("image", {}))
+    _plan_pixels(base, why, found, cohort)
+    _plan_patch(base, why, seen, {**base["patches"], **given.get("patches", {})})
+    _plan_network(base, why, seen, questions, given.get("network", {}))
+    _plan_training(base, why, found, questions)
+    _plan_augmentation(base, why, questions)
+    plan = recipe.build(recipe.merge(base, {**given, "tasks": tables} if tables else given))
+    planning.check_tasks(cohort, plan)
+    for key in planning.leaves(given):
+        why[key] = "given"
+    chosen = given.get("training", {})
+    plan, rate, measured = planning.measure(plan, chosen)
+    why |= {key: text for key, text in measured.items() if why.get(key) != "given"}
+    return _plan_time(plan, why, found, rate, minutes, given)
+
+
+def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    if "values" in plain:
+        plain["values"] = tuple(tuple(group) for group in plain["values"])
+    return plain
+
+
+def _plan_grid(
+    base: dict[str, Any],
+    why: dict[str, str],
+    seen: Structures,
+    questions: Sequence[Question],
+    given: Mapping[str, Any],
+) -> None:
+    """2D or 3D, and the grid."""
+    image, patches = base["image"], base["patches"]
+    depth, height, width = np.median(seen.sizes, 0)
+    volumes = bool(depth >= 8)
+    known = np.isfinite(seen.spacings[:, 0 if volumes else 1 :]).all()
+    spacing = np.median(seen.spacings, 0) if known else np.full(3, math.nan)
+    flat = spacing[0] / spacing[1:].min() if known and volumes else max(height, width) / depth / 8
+    image["dims"] = given.get("dims", 3 if volumes and flat < 3 else 2)
+    why["image.dims"] = (
+        f"the median image has {depth:.0f} slices"
+        + (f", {flat:.1f} times as far apart as pixels" if known and volumes else "")
+        + ("" if not volumes or image["dims"] == 3 else ": too few or too thick to look across them")
+    )
+    if known:
+        patches["unit"] = "mm"
+        why["patches.unit"] = "every image says how far apart its pixels are"
+        along = spacing if image["dims"] == 3 else np.array([0.0, spacing[1], spacing[2]])
+        if image["dims"] == 3 and flat > 2:
+            along[0] = np.quantile(seen.spacings[:, 0], 0.1)
+        patches["spacing"] = [round(float(s), 4) for s in np.nan_to_num(along)]
+        why["patches.spacing"] = "the median of the images" + (", slices as they are" if image["dims"] == 2 else "")
+        return
+    patches["unit"], patches["spacing"] = "px", [0.0, 0.0, 0.0]
+    why["patches.unit"] = "not every image says how far apart its pixels are: nothing is in millimetres"
+    longest = seen.sizes[:, 1:].max(1)
+    typical = float(np.median(longest))
+    # As coarse as what is sought allows: a quarter of the pixels is four times as many steps.
+    need = max(_THIN / seen.thickness, _SMALL / seen.side)
+    scale = float(np.clip(need, min(1.0, 256 / typical), 1.0))
+    same = longest.max() < 1.05 * longest.min()
+    if image["dims"] == 3 or (scale > 0.75 and same):
+        patches["longest"] = 0
+        why["patches.longest"] = "as they were read: " + (
+            "all are alike" if image["dims"] == 2 else "distances are unknown"
+        )
+        return
+    patches["longest"] = planning.multiple(int(typical * scale), 32)
+    what = f"{seen.thickness:.0f} pixels thick" if need == _THIN / seen.thickness else f"{seen.side:.0f} pixels wide"
+    why["patches.longest"] = (
+        f"images are {longest.min():.0f} to {longest.max():.0f} long, what is sought {what}: enough to see it"
+    )
+
+
+def _plan_pixels(base: dict[str, Any], why: dict[str, str], found: planning.Fingerprint, cohort: Cohort) -> None:
+    image = base["image"]
+    image["channels"], image["frames"], image["fit"] = found.channels, 1, "pad"
+    why["image.channels"] = "real colour" if found.channels == 3 else "no colour seen"
+    why["image.frames"] = "each moment is looked at alone"
+    why["image.fit"] = "of the whole image, for the novelty gate"
+    image["modality"], why["image.modality"] = modality.decide(found.modalities, cohort.modality)
+    if "HU" in found.units:
+        image["intensity"], why["image.intensity"] = "window", "Hounsfield units"
+    elif found.modalities or found.dtypes != ("uint8",):
+        image["intensity"], why["image.intensity"] = "image", "no scale in common between images"
+    else:
+        image["intensity"], why["image.intensity"] = "cohort", "8-bit images on one scale"
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _plan_patch(base: dict[str, Any], why: dict[str, str], seen: Structures, patches: Mapping[str, Any]) -> None:
+    """The patch: the median image on the working grid, or as much of it as fits a step."""
+    three = base["image"]["dims"] == 3
+    size = np.median(_on_grid(seen, patches), 0)
+    patch = size.copy()
+    if three:
+        while np.prod(patch) > _PATCH[_device()]:
+            patch[patch.argmax()] *= 0.95
+        base["image"]["size"] = [planning.multiple(int(n), 8) for n in patch]
+    else:
+        limit = 320 if _device() == "cpu" else 512
+        sides = [planning.multiple(math.ceil(n / 32) * 32, 32) if n <= limit else 256 for n in patch[1:]]
+        base["image"]["size"] = [1, *sides]
+    shape = " x ".join(f"{n:.0f}" for n in size)
+    why["image.size"] = f"the median image is {shape} on the working grid; as much of it as a step can take"
+
+
+def _on_grid(seen: Structures, patches: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Sizes of the sampled images on the working grid."""
+    if patches["unit"] == "px":
+        longest = patches.get("longest", 0)
+        if not longest:
+            return seen.sizes
+        factor = longest / seen.sizes[:, 1:].max(1, keepdims=True)
+        return np.concatenate([seen.sizes[:, :1], seen.sizes[:, 1:] * factor], 1)
+    target = np.array(patches["spacing"])
+    factor = np.where(target > 0, np.nan_to_num(seen.spacings, nan=1.0) / np.where(target > 0, target, 1), 1)
+    return np.asarray(seen.sizes * factor)
+
+
+def _plan_network(
+    base: dict[str, Any],
+    why: dict[str, str],
+    seen: Structures,
+    questions: Sequence[Question],
+    given: Mapping[str, Any],
+) -> None:
+    network = base["network"]
+    network["backbone"] = given.get("backbone", "unet")
+    why["network.backbone"] = "U-Net: hard to beat where it is planned well (Isensee 2024)"
+    network["pooling"], network["dropout"] = "average", 0.0
+    why["network.dropout"] = "augmentation does it"
+    if network["backbone"] in ("unet", "residual_unet"):
+        network["options"] = {"width": 32 if _device() == "cuda" else 24 if base["image"]["dims"] == 2 else 16}
+        why["network.options.width"] = "32 as published; fewer train more steps where there is no GPU"
+        spacing = base["patches"].get("spacing", [0, 0, 0])
+        if base["image"]["dims"] == 3 and all(spacing):
+            network["options"]["aspect_z"] = round(spacing[0] / spacing[2], 2)
+            why["network.options.aspect_z"] = "slices this much farther apart than pixels are halved later"
+    base["patches"]["deep"] = 3 if any(q.kind == "segmentation" for q in questions) else 1
+    why["patches.deep"] = "coarse levels learn faster with a loss of their own (Lee 2015)"
+
+
+def _plan_training(
+    base: dict[str, Any], why: dict[str, str], found: planning.Fingerprint, questions: Sequence[Question]
+) -> None:
+    training, patches = base["training"], base["patches"]
+    voxels = math.prod(base["image"]["size"])
+    training["batch"] = int(np.clip(_BATCH[_device()] // voxels, 2, 16))
+    why["training.batch"] = f"patches of {voxels:,} pixels; small batches make more steps"
+    training["learning_rate"], training["weight_decay"], training["clip"] = 2e-3, 0.03, 5.0
+    why["training.learning_rate"] = "AdamW: nearer to its best in few steps than SGD"
+    why["training.clip"] = "one odd case must not undo an epoch"
+    training["folds"] = min(5, found.patients) if found.patients < 500 and not found.split else 0
+    few = f"{found.patients} patients: under 500 every one is needed for training and for checking"
+    why["training.folds"] = few if training["folds"] else f"{found.patients} patients, some of them held out"
+    training["threads"] = torch.get_num_threads()
+    why["training.threads"] = "cores of this machine"
+    patches["foreground"] = 0.5 if questions[0].kind == "detection" else 0.33
+    why["patches.foreground"] = "what is sought is small and rare"
+    patches["overlap"] = 0.5
+    why["patches.overlap"] = "as published"
+
+
+def _plan_augmentation(base: dict[str, Any], why: dict[str, str], questions: Sequence[Question]) -> None:
+    three, colour = base["image"]["dims"] == 3, base["image"]["channels"] == 3
+    sided = any(word in name.lower() for q in questions for name in q.classes for word in _LEFT_OR_RIGHT)
+    boxes = any(q.kind == "detection" for q in questions)
+    spacing = base["patches"].get("spacing", [0, 0, 0])
+    base["augmentation"] = {
+        "spatial": {
+            "probability": 0.8, "rotation": 15.0 if boxes else 30.0, "scale": 0.3, "stretch": 0.1, "shear": 0.05,
+            "translation": 0.0, "elastic": 0.03, "elastic_probability": 0.0 if boxes else 0.2,
+            "flip_x": not sided, "flip_y": colour and not sided,
+            **({"tilt": 15.0} if three else {}),
+            **({"aspect_z": round(spacing[0] / spacing[2], 3)} if three and all(spacing) else {}),
+        },
+        "intensity": {"probability": 0.5, "brightness": 0.3, "contrast": 0.3, "gamma": 0.4},
+        "blur": {"probability": 0.15, "low": 0.3, "high": 1.0},
+        "noise": {"probability": 0.15, "high": 0.2},
+        "lowres": {"probability": 0.15},
+    }  # fmt: skip
+    specific, reasons = modality.augmentations(str(base["image"]["modality"]))
+    base["augmentation"] |= specific
+    why |= reasons
+    why["augmentation"] = "as for nnU-Net, mirrored along the width " + (
+        "not at all: a class name tells left from right"
+        if sided
+        else "and, colour pictures having no up, the height"
+        if colour
+        else "only"
+    )
+    base["patches"]["mirror"] = not sided
+    why["patches.mirror"] = "the mean of two views costs nothing in training" if not sided else "see augmentation"
+
+
+def _plan_time(
+    plan: Recipe,
+    why: dict[str, str],
+    found: planning.Fingerprint,
+    rate: float,
+    minutes: float,
+    given: Mapping[str, Any],
+) -> tuple[Recipe, dict[str, str]]:
+    """Patches a case, so that an epoch is long enough to be worth a look; epochs, as many as the time allows."""
+    chosen = given.get("training", {})
+    networks = plan.training.folds or plan.training.members
+    share = (plan.training.folds - 1) / plan.training.folds if plan.training.folds else 0.8
+    cases = max(1, found.cases * share)
+    if "per_case" not in given.get("patches", {}):
+        per_case = max(1, round(50 * plan.training.batch / cases))
+        plan = replace(plan, patches=replace(plan.patches, per_case=per_case))
+        why["patches.per_case"] = f"{cases:.0f} cases: an epoch has about 50 steps or more"
+    if "epochs" not in chosen:
+        # Windows are cut, moved and watched beside the step that was measured.
+        patches = minutes * 60 * rate * 0.7 / networks
+        epochs = int(np.clip(patches / (cases * plan.patches.per_case), 3, 1000))
+        plan = replace(plan, training=replace(plan.training, epochs=epochs))
+        why["training.epochs"] = (
+            f"{rate:.3g} patches/s on {os.cpu_count()} cores, {minutes:g} minutes for {networks} "
+            f"network{'s' if networks > 1 else ''}"
+        )
+    return plan, why

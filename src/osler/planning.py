@@ -128,7 +128,7 @@ def check(cohort: Cohort) -> None:
         raise Problem("the cohort has no labels", path=cohort.root, fix="add a column label, or class folders")
     for question in cohort.questions:
         counts = Counter(label_of(entry, question) for entry in cohort.entries)
-        known = sum(any(f.task == question.task for f in entry.findings) for entry in cohort.entries)
+        known = sum(any(f.task == question.task for f in (*e.findings, *e.outlines)) for e in cohort.entries)
         if question.kind in ("multiclass", "ordinal"):
             present = [label for label, count in counts.items() if label and count]
             if known == 0:

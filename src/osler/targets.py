@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from osler import calibration, data, diagnosis, sliding, volumes
+from osler import calibration, data, diagnosis, places, sliding, volumes
 from osler.case import Box, Case, Finding, Mask
 from osler.explanations import log_odds, removed
 from osler.grid import Grid
@@ -48,7 +48,8 @@ class OfClass:
 
     def raw(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b o"]:
         """All outputs of the task."""
-        return self.network(x)[self.task]
+        found: Tensor = self.network(x)[self.task]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,7 @@ class OfPlace:
         return self.network.levels(x)
 
     def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
-        """See ``log_odds`` of the task."""
+        """``log_odds`` of the task."""
         outputs = self.network.located(levels)[self.finding.task]
         return self.network.dense[self.finding.task].log_odds(outputs, self.finding)
 
@@ -173,7 +174,7 @@ def _surest(made: Model, case: Case, wanted: Finding | None) -> Finding:
     """The surest place that the model itself finds, of this class if one is wanted."""
     found = [
         finding
-        for answer in diagnosis.diagnose(made, case).answers.values()
+        for answer in places.answer(made, data.the_image(case)).answers.values()
         for finding in answer.findings
         if (finding.box or finding.mask)
         and (wanted is None or (finding.task, finding.name) == (wanted.task, wanted.name))
@@ -199,7 +200,7 @@ def _of_place(made: Model, image: Image, finding: Finding) -> Asked:
         full = np.zeros(whole.shape[1:], np.float32)
         full[window] = heat
         inside = full[tuple(slice(a, a + n) for a, n in zip(shift, where.size, strict=True))]
-        return where.back(inside[None])[0].clip(0, 1)
+        return np.asarray(where.back(inside[None])[0].clip(0, 1), np.float32)
 
     targets = [OfPlace(network.eval(), local) for network in made.networks]
     return Asked(made, finding.task, finding.name, targets, inputs, to_image, _in_words(finding))

@@ -19,12 +19,20 @@ class Dense(ABC):
 
     question: Question
 
+    def finest(self, strides: Sequence[tuple[int, ...]]) -> int:
+        """The first of the maps that it looks at; the decoder does not make those that no task looks at.
+
+        Args:
+            strides: pixels of the patch to a pixel of each map, finest first, along 2 or 3 axes.
+        """
+        return 0
+
     @abstractmethod
     def head(self, widths: Sequence[int], strides: Sequence[tuple[int, ...]], dims: int) -> nn.Module:
         """From the maps of a decoder, finest first, to the outputs of this task for a batch of patches.
 
         Args:
-            widths: channels of each map.
+            widths: channels of each map, from the finest on that any task looks at.
             strides: pixels of the patch to a pixel of each map, along ``dims`` axes.
             dims: 2 or 3; maps are ``(b, k, *size)`` with ``dims`` axes.
         """

@@ -23,7 +23,7 @@ from osler.case import Finding, Question
 from osler.tasks import Dense
 
 # Maps finer than this see no more of what is to be found, and cost most of the time.
-_FINEST = {2: 4, 3: 2}
+_FINEST = {2: 8, 3: 2}
 _MAPS = 4
 _BASE = 4.0  # size of a box that nothing was learned about, in pixels of its map
 _LARGEST = 4.0  # natural logarithm of the largest size over that
@@ -59,9 +59,15 @@ class Detection(Dense):
 
     question: Question
 
+    def finest(self, strides: Sequence[tuple[int, ...]]) -> int:
+        """The first with :data:`_FINEST` pixels of the patch to its own along some axis, else the coarsest."""
+        dims = len(strides[0])
+        return next((n for n, stride in enumerate(strides) if max(stride) >= _FINEST[dims]), len(strides) - 1)
+
     def head(self, widths: Sequence[int], strides: Sequence[tuple[int, ...]], dims: int) -> nn.Module:
         """Two small towers, shared by the maps that are used: one for the scores, one for the boxes."""
-        return _Head(widths, strides, len(self.question.classes))
+        first = self.finest(strides)
+        return _Head(widths, strides, range(first, min(first + _MAPS, len(strides))), len(self.question.classes))
 
     def loss(self, outputs: Offers, targets: Sequence[NDArray[np.float32] | None]) -> Float[Tensor, ""]:
         """Quality focal loss of the scores, plus twice what is missing of the generalised overlap of the boxes."""
@@ -173,14 +179,15 @@ def _assign(
 class _Head(nn.Module):
     """Towers over the used maps, finest first."""
 
-    def __init__(self, widths: Sequence[int], strides: Sequence[tuple[int, ...]], classes: int) -> None:
+    def __init__(
+        self, widths: Sequence[int], strides: Sequence[tuple[int, ...]], used: Sequence[int], classes: int
+    ) -> None:
         super().__init__()
         dims = len(strides[0])
         conv = convolution(dims)
-        fine = [n for n, s in enumerate(strides) if max(s) >= _FINEST[dims]] or [len(strides) - 1]
-        self.used = fine[:_MAPS]
-        self.strides = [strides[n] for n in self.used]
-        width = min(128, max(32, widths[self.used[len(self.used) // 2]]))
+        self.used = used
+        self.strides = [strides[n] for n in used]
+        width = min(128 if dims == 2 else 64, max(32, widths[used[0]]))
         self.enter = nn.ModuleList(conv(widths[n], width, 1) for n in self.used)
 
         def tower(outputs: int) -> nn.Sequential:

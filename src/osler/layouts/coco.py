@@ -1,0 +1,7 @@
+"""COCO."""
+
+from pathlib import Path
+
+
+def matches(path: Path) -> bool:
+    return False

@@ -20,6 +20,7 @@ LAYERS = (
     ("server", "demonstration"),
     ("evaluation", "estimator", "pretraining", "inspection", "ablation"),
     ("explanation",),
+    ("targets",),
     ("diagnosis", "training"),
     ("places",),
     ("localisation", "patch_planning"),

@@ -137,9 +137,7 @@ def plain_fusion(answers: list[Boxes], overlap: float) -> list[tuple[float, ...]
         else:
             clusters.append((name, fused, members))
     n = len(answers)
-    return [
-        (*fused, sum(s for s, _ in m) / len(m) * min(len(m), n) / n, name) for name, fused, m in clusters
-    ]
+    return [(*fused, sum(s for s, _ in m) / len(m) * min(len(m), n) / n, name) for name, fused, m in clusters]
 
 
 def test_fusion_is_the_published_loop() -> None:

@@ -29,7 +29,9 @@ _SAME_PART, _SAME_BOX = 0.1, 0.5
 _LISTED = 0.02
 
 
-def answer(made: Model, image: Image, networks: Sequence[Network] | None = None, *, withheld: bool = False) -> dict[str, Answer]:
+def answer(
+    made: Model, image: Image, networks: Sequence[Network] | None = None, *, withheld: bool = False
+) -> dict[str, Answer]:
     """Where things are in an image, on its own grid, by task.
 
     Args:

@@ -117,10 +117,17 @@ def asking(found: Cohort, tasks: object) -> tuple[Cohort, list[str]]:
 
 
 def label_of(entry: Entry, question: Question) -> str:
-    """The label as one word for counting and stratifying; empty where unknown."""
+    """The label as one word for counting and stratifying; empty where unknown.
+
+    Of what lies somewhere, the classes that are there, ``nothing``, or ``outlined`` where only the pixels tell.
+    """
     stated = [f for f in entry.findings if f.task == question.task]
     if question.kind == "regression":
         return "known" if any(f.value is not None for f in stated) else ""
+    if question.dense:
+        if any(outline.task == question.task for outline in entry.outlines):
+            return "outlined"
+        return "+".join(sorted({f.name for f in stated if f.probability})) or ("nothing" if stated else "")
     return "+".join(sorted(f.name for f in stated if f.probability == 1))
 
 

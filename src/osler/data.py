@@ -7,15 +7,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import formats, layouts, store
-from osler.case import Case, Entry
+from osler import formats, layouts, outlines, store
+from osler.case import Case, Entry, Question
 from osler.image import Image
 from osler.inspections import duplicates, plane
 from osler.problem import Problem
@@ -57,14 +57,20 @@ class Loaded:
     marks: NDArray[Any]
 
 
-def read_case(entry: Entry) -> Case:
-    """The entry with its pixels.
+def read_case(entry: Entry, questions: Sequence[Question] = ()) -> Case:
+    """The entry with its pixels, and with its outlines as far as they answer ``questions``.
 
     Raises:
-        Problem: a file cannot be read.
+        Problem: a file cannot be read, or an outline does not fit its image.
     """
     images = {name: formats.read(source) for name, source in entry.images.items()}
-    return Case(entry.id, entry.patient, images, entry.findings, entry.covariates, entry.metadata)
+    first = next(iter(images))
+    found = outlines.read(entry, images[first], questions)
+    if found.notes:
+        images[first] = replace(images[first], notes=images[first].notes + found.notes)
+    return Case(
+        entry.id, entry.patient, images, entry.findings + found.findings, entry.covariates, entry.metadata, found.maps
+    )
 
 
 def read_case_at(path: Path | str) -> Case:

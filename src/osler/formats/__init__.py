@@ -2,7 +2,9 @@
 
 Every file holds ``matches(path) -> bool`` (cheap: name and first bytes) and
 ``read(source) -> Image``, which raises :class:`osler.problem.Problem` for anything it cannot read honestly;
-optionally ``write(image, path)``, and ``facts(path)``: header fields that say how an image was made, by name.
+optionally ``write(image, path)``; ``facts(path)``: header fields that say how an image was made, by name;
+``labels(source) -> Image``, where the values of a label map are not what is seen (palettes); and
+``size(path) -> (depth, height, width)``, from the header alone.
 """
 
 import os
@@ -71,3 +73,34 @@ def read(source: Source) -> Image:
         return image.frame(source.frame)
     except ValueError as error:
         raise Problem(str(error), path=path, fix="choose a frame that exists, counted from 0") from error
+
+
+def labels(source: Source) -> Image:
+    """The label map or mask at ``source``: as :func:`read`, but a picture with a palette gives its numbers.
+
+    Raises:
+        Problem: see :func:`read`.
+    """
+    module = find(source.path)
+    special = getattr(module, "labels", None)
+    drawn: Image | None = special(source) if special else None
+    if drawn is None:
+        return read(source)
+    return drawn if source.frame is None else drawn.frame(source.frame)
+
+
+def lossy(path: Path) -> bool:
+    """Whether the file is a JPEG, which does not keep values as they were."""
+    with path.open("rb") as file:
+        return file.read(3) == b"\xff\xd8\xff"
+
+
+def size(path: Path) -> tuple[int, int, int]:
+    """``(depth, height, width)`` of the image at ``path``, from its header where the format can tell it so.
+
+    Raises:
+        Problem: see :func:`read`.
+    """
+    module = find(path)
+    told: tuple[int, int, int] | None = module.size(path) if hasattr(module, "size") else None  # type: ignore[union-attr]
+    return told or read(Source(path)).size

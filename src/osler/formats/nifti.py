@@ -60,6 +60,27 @@ def read(source: Source) -> Image:
         raise Problem(what, path=source.path, fix="copy it again from where it came from") from error
 
 
+def size(path: Path) -> tuple[int, int, int] | None:
+    """``(depth, height, width)`` as the header has it; ``None`` where it is another's or broken."""
+    try:
+        packed = path.suffix.lower() == ".gz"
+        header = None if path.name.lower().endswith(_PAIRS) else _header(_first(path, packed))
+    except Exception:
+        # As for `read`, which says what is wrong.
+        return None
+    if header is None:
+        return None
+    width, height, depth = (*header.get_data_shape(), 1, 1, 1)[:3]
+    return depth, height, width
+
+
+def _first(path: Path, packed: bool) -> bytes:
+    if packed:
+        return _unpacked(path, _LONGEST).tobytes()
+    with path.open("rb") as file:
+        return file.read(_LONGEST)
+
+
 def _single(path: Path) -> tuple[Any, NDArray[Any], tuple[float, float]] | None:
     """Header, stored voxels, slope and intercept of a ``.nii`` or ``.nii.gz``; ``None`` for an older image.
 

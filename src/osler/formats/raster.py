@@ -63,6 +63,36 @@ def read(source: Source) -> Image:
         raise Problem(what, path=source.path, fix="copy it again from where it came from") from error
 
 
+def labels(source: Source) -> Image | None:
+    """The numbers of a palette, as in Pascal VOC's and nnU-Net's masks; ``None`` for a picture without one."""
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(source.path, formats=("PNG", "TIFF", "BMP")) as picture:
+            if picture.mode != "P":
+                return None
+            numbers = _upright(np.asarray(picture)[None], picture, [])
+    except Exception:
+        # As for `read`, which says what is wrong.
+        return None
+    return Image(numbers[None, :, None])
+
+
+def size(path: Path) -> tuple[int, int, int] | None:
+    """``(1, height, width)``, upright; ``None`` where there are pages, or the header is broken."""
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
+            if int(getattr(picture, "n_frames", 1)) > 1:
+                return None
+            sides = (picture.height, picture.width)
+            return (1, *(sides[::-1] if int(picture.getexif().get(274, 1)) in (5, 6, 7, 8) else sides))
+    except Exception:
+        # As for `read`, which says what is wrong.
+        return None
+
+
 def facts(path: Path) -> dict[str, str | float]:
     """How the picture was made: its file format, EXIF's and PNG's short texts, JPEG's tables; empty where broken."""
     from PIL import ExifTags

@@ -12,7 +12,7 @@ from osler.case import Entry, Question, Source
 from osler.problem import Problem
 
 # What is asked first: a file that says what everything is goes before one that only looks like something.
-_ORDER = ("cohort_toml", "medmnist", "manifest", "class_folders", "dicom_tree")
+_ORDER = ("cohort_toml", "medmnist", "nnunet", "voc", "coco", "yolo", "manifest", "class_folders", "dicom_tree")
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def read(path: Path, cohort_file: Path | None = None) -> Listing:
             listing = module.read(path)
             return listing
     raise Problem(
-        "no cohort was found: no cohort.toml, MedMNIST .npz, table with a column image, folder for each class "
-        "or DICOM files",
+        "no cohort was found: no cohort.toml, MedMNIST .npz, nnU-Net, Pascal VOC, COCO or YOLO data set, table with "
+        "a column image, folder for each class or DICOM files",
         path=path,
         fix="name the columns of its table in a cohort file",
     )

@@ -45,10 +45,20 @@ class Lesion:
 
 
 def lesion(
-    key: Key, size: tuple[int, ...], centre: Array, diameter: tuple[float, float], irregularity: float
+    key: Key,
+    size: tuple[int, ...],
+    centre: Array,
+    diameter: tuple[float, float],
+    irregularity: float,
+    steps: Array | None = None,
 ) -> Lesion:
-    """A lesion at a place in pixels; ``irregularity`` 0 is round with a sharp edge, 1 is spiculated."""
-    grid = np.meshgrid(*(np.arange(n) - c for n, c in zip(size, centre, strict=True)), indexing="ij")
+    """A lesion at a place in pixels; ``irregularity`` 0 is round with a sharp edge, 1 is spiculated.
+
+    ``steps`` says how far it is from pixel to pixel along each axis where that is not one pixel of the diameter.
+    """
+    scale = np.ones(len(size)) if steps is None else steps
+    lines = ((np.arange(n) - c) * s for n, c, s in zip(size, centre, scale, strict=True))
+    grid = np.meshgrid(*lines, indexing="ij")
     offset = np.stack(grid, -1)
     distance = np.sqrt((offset**2).sum(-1))
     radius = float(uniform(key, "lesion/diameter", (), *diameter)[0]) / 2 * (1 - 0.2 * irregularity)
@@ -70,6 +80,13 @@ def texture(key: Key, size: tuple[int, ...]) -> Array:
         np.fft.rfftn(normal(key, "texture", size)[0]) * _power_law(size), size, axes=range(len(size))
     )
     return np.asarray(field / field.std())
+
+
+def power(size: tuple[int, ...]) -> Array:
+    """The power spectrum of :func:`texture` at the frequencies of a full Fourier transform, up to a factor."""
+    frequencies = np.meshgrid(*(np.fft.fftfreq(n) for n in size), indexing="ij", sparse=True)
+    radius = np.sqrt(sum(f**2 for f in frequencies))
+    return cast(Array, np.where(radius > 0, np.maximum(radius, 1e-9) ** -3, 0))
 
 
 @cache

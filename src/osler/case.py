@@ -322,6 +322,10 @@ class Answer:
         decision: the classes stated; empty where the answer is withheld, which never means negative.
         prediction_set: conformal set: holds the truth for ``coverage`` of cases like those calibrated on.
         coverage: the nominal coverage of that set, e.g. 0.9.
+        threshold: of a segmentation or detection: the probability from which a finding is stated; what lies below is
+            listed for those who want to look.
+        uncertainty: of a segmentation ``(time, depth, height, width)``: 0 where a pixel is sure, 1 where it could be
+            of any class.
     """
 
     task: str
@@ -330,6 +334,16 @@ class Answer:
     decision: tuple[str, ...]
     prediction_set: tuple[str, ...] = ()
     coverage: float | None = None
+    threshold: float | None = None
+    uncertainty: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def stated(self) -> tuple[Finding, ...]:
+        """Findings with a place that are sure enough to be stated; none where the answer is withheld."""
+        if self.threshold is None or not self.decision:
+            return ()
+        placed = (f for f in self.findings if f.box is not None)
+        return tuple(f for f in placed if (f.probability or 0.0) >= self.threshold)
 
 
 @dataclass(frozen=True)

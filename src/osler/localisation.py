@@ -146,7 +146,7 @@ def ask(networks: Sequence[Network], image: NDArray[np.float32], plan: Recipe) -
 
 
 def _views(plan: Recipe) -> list[tuple[int, ...]]:
-    """Along which axes (0 depth, 1 height, 2 width) each view is mirrored: those that were in training, one by one."""
+    """Along which axes (0 depth, 1 height, 2 width) each view is mirrored: those of the training, one by one."""
     if not plan.patches.mirror:
         return [()]
     spatial = plan.augmentation.get("spatial", {})
@@ -158,7 +158,7 @@ def _view(network: Network, image: NDArray[np.float32], plan: Recipe, axes: tupl
     """What one network says of one mirrored view, mirrored back."""
     network.eval()
     device = next(network.parameters()).device
-    seen = np.flip(image, [axis + 1 for axis in axes]) if axes else image
+    seen = np.flip(image, tuple(axis + 1 for axis in axes)) if axes else image
     patch, size = plan.image.size, image.shape[1:]
     whole, shift = sliding.padded(seen, patch)
     blends = {
@@ -176,7 +176,6 @@ def _view(network: Network, image: NDArray[np.float32], plan: Recipe, axes: tupl
             if isinstance(task, Segmentation)
             else task.decode(outputs[name], patch)
             for name, task in network.dense.items()
-            if isinstance(task, Segmentation | Detection)
         }
 
     for places, said in sliding.answers(predict, whole, patch, plan.patches.overlap):
@@ -188,7 +187,7 @@ def _view(network: Network, image: NDArray[np.float32], plan: Recipe, axes: tupl
                 found[name] += [boxes.in_image(some, place, patch, whole.shape[1:]) for some, place in tiles]
     probabilities = {name: blend.result(shift, size) for name, blend in blends.items()}
     if axes:
-        back = [axis + 1 for axis in axes]
+        back = tuple(axis + 1 for axis in axes)
         probabilities = {name: np.ascontiguousarray(np.flip(values, back)) for name, values in probabilities.items()}
     return Located(
         probabilities, {n: _unpadded(boxes.from_tiles(t, 0.6), shift, size, axes) for n, t in found.items()}

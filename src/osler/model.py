@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from osler import catalog, draws, recipe, store
+from osler.case import Question
 from osler.decoder import Decoder
 from osler.problem import Problem
 from osler.recipe import Recipe
@@ -26,7 +27,6 @@ from osler.tasks.segmentation import Segmentation
 from osler.transforms import spatial
 
 FORMAT_VERSION = 1
-_DENSE = {"segmentation": Segmentation, "detection": Detection}
 # Not infinity: the average of the weights would turn it into NaN.
 _LARGEST = torch.finfo(torch.float32).max
 
@@ -76,7 +76,7 @@ class Network(nn.Module):
         image, parts = plan.image, plan.network
         self.dims = image.dims
         self.tasks = {name: Classification(q) for name, q in plan.tasks.items() if not q.dense}
-        self.dense = {name: _DENSE[q.kind](q) for name, q in plan.tasks.items() if q.dense}
+        self.dense = {name: _dense(q, plan) for name, q in plan.tasks.items() if q.dense}
         self.normalise = Normalise(image.intensity, image.channels)
         module = catalog.find("backbones", parts.backbone)
         self.backbone = module.build(
@@ -98,7 +98,7 @@ class Network(nn.Module):
             features = self.backbone.features
         self.features = features
         if self.dense:
-            self.decoder, strides = self._decoder(image)
+            self.decoder, self.finest, strides = self._decoder(image)
             self.places = nn.ModuleList(t.head(self.decoder.widths, strides, self.dims) for t in self.dense.values())
         self.dropout = nn.Dropout(parts.dropout)
         # By number: a task may have any name, also one that a module cannot have.
@@ -113,26 +113,34 @@ class Network(nn.Module):
         # A window does not know the mean of its image.
         return x if self.normalise.intensity == "image" else self.normalise(x)
 
-    def _decoder(self, image: recipe.ImagePlan) -> tuple[Decoder, list[tuple[int, ...]]]:
-        """A decoder over the levels that the backbone has, and how much smaller than a patch each of them is."""
+    def _decoder(self, image: recipe.ImagePlan) -> tuple[Decoder, int, list[tuple[int, ...]]]:
+        """A decoder over the levels that tasks look at, the first of them, and how much smaller than a patch each is."""
         size = image.size[3 - image.dims :]
         was, self.backbone = self.backbone.training, self.backbone.eval()
         with torch.no_grad():
             levels = self.backbone.levels(torch.zeros(1, image.channels, *size))
         self.backbone.train(was)
         strides = [tuple(round(a / b) for a, b in zip(size, level.shape[2:], strict=True)) for level in levels]
-        return Decoder([level.shape[1] for level in levels], image.dims), strides
+        first = min(task.finest(strides) for task in self.dense.values())
+        return Decoder([level.shape[1] for level in levels[first:]], image.dims), first, strides[first:]
 
     def locate(self, x: Float[Tensor, "b t c d h w"]) -> tuple[dict[str, Any], Float[Tensor, "b v"]]:
         """Outputs of the dense tasks for a *normalised* batch of patches, and one feature vector a patch.
 
         Moments (and slices, in 2D) are folded into the batch, as in :meth:`maps`.
         """
-        levels = self.backbone.levels(self._folded(x))
-        maps = self.decoder(levels)
-        return {n: head(maps) for n, head in zip(self.dense, self.places, strict=True)}, self.vector(
-            levels[-1], len(x)
-        )
+        levels = self.levels(x)
+        return self.located(levels), self.vector(levels[-1], len(x))
+
+    def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Float[Tensor, "bf k *size"]]:
+        """Feature maps of every level of the backbone, finest first."""
+        found: list[Tensor] = self.backbone.levels(self._folded(x))
+        return found
+
+    def located(self, levels: Sequence[Float[Tensor, "bf k *size"]]) -> dict[str, Any]:
+        """Outputs of the dense tasks for the feature maps of :meth:`levels`."""
+        maps = self.decoder(list(levels)[self.finest :])
+        return {name: head(maps) for name, head in zip(self.dense, self.places, strict=True)}
 
     def scale(self, task: str) -> Tensor:
         """What :meth:`Classification.fit` learned from the training targets."""
@@ -166,6 +174,10 @@ class Network(nn.Module):
         """Outputs by task of feature vectors."""
         kept = self.dropout(vector)
         return {name: head(kept).float() for name, head in zip(self.tasks, self.heads, strict=True)}
+
+
+def _dense(question: Question, plan: Recipe) -> Segmentation | Detection:
+    return Segmentation(question, plan.patches.deep) if question.kind == "segmentation" else Detection(question)
 
 
 def _width(task: Classification) -> int:

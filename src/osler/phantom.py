@@ -197,8 +197,10 @@ def write_phantom(folder: Path, spec: Phantom, cases: int) -> Path:
         made = phantom_case(number, spec)
         case, image = made.case, made.case.images["image"]
         files = {name: f"{name}s/{case.id}.{ending}" for name in ("image", "mask")}
-        _write(folder / files["image"], image.array[0, 0], image.geometry)
-        _write(folder / files["mask"], made.mask.astype(np.uint8) * (1 if spec.dims == 3 else 255), image.geometry)
+        write_array(folder / files["image"], image.array[0, 0], image.geometry)
+        write_array(
+            folder / files["mask"], made.mask.astype(np.uint8) * (1 if spec.dims == 3 else 255), image.geometry
+        )
         rows.append(
             {"case": case.id, "patient": case.patient}
             | files
@@ -216,8 +218,8 @@ def write_phantom(folder: Path, spec: Phantom, cases: int) -> Path:
     return folder
 
 
-def _write(path: Path, array: NDArray[np.generic], geometry: Geometry) -> None:
-    """One array ``(depth, height, width)``: NIfTI where it has a place in the patient, else PNG."""
+def write_array(path: Path, array: NDArray[np.generic], geometry: Geometry) -> None:
+    """Saves one array ``(depth, height, width)``: NIfTI where it has a place in the patient, else PNG."""
     if isinstance(geometry, Affine):
         import nibabel
 

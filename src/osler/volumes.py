@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from osler import data, draws, grid
 from osler.case import Case, Entry, Finding, Question
 from osler.grid import Grid
-from osler.image import Image
+from osler.image import Geometry, Image
 from osler.problem import Problem
 from osler.recipe import Recipe
 
@@ -34,6 +34,7 @@ class Volume:
         places: of each class that is here, some of its pixels ``(m, 3)``; of a box its middle.
         case, frame: which case of its cohort, and which moment.
         grid: and the way back.
+        geometry: of the working grid.
     """
 
     image: NDArray[Any]
@@ -43,6 +44,7 @@ class Volume:
     case: int
     frame: int
     grid: Grid
+    geometry: Geometry
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -59,6 +61,7 @@ def read(case: Case, plan: Recipe, number: int = 0) -> list[Volume]:
     """
     image = data.the_image(case)
     where, moved = on_grid(image, plan)
+    geometry = Image(np.broadcast_to(np.uint8(0), (1, 1, *image.size)), image.geometry).resample(where.size).geometry
     found = []
     for frame in range(image.frames):
         labels, boxes, places = {}, {}, []
@@ -72,7 +75,7 @@ def read(case: Case, plan: Recipe, number: int = 0) -> list[Volume]:
                 if stated is not None:
                     boxes[name] = np.concatenate([where.boxes_to(stated[:, :6]), stated[:, 6:]], 1)
                     places += [_middles(boxes[name][boxes[name][:, 6] == k]) for k in np.unique(boxes[name][:, 6])]
-        found.append(Volume(moved[frame], labels, boxes, places, number, frame, where))
+        found.append(Volume(moved[frame], labels, boxes, places, number, frame, where, geometry))
     return found
 
 

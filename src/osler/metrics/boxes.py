@@ -94,8 +94,9 @@ def together(matches: Sequence[Matches]) -> Matches:
 class Precision:
     """Average precision at one threshold as a function of the weights of images: sorted once for all draws.
 
-    A weight says how often an image was drawn (where scores of one image are equal, in a row). The value is COCO's: the mean over 101 recalls, 0 to 1, of the highest
-    precision at that recall or above; all images together, equal scores in the order of the images.
+    A weight says how often an image was drawn. The value is COCO's: the mean over 101 recalls, 0 to 1, of the highest
+    precision at that recall or above; all images together, equal scores in the order of the images (of an image that
+    was drawn twice, both times in a row).
     """
 
     def __init__(self, matches: Matches) -> None:

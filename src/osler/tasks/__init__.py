@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from osler.case import Question
+from osler.case import Finding, Question
 
 
 class Dense(ABC):
@@ -18,12 +19,20 @@ class Dense(ABC):
 
     question: Question
 
+    def finest(self, strides: Sequence[tuple[int, ...]]) -> int:
+        """The first of the maps that it looks at; the decoder does not make those that no task looks at.
+
+        Args:
+            strides: pixels of the patch to a pixel of each map, finest first, along 2 or 3 axes.
+        """
+        return 0
+
     @abstractmethod
     def head(self, widths: Sequence[int], strides: Sequence[tuple[int, ...]], dims: int) -> nn.Module:
         """From the maps of a decoder, finest first, to the outputs of this task for a batch of patches.
 
         Args:
-            widths: channels of each map.
+            widths: channels of each map, from the finest on that any task looks at.
             strides: pixels of the patch to a pixel of each map, along ``dims`` axes.
             dims: 2 or 3; maps are ``(b, k, *size)`` with ``dims`` axes.
         """
@@ -31,3 +40,7 @@ class Dense(ABC):
     @abstractmethod
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """A number to make small; patches of which nothing is known add nothing."""
+
+    @abstractmethod
+    def log_odds(self, outputs: Any, finding: Finding) -> Float[Tensor, " b"]:
+        """How much is said for a finding in each patch of a batch; its place is in pixels of the patch."""

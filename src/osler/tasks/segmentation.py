@@ -1,22 +1,37 @@
-"""Which pixels are of which class."""
+"""Which pixels are of which class: a label map, learned with Dice and cross-entropy (Isensee et al., 2021)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
-from jaxtyping import Float, UInt8
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional
 
-from osler.case import Question
+from osler.case import Finding, Mask, Question
 from osler.tasks import Dense
+
+# Pixels that are added to both sides of the Dice coefficient: a class that is nowhere in a batch has a gradient, too.
+_SMOOTH = 1.0
+# Pixels that touch by a corner belong together.
+_TOUCHING = ndimage.generate_binary_structure(3, 3)
 
 
 @dataclass(frozen=True)
 class Segmentation(Dense):
-    """Label maps of one question."""
+    """Label maps of one question.
+
+    Attributes:
+        question: what is asked.
+        deep: how many levels of the decoder have a loss of their own (Lee 2015), each half that of the finer one.
+    """
 
     question: Question
+    deep: int = 1
 
     @property
     def outputs(self) -> int:
@@ -29,22 +44,172 @@ class Segmentation(Dense):
         values = [value for group in self.question.values for value in group]
         return len(set(values)) < len(values)
 
-    def head(self, widths: Sequence[int], strides: Sequence[tuple[int, ...]], dims: int) -> nn.Module:
-        """A 1x1 convolution."""
-        return _Head(widths[0], self.outputs, dims)
+    @property
+    def background(self) -> int:
+        """The value of pixels of no class."""
+        taken = {value for group in self.question.values for value in group} | {self.question.unknown}
+        return next(value for value in range(256) if value not in taken)
 
-    def loss(self, outputs: Any, targets: UInt8[Tensor, "b d h w"]) -> Float[Tensor, ""]:
-        """Cross-entropy."""
-        if outputs.ndim == 4:
+    @cached_property
+    def _table(self) -> Float[Tensor, "v o"]:
+        """Which channels are right, for each of the 256 values."""
+        table = torch.zeros(256, self.outputs)
+        for k, values in enumerate(self.question.values):
+            table[list(values), k + (not self.regions)] = 1
+        if not self.regions:
+            table[:, 0] = 1 - table[:, 1:].sum(1)
+        return table
+
+    def head(self, widths: Sequence[int], strides: Sequence[tuple[int, ...]], dims: int) -> nn.Module:
+        """A 1x1 convolution on each level that has a loss; raw outputs ``(b, o, *size)``, finest first."""
+        return _Head(widths[: self.deep], self.outputs, dims)
+
+    def loss(
+        self, outputs: Sequence[Float[Tensor, "b o ..."]], targets: UInt8[Tensor, "n d h w"]
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of the known pixels and 1 - Dice of the batch, averaged over levels, in float32.
+
+        Dice is that of each class over all pixels of the batch ("batch Dice"), averaged over the classes without the
+        background. Pixels of the question's value for unknown count in neither.
+
+        Args:
+            outputs: one map a level, finest first; in 2D ``b`` is ``n d``.
+            targets: label maps as they were read, as large as the finest level.
+        """
+        if outputs[0].ndim == 4:
             targets = targets.reshape(-1, *targets.shape[2:])
-        return functional.cross_entropy(outputs, targets.long())
+        weights = [0.5**level for level in range(len(outputs))]
+        total = torch.zeros((), device=targets.device)
+        for weight, raw in zip(weights, outputs, strict=True):
+            seen = targets
+            if raw.shape[2:] != targets.shape[1:]:
+                seen = functional.interpolate(targets[:, None], raw.shape[2:], mode="nearest-exact")[:, 0]
+            total = total + weight / sum(weights) * self._level(raw.float(), seen)
+        return total
+
+    def _level(self, raw: Float[Tensor, "b o *size"], targets: UInt8[Tensor, "b ..."]) -> Float[Tensor, ""]:
+        known = (targets != self.question.unknown).float()
+        right = self._table.to(raw.device)[targets.long()].movedim(-1, 1)
+        if self.regions:
+            entropy = functional.binary_cross_entropy_with_logits(raw, right, reduction="none").mean(1)
+            p = raw.sigmoid()
+        else:
+            logs = functional.log_softmax(raw, 1)
+            entropy = -(logs * right).sum(1)
+            p, right = logs.exp()[:, 1:], right[:, 1:]
+        places = [0, *range(2, raw.ndim)]
+        p, right = p * known[:, None], right * known[:, None]
+        both, either = (p * right).sum(places), (p + right).sum(places)
+        dice = (2 * both + _SMOOTH) / (either + _SMOOTH)
+        return (entropy * known).sum() / known.sum().clamp(min=1) + 1 - dice.mean()
+
+    def probabilities(self, outputs: Sequence[Float[Tensor, "b o *size"]]) -> Float[Tensor, "b o d h w"]:
+        """What raw outputs of flat or deep patches mean: softmax over classes, or a sigmoid for each region."""
+        raw = outputs[0].float()
+        p = raw.sigmoid() if self.regions else raw.softmax(1)
+        return p[:, :, None] if p.ndim == 4 else p
+
+    def log_odds(self, outputs: Sequence[Float[Tensor, "b o *size"]], finding: Finding) -> Float[Tensor, " b"]:
+        """Of its class or region, the mean over the pixels of its mask (Vinogradova et al., 2020)."""
+        assert finding.mask is not None
+        raw, k = outputs[0].float(), self.question.classes.index(finding.name)
+        raw = raw[:, :, None] if raw.ndim == 4 else raw
+        size = (raw.shape[2], raw.shape[3], raw.shape[4])
+        there = torch.from_numpy(finding.mask.within(size)).to(raw.device)
+        raw = raw[:, :, there]
+        if self.regions:
+            return raw[:, k].mean(1)
+        others = torch.cat([raw[:, : k + 1], raw[:, k + 2 :]], 1)
+        return (raw[:, k + 1] - others.logsumexp(1)).mean(1)
+
+    def decode(self, probabilities: Float[NDArray[np.float32], "o d h w"]) -> UInt8[NDArray[np.uint8], "d h w"]:
+        """The likeliest label map, in the values of the question.
+
+        A class of several values is written as the first of them. Of regions each pixel takes the value that is
+        likeliest if they are independent: so what is inside of another region stays inside.
+        """
+        if not self.regions:
+            values = np.array([self.background, *(group[0] for group in self.question.values)], np.uint8)
+            return np.asarray(values[probabilities.argmax(0)])
+        values = np.unique([self.background, *(v for group in self.question.values for v in group)]).astype(np.uint8)
+        inside = np.array([[v in group for group in self.question.values] for v in values])
+        p = np.clip(probabilities, 1e-7, 1 - 1e-7)
+        yes, no = np.log(p), np.log1p(-p)
+        score = np.stack([sum(yes[k] if row[k] else no[k] for k in range(len(row))) for row in inside])
+        return np.asarray(values[score.argmax(0)])
+
+    def of_class(self, labels: UInt8[NDArray[np.uint8], "d h w"], name: str) -> Bool[NDArray[np.bool_], "d h w"]:
+        """The pixels of one class."""
+        return np.isin(labels, self.question.values[self.question.classes.index(name)])
+
+    def largest(
+        self, labels: UInt8[NDArray[np.uint8], "d h w"], names: Sequence[str]
+    ) -> UInt8[NDArray[np.uint8], "d h w"]:
+        """Only the largest connected part of each of these classes is left, the others become background."""
+        kept = labels.copy()
+        for name in names:
+            there = self.of_class(labels, name)
+            numbers, count = ndimage.label(there, _TOUCHING)
+            if count > 1:
+                biggest = 1 + int(np.bincount(numbers.ravel())[1:].argmax())
+                kept[there & (numbers != biggest)] = self.background
+        return kept
+
+    def findings(
+        self,
+        labels: UInt8[NDArray[np.uint8], "d h w"],
+        probabilities: Float[NDArray[np.float32], "o d h w"],
+        frame: int = 0,
+        by: str = "model",
+    ) -> list[Finding]:
+        """What a label map on the image's own grid says, one statement for each class, or for each connected part.
+
+        The probability of a finding is the mean of its class's probability over its pixels: a score, which held-out
+        cases turn into the chance that it is true (:mod:`osler.doubt`). A class that is nowhere is stated with
+        the probability 0 and no place.
+
+        Args:
+            labels: from :meth:`decode`.
+            probabilities: those that it was decoded from.
+            frame: the moment of the sequence.
+            by: whose findings they are.
+        """
+        found = []
+        for k, name in enumerate(self.question.classes):
+            there = self.of_class(labels, name)
+            chances = probabilities[k + (not self.regions)]
+            numbers, count = ndimage.label(there, _TOUCHING) if self.question.separate else (there, int(there.any()))
+            for number in range(1, count + 1):
+                mask = Mask.cropped(numbers == number)
+                window = tuple(slice(a, a + n) for a, n in zip(mask.start, mask.array.shape, strict=True))
+                score = min(1.0, float(chances[window][mask.array].mean()))
+                found.append(Finding(self.question.task, name, by, score, box=mask.box, mask=mask, frame=frame))
+            if not count:
+                found.append(Finding(self.question.task, name, by, 0.0, frame=frame))
+        return found
+
+    def uncertainty(
+        self, probabilities: Float[NDArray[np.float32], "o d h w"]
+    ) -> Float[NDArray[np.float32], "d h w"]:
+        """How undecided each pixel is, 0 to 1: the entropy of its classes over the largest possible one.
+
+        Of regions it is the mean over them.
+        """
+        p = np.clip(probabilities, 1e-7, 1)
+        entropy = -(p * np.log(p))
+        if not self.regions:
+            return np.asarray(np.clip(entropy.sum(0) / np.log(len(p)), 0, 1), np.float32)
+        q = np.clip(1 - probabilities, 1e-7, 1)
+        return np.asarray(np.clip((entropy - q * np.log(q)).mean(0) / np.log(2), 0, 1), np.float32)
 
 
 class _Head(nn.Module):
-    def __init__(self, width: int, outputs: int, dims: int) -> None:
+    def __init__(self, widths: Sequence[int], outputs: int, dims: int) -> None:
         super().__init__()
-        self.last = (nn.Conv2d if dims == 2 else nn.Conv3d)(width, outputs, 1)
+        conv = nn.Conv2d if dims == 2 else nn.Conv3d
+        self.levels = nn.ModuleList(conv(width, outputs, 1) for width in widths)
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        out: Tensor = self.last(maps[0])
-        return out
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Each level while training, else only the finest, which is the answer."""
+        chosen = self.levels if self.training else self.levels[:1]
+        return [level(x) for level, x in zip(chosen, maps, strict=False)]

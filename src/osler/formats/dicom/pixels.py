@@ -1,5 +1,6 @@
 """Stored bytes to values: decompression, colour, modality LUT, and larger is brighter."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,8 +44,36 @@ def frames(dataset: "Dataset", notes: list[str]) -> tuple[NDArray[Any], str]:
 
 
 def _decoded(dataset: "Dataset", notes: list[str]) -> NDArray[Any]:
-    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import pixel_array
+
+    syntax = _checked_syntax(dataset, notes)
+    try:
+        array = pixel_array(dataset)
+    except BaseException as error:
+        raise _broken(dataset, syntax, error) from error
+    return np.asarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def single_frames(dataset: "Dataset", indices: list[int], notes: list[str]) -> Iterator[NDArray[Any]]:
+    """The stored values ``(height, width)`` of some frames, one at a time.
+
+    Raises:
+        Problem: see :func:`frames`.
+    """
+    from pydicom.pixels.utils import iter_pixels
+
+    syntax = _checked_syntax(dataset, notes)
+    try:
+        yield from (np.asarray(frame) for frame in iter_pixels(dataset, indices=indices)) if indices else ()
+    except BaseException as error:
+        if isinstance(error, (GeneratorExit, Problem)):
+            raise
+        raise _broken(dataset, syntax, error) from error
+
+
+def _checked_syntax(dataset: "Dataset", notes: list[str]) -> Any:
+    """The transfer syntax, for which there is a decoder, and all of the bytes that it needs."""
+    from pydicom.pixels.decoders.base import get_decoder
 
     _complete_meta(dataset, notes)
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -57,20 +86,19 @@ def _decoded(dataset: "Dataset", notes: list[str]) -> NDArray[Any]:
         raise Problem(what, fix=_OTHERWISE)
     if not syntax.is_compressed:
         _check_length(dataset)
-    try:
-        array = pixel_array(dataset)
-    except BaseException as error:
-        # Each decoder plug-in has its own errors; a panic of those in Rust is not even an Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        if syntax.is_compressed and int(dataset.get("BitsStored") or 0) > 8 and "JPEG Extended" in syntax.name:
-            what = (
-                f"its pixels are compressed as {syntax.name} with more than 8 bits, which no installed decoder knows"
-            )
-            raise Problem(what, fix=_OTHERWISE) from error
-        what = f"its pixels ({syntax.name}) cannot be decoded: they are broken, cut short or of a rare kind"
-        raise Problem(what, fix=_AGAIN) from error
-    return np.asarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+    return syntax
+
+
+def _broken(dataset: "Dataset", syntax: Any, error: BaseException) -> BaseException:
+    """What a decoder's error means; what is no error of a decoder stays as it is."""
+    # Each decoder plug-in has its own errors; a panic of those in Rust is not even an Exception.
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        return error
+    if syntax.is_compressed and int(dataset.get("BitsStored") or 0) > 8 and "JPEG Extended" in syntax.name:
+        what = f"its pixels are compressed as {syntax.name} with more than 8 bits, which no installed decoder knows"
+        return Problem(what, fix=_OTHERWISE)
+    what = f"its pixels ({syntax.name}) cannot be decoded: they are broken, cut short or of a rare kind"
+    return Problem(what, fix=_AGAIN)
 
 
 def _complete_meta(dataset: "Dataset", notes: list[str]) -> None:

@@ -1,15 +1,17 @@
 """Frames and slices to one image: what is depth, what is time."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from osler.formats.dicom import geometry, pixels
+from osler.formats.dicom import geometry, moments, pixels
 from osler.formats.dicom.files import header, headers_of, load, not_an_image
 from osler.image import Geometry, Image, NoGeometry, Spacing
 from osler.problem import Problem
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _SLICES = 0x00540080
+_ONE = "give one image only"
+# Share of the distance between slices up to which another statement of it is a rounded one.
+_DIFFERENT = 0.05
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -27,40 +32,174 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
-def read_file(path: Path) -> Image:
-    """A single file: one image, a volume of frames, or a loop.
+@dataclass(frozen=True, eq=False)
+class Arranged:
+    """Which slice or frame lies where in an image, before pixels are decoded.
+
+    Attributes:
+        datasets: the files, in any order.
+        where: ``(time, depth, 2)``, the number of the data set and that of the frame in it.
+        geometry, times: those of the image.
+    """
+
+    datasets: list["Dataset"]
+    where: NDArray[np.int64]
+    geometry: Geometry
+    times: tuple[float, ...] = ()
+
+
+def read(path: Path, uid: str = "") -> Image:
+    """One image: of a file, or of the one series of a folder, or of the one that ``uid`` names.
 
     Raises:
         Problem: see :func:`osler.formats.dicom.read`.
     """
-    dataset = load(path)
-    other = not_an_image(dataset)
-    if other is not None:
-        raise other
     notes: list[str] = []
-    array, unit = pixels.frames(dataset, notes)
-    times: tuple[float, ...] = ()
-    place: Geometry
-    if len(array) == 1:
-        place, array = geometry.of_one(dataset, notes), array[:, :, None]
+    arranged = arrange(path, uid, notes)
+    values: list[NDArray[Any]] = []
+    units = set()
+    for dataset in arranged.datasets:
+        try:
+            array, unit = pixels.frames(dataset, notes)
+        except Problem as problem:
+            raise Problem(problem.what, path=getattr(dataset, "filename", None), fix=problem.fix) from problem
+        values.append(array)
+        units.add(unit)
+    if len(units) > 1:
+        raise Problem("some of its slices are in Hounsfield units and some are not", fix=_ONE)
+    array = _frames(values[0], arranged) if len(values) == 1 else _placed(values, arranged)
+    modality = str(arranged.datasets[0].get("Modality") or "")
+    kept = tuple(dict.fromkeys(notes))
+    return Image(array, arranged.geometry, arranged.times, modality, units.pop(), kept)
+
+
+def _frames(values: NDArray[Any], arranged: Arranged) -> NDArray[Any]:
+    """``(t, c, d, h, w)`` of the frames of one file; a single copy, or none where they are in order."""
+    order = arranged.where[..., 1]
+    if not (order.ravel() == np.arange(order.size)).all():
+        values = values[order.ravel()]
+    return np.ascontiguousarray(np.moveaxis(values.reshape(*order.shape, *values.shape[1:]), 1, 2))
+
+
+def _placed(values: list[NDArray[Any]], arranged: Arranged) -> NDArray[Any]:
+    """``(t, c, d, h, w)`` of the frames of several files."""
+    moments, places, _ = arranged.where.shape
+    kind, (channels, height, width) = np.result_type(*values), values[0].shape[1:]
+    array = np.empty((moments, channels, places, height, width), kind)
+    for moment, row in enumerate(arranged.where.tolist()):
+        for place, (file, frame) in enumerate(row):
+            array[moment, :, place] = values[file][frame]
+    return array
+
+
+def arrange(path: Path, uid: str, notes: list[str]) -> Arranged:
+    """What :func:`read` reads, with the headers of its slices.
+
+    Raises:
+        Problem: no series or several, or slices that do not make one volume.
+    """
+    paths = _chosen(path, uid, notes) if path.is_dir() else [path]
+    datasets = [load(file) for file in paths]
+    for dataset in datasets:
+        other = not_an_image(dataset)
+        if other is not None:
+            raise other if len(datasets) == 1 else Problem(other.what, path=dataset.filename, fix=other.fix)
+    if len(datasets) == 1:
+        return _of_file(datasets[0], notes)
+    _check_alike(datasets)
+    planes = [_planes(dataset) for dataset in datasets]
+    lost = sum(each is None for some in planes for each in some)
+    if lost:
+        several = any(len(some) > 1 for some in planes)
+        what = f"{lost} of its {len(planes)} images do not say where they lie in the patient"
+        what = f"the series has {len(planes)} files of several frames each" if several else what
+        raise Problem(what, path=path, fix="they may be separate images: give one file")
+    return _stacked(datasets, [[each for each in some if each is not None] for some in planes], notes)
+
+
+def _planes(dataset: "Dataset") -> list[geometry.Plane | None]:
+    count = int(dataset.get("NumberOfFrames") or 1)
+    try:
+        return [geometry.plane(dataset, frame if count > 1 else None) for frame in range(count)]
+    except Problem as problem:
+        raise Problem(problem.what, path=getattr(dataset, "filename", None), fix=problem.fix) from problem
+
+
+def _of_file(dataset: "Dataset", notes: list[str]) -> Arranged:
+    """A single slice, a volume of frames, or a loop."""
+    count = max(1, int(dataset.get("NumberOfFrames") or 1))
+    loop = np.stack([np.zeros(count, np.int64), np.arange(count)], axis=1)
+    if count == 1:
+        return Arranged([dataset], loop[None], geometry.of_one(dataset, notes))
+    if "PerFrameFunctionalGroupsSequence" in dataset:
+        planes = _planes(dataset)
+        known = [each for each in planes if each is not None]
+        if len(known) == count:
+            return _stacked([dataset], [known], notes)
+        if known:
+            what = f"{count - len(known)} of its {count} frames do not say where they lie in the patient"
+            raise Problem(what, fix="export it again from where it came from")
+    elif dataset.get("FrameIncrementPointer") == _SLICES:
+        return Arranged([dataset], loop[None], _with_depth(geometry.of_one(dataset, notes), dataset))
+    times = _times(dataset, count)
+    if not times:
+        notes.append(f"Its {count} frames were taken as moments; when they were taken is not stated.")
+    return Arranged([dataset], loop[:, None], geometry.of_one(dataset, notes), times)
+
+
+def _stacked(datasets: list["Dataset"], planes: list[list[geometry.Plane]], notes: list[str]) -> Arranged:
+    """Slices that say where they lie, as moments of one volume."""
+    where = np.array([(file, frame) for file, some in enumerate(planes) for frame in range(len(some))])
+    known = [
+        moments.facts(datasets[file], frame if len(planes[file]) > 1 else None) for file, frame in where.tolist()
+    ]
+    flat = [each for some in planes for each in some]
+    levels = geometry.levels(flat)
+    kept = np.array(_without_twins(datasets, where, known, levels, notes))
+    known, flat, where = [known[i] for i in kept], [flat[i] for i in kept], where[kept]
+    order, times = moments.split(known, levels[kept])
+    ordered = [flat[index] for index in order[0]]
+    frame = geometry.frame_of_reference(datasets[0])
+    if len(ordered) == 1:
+        place = geometry.of_one(datasets[0], notes, None if len(planes[0]) == 1 else 0)
     else:
-        planes = [geometry.plane(dataset, frame) for frame in range(len(array))]
-        if "PerFrameFunctionalGroupsSequence" in dataset and None not in planes:
-            order, place = geometry.stack(
-                [each for each in planes if each is not None], str(dataset.get("FrameOfReferenceUID") or ""), notes
-            )
-            array = _as_depth(array[order])
-        elif dataset.get("FrameIncrementPointer") == _SLICES:
-            place, array = _with_depth(geometry.of_one(dataset, notes), dataset), _as_depth(array)
-        else:
-            place, array, times = geometry.of_one(dataset, notes), array[:, :, None], _times(dataset, len(array))
-            if not times:
-                notes.append(f"Its {len(array)} frames were taken as moments; when they were taken is not stated.")
-    return Image(array, place, times, str(dataset.get("Modality") or ""), unit, tuple(notes))
+        geometry.check_gaps(ordered)
+        place = geometry.volume(ordered, np.arange(len(ordered)), frame, notes)
+        _compare_spacing(datasets[0], ordered, notes)
+    return Arranged(datasets, where[order], place, times)
 
 
-def _as_depth(array: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(np.moveaxis(array, 0, 1)[None])
+def _compare_spacing(dataset: "Dataset", planes: list[geometry.Plane], notes: list[str]) -> None:
+    stated = geometry.spacing_between(dataset)
+    found = float((planes[-1].position - planes[0].position) @ planes[0].normal) / (len(planes) - 1)
+    if stated is not None and abs(stated - found) > _DIFFERENT * found:
+        notes.append(
+            f"SpacingBetweenSlices says {stated:.4g} mm, the positions are {found:.4g} mm apart: those were taken."
+        )
+
+
+def _without_twins(
+    datasets: list["Dataset"],
+    where: NDArray[np.int64],
+    known: list[moments.Facts],
+    levels: NDArray[np.int64],
+    notes: list[str],
+) -> list[int]:
+    """The slices without those that another one repeats pixel for pixel, under whichever name."""
+    kept, seen = [], set()
+    counts = np.bincount(levels)
+    for index, (file, _) in enumerate(where.tolist()):
+        if counts[levels[index]] > 1 and int(datasets[file].get("NumberOfFrames") or 1) == 1:
+            content = hashlib.sha256(datasets[file].get("PixelData") or b"").digest()
+            slope, intercept = datasets[file].get("RescaleSlope"), datasets[file].get("RescaleIntercept")
+            mark = (content, levels[index], slope, intercept, tuple(known[index].values.values()))
+            if mark in seen:
+                continue
+            seen.add(mark)
+        kept.append(index)
+    if len(kept) < len(where):
+        notes.append(f"{len(where) - len(kept)} files that are copies of another one were left out.")
+    return kept
 
 
 def _with_depth(place: Geometry, dataset: "Dataset") -> Geometry:
@@ -77,43 +216,6 @@ def _times(dataset: "Dataset", count: int) -> tuple[float, ...]:
         return tuple(float(second) for second in np.cumsum([float(step) for step in vector]) / 1000)
     step = float(dataset.get("FrameTime") or 0) / 1000
     return tuple(step * frame for frame in range(count)) if step > 0 else ()
-
-
-def read_folder(folder: Path, uid: str = "") -> Image:
-    """The one series of a folder, or the one that ``uid`` names, its slices sorted by position.
-
-    Raises:
-        Problem: no series or several, or slices that do not make one volume.
-    """
-    notes: list[str] = []
-    paths = _chosen(folder, uid, notes)
-    if len(paths) == 1:
-        image = read_file(paths[0])
-        return Image(image.array, image.geometry, image.times, image.modality, image.unit, (*notes, *image.notes))
-    datasets = _without_copies([load(path) for path in paths], notes)
-    if any(int(dataset.get("NumberOfFrames") or 1) > 1 for dataset in datasets):
-        raise Problem(
-            f"the series has {len(datasets)} files of several frames each", path=folder, fix="give one of them"
-        )
-    if len({(dataset.Rows, dataset.Columns, dataset.get("SamplesPerPixel", 1)) for dataset in datasets}) > 1:
-        raise Problem("its slices differ in size", path=folder, fix="give the slices of one size only")
-    planes = [geometry.plane(dataset) for dataset in datasets]
-    if len(datasets) > 1 and None in planes:
-        what = f"its {len(datasets)} images do not say where they lie in the patient"
-        raise Problem(what, path=folder, fix="they may be separate images: give one file")
-    if len(datasets) == 1:
-        order, place = [0], geometry.of_one(datasets[0], notes)
-    else:
-        frame = str(datasets[0].get("FrameOfReferenceUID") or "")
-        order, place = geometry.stack([each for each in planes if each is not None], frame, notes)
-    slices, units = [], set()
-    for index in order:
-        array, unit = pixels.frames(datasets[index], notes)
-        slices.append(array[0])
-        units.add(unit)
-    modality = str(datasets[0].get("Modality") or "")
-    unit = units.pop() if len(units) == 1 else ""
-    return Image(np.stack(slices, axis=1)[None], place, (), modality, unit, tuple(dict.fromkeys(notes)))
 
 
 def _chosen(folder: Path, uid: str, notes: list[str]) -> list[Path]:
@@ -158,12 +260,36 @@ def _described(paths: list[Path]) -> str:
     return f"{tags['Modality'] or 'image'} series {tags['SeriesNumber'] or '?'} of {len(paths)}"
 
 
-def _without_copies(datasets: list["Dataset"], notes: list[str]) -> list["Dataset"]:
-    """The same object twice (a copied file) is harmless; anything else at one place is not."""
-    unique = {str(dataset.get("SOPInstanceUID") or number): dataset for number, dataset in enumerate(datasets)}
-    if len(unique) < len(datasets):
-        notes.append(f"{len(datasets) - len(unique)} files that are copies of another one were left out.")
-    broken = next((other for other in map(not_an_image, unique.values()) if other is not None), None)
-    if broken is not None:
-        raise broken
-    return list(unique.values())
+# Keyword: what is said where the files of a series have several of its values.
+_SAME = {
+    "PatientID": "its files are of {count} patients",
+    "Modality": "its files are of {count} modalities ({values})",
+    "FrameOfReferenceUID": "its slices are placed in {count} different frames of reference",
+    "SamplesPerPixel": "some of its slices are in colour and some are not",
+    "PhotometricInterpretation": "its slices are stored in {count} ways ({values})",
+    "Rows": "its slices differ in size",
+    "Columns": "its slices differ in size",
+    "Units": "its slices are in {count} different units ({values})",
+    "RescaleType": "its slices are in {count} different units ({values})",
+}
+
+
+def _check_alike(datasets: list["Dataset"]) -> None:
+    """What one volume can have only one of; what a file does not state contradicts nothing."""
+    for name, what in _SAME.items():
+        values = {str(value) for value in (each.get(name) for each in datasets) if value not in (None, "")}
+        if len(values) > 1:
+            raise Problem(what.format(count=len(values), values=" and ".join(sorted(values))), fix=_ONE)
+    stated = {each.get("RescaleSlope") is not None for each in datasets if int(each.get("NumberOfFrames") or 1) == 1}
+    if len(stated) > 1:
+        raise Problem("some of its slices state a rescale slope and some do not", fix=_ONE)
+    names: dict[str, Dataset] = {}
+    for each in datasets:
+        uid = str(each.get("SOPInstanceUID") or "")
+        first = names.setdefault(uid, each) if uid else each
+        if first.get("PixelData") != each.get("PixelData") or not _same_place(first, each):
+            raise Problem("two of its files have one SOPInstanceUID and differ", path=each.filename, fix=_ONE)
+
+
+def _same_place(one: "Dataset", other: "Dataset") -> bool:
+    return bool(one.get("ImagePositionPatient") == other.get("ImagePositionPatient"))

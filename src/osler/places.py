@@ -1,0 +1,261 @@
+"""From what dense networks say to findings with a place: measured, and as sure as held-out cases allow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osler import doubt, localisation, volumes
+from osler.case import Answer, Box, Finding, Mask, Question
+from osler.doubt import Doubt
+from osler.grid import Grid
+from osler.image import Image
+from osler.localisation import Located
+from osler.measurement import measure
+from osler.metrics import boxes as box_metrics
+from osler.metrics.overlap import dice, iou
+from osler.model import Model, Network
+from osler.recipe import Recipe
+from osler.tasks.detection import Detection
+from osler.tasks.segmentation import Segmentation
+from osler.volumes import Volume
+
+Arrays = dict[str, NDArray[Any]]
+# From this intersection over union on, a part that was outlined, and a box, is one of the reader's.
+_SAME_PART, _SAME_BOX = 0.1, 0.5
+# Findings of a detection less likely than this are not listed.
+_LISTED = 0.02
+
+
+def answer(
+    made: Model, image: Image, networks: Sequence[Network] | None = None, *, withheld: bool = False
+) -> dict[str, Answer]:
+    """Where things are in an image, on its own grid, by task.
+
+    Args:
+        made: the model.
+        image: as it was read.
+        networks: those of its networks that answer; all by default.
+        withheld: nothing is stated, whatever is found.
+
+    Raises:
+        Problem: the image does not suit the model.
+    """
+    plan = made.recipe
+    where, moved = volumes.on_grid(image, plan)
+    findings: dict[str, list[Finding]] = {name: [] for name in made.networks[0].dense}
+    maps: dict[str, list[NDArray[np.float32]]] = {}
+    by = f"model:{made.sha256[:12]}"
+    for frame in range(image.frames):
+        said = localisation.ask(networks or made.networks, moved[frame], plan)
+        for number, (name, task) in enumerate(made.networks[0].dense.items()):
+            learned = of(made, number)
+            if isinstance(task, Segmentation):
+                p = where.back(said.probabilities[name])
+                maps.setdefault(name, []).append(task.uncertainty(p))
+                largest = [c for c, yes in zip(task.question.classes, learned.largest, strict=True) if yes]
+                found = _outlined(task, p, image, frame, by, largest)
+            else:
+                found = _boxed(task, said, where, frame, by)
+            findings[name] += [doubt.applied(learned.doubt, f) for f in found]
+    return {
+        name: replace(
+            _answer(task.question, findings[name], of(made, number), withheld),
+            uncertainty=np.stack(maps[name]) if name in maps else None,
+        )
+        for number, (name, task) in enumerate(made.networks[0].dense.items())
+    }
+
+
+def _outlined(
+    task: Segmentation, p: NDArray[np.float32], image: Image, frame: int, by: str, largest: Sequence[str]
+) -> list[Finding]:
+    labels = task.largest(task.decode(p), largest)
+    found = task.findings(labels, p, frame, by)
+    return [f if f.mask is None else replace(f, measurements=measure(f.mask, image)) for f in found]
+
+
+def _boxed(task: Detection, said: Located, where: Grid, frame: int, by: str) -> list[Finding]:
+    found = said.boxes[task.question.task]
+    places = where.boxes_back(found.places.numpy())
+    rows = zip(places.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True)
+    return [
+        Finding(
+            task.question.task, task.question.classes[k], by, min(1.0, score), frame=frame,
+            box=Box((place[0], place[1], place[2]), (place[3], place[4], place[5])),
+        )
+        for place, score, k in rows if all(a < b for a, b in zip(place[:3], place[3:], strict=True))
+    ]  # fmt: skip
+
+
+def _answer(question: Question, found: list[Finding], learned: "Learned", withheld: bool) -> Answer:
+    listed = [f for f in found if question.kind == "segmentation" or (f.probability or 0) >= _LISTED]
+    listed.sort(key=lambda f: (f.frame, f.box is None, -(f.probability or 0)))
+    limit = doubt.chance(learned.doubt, float(learned.doubt.threshold[0]))[0]
+    certain = {f.name for f in listed if f.box is not None and (f.probability or 0) >= limit}
+    decision = () if withheld else tuple(name for name in question.classes if name in certain)
+    return Answer(question.task, question.kind, tuple(listed), decision, threshold=limit)
+
+
+# --- what held-out cases teach -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What held-out cases taught about the answers to one task.
+
+    Attributes:
+        doubt: how sure findings are.
+        largest: ``(k,)`` of which classes only the largest connected part is kept.
+    """
+
+    doubt: Doubt
+    largest: NDArray[np.bool_]
+
+
+def of(made: Model, number: int) -> Learned:
+    """What the model stores for its dense task of this number; neutral where nothing was held out."""
+    prefix = f"dense.{number}."
+    stored = {k[len(prefix) :]: v for k, v in made.calibration.items() if k.startswith(prefix)}
+    classes = list(made.networks[0].dense.values())[number].question.classes
+    largest = stored.pop("largest", np.array([name in made.recipe.patches.largest for name in classes]))
+    return Learned(doubt.of_arrays(stored), largest.astype(bool))
+
+
+@dataclass(eq=False)
+class _Seen:
+    """Findings of held-out moments beside the reader's: scores, hits, and how far measurements were off."""
+
+    scores: list[float] = field(default_factory=list)
+    hits: list[bool] = field(default_factory=list)
+    patients: list[str] = field(default_factory=list)
+    missed: int = 0
+    logs: dict[str, list[float]] = field(default_factory=dict)
+    dice: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, score: float, hit: bool, patient: str) -> None:
+        self.scores.append(score)
+        self.hits.append(hit)
+        self.patients.append(patient)
+
+
+def calibrate(
+    networks: Sequence[Network], held: Sequence[Sequence[tuple[str, Volume]]], plan: Recipe
+) -> tuple[Arrays, dict[str, Any]]:
+    """Fits everything that :class:`Learned` holds on cases that each network has not seen.
+
+    Args:
+        networks: all of one model.
+        held: for each network, or for all of an ensemble alike, patients and moments held out from it. Networks with
+            the same moments answer together, as in ``diagnose``.
+        plan: the recipe.
+
+    Returns:
+        Arrays by name for the model, and facts for its card.
+    """
+    alone = bool(plan.training.folds)
+    groups = [([n], part) for n, part in zip(networks, held, strict=True)] if alone else [(list(networks), held[0])]
+    # Both ways, until it is known which classes are better with their largest part alone.
+    seen = {name: (_Seen(), _Seen()) for name in networks[0].dense}
+    for asked, part in groups:
+        for patient, volume in part:
+            said = localisation.ask(asked, np.asarray(volume.image, np.float32), plan)
+            for name, task in networks[0].dense.items():
+                if isinstance(task, Segmentation) and name in volume.labels:
+                    for way, into in zip(((), task.question.classes), seen[name], strict=True):
+                        _compare_outlines(task, said.probabilities[name], volume, patient, into, way)
+                elif isinstance(task, Detection) and name in volume.boxes:
+                    _compare_boxes(task, said, volume, patient, seen[name][0])
+    arrays: Arrays = {}
+    card: dict[str, Any] = {}
+    for number, (name, task) in enumerate(networks[0].dense.items()):
+        plain, cleaned = seen[name]
+        largest = _largest(task.question, plain, cleaned, plan)
+        chosen = cleaned if largest.all() else plain
+        limit = _threshold(chosen) if task.question.separate or isinstance(task, Detection) else 0.0
+        learned = doubt.fit(chosen.scores, chosen.hits, chosen.patients, chosen.logs, limit)
+        arrays |= {f"dense.{number}.{k}": v for k, v in learned.arrays().items()}
+        arrays[f"dense.{number}.largest"] = largest.astype(np.uint8)
+        card[name] = {"held_out_findings": len(chosen.scores), "true": int(sum(chosen.hits)), "threshold": limit}
+        if plain.dice:
+            means = {k: float(np.nanmean((cleaned if keep else plain).dice[k])) for k, keep in
+                     zip(task.question.classes, largest, strict=True) if plain.dice.get(k)}  # fmt: skip
+            card[name] |= {"dice": means, "largest": bool(largest.all())}
+    return arrays, card
+
+
+def _compare_outlines(
+    task: Segmentation, p: NDArray[np.float32], volume: Volume, patient: str, into: _Seen, largest: Sequence[str]
+) -> None:
+    """The parts of one moment against the reader's, on the working grid."""
+    image = Image(np.asarray(volume.image)[None], volume.geometry)
+    truth = volume.labels[task.question.task]
+    known = truth != task.question.unknown
+    labels = np.where(known, task.largest(task.decode(p), largest), task.background).astype(np.uint8)
+    found = [f for f in task.findings(labels, p) if f.mask is not None]
+    readers = [f for f in task.findings(np.where(known, truth, task.background).astype(np.uint8), p) if f.mask]
+    for name in task.question.classes:
+        ours, theirs = task.of_class(labels, name), task.of_class(truth, name) & known
+        if theirs.any():
+            into.dice.setdefault(name, []).append(dice(theirs, ours))
+        left = [f.mask for f in readers if f.name == name and f.mask is not None]
+        for one in (f for f in found if f.name == name and f.mask is not None):
+            match = _partner(one.mask, left, labels.shape)
+            into.add(one.probability or 0.0, match is not None, patient)
+            if match is not None and one.mask is not None:
+                _note(into, name, measure(match, image), measure(one.mask, image))
+                left = [m for m in left if m is not match]
+        into.missed += len(left)
+
+
+def _partner(mask: Mask | None, others: Sequence[Mask], size: tuple[int, ...]) -> Mask | None:
+    if mask is None or not others:
+        return None
+    full = mask.within((size[0], size[1], size[2]))
+    shared = [iou(other.within((size[0], size[1], size[2])), full) for other in others]
+    best = int(np.argmax(shared))
+    return others[best] if shared[best] > _SAME_PART else None
+
+
+def _note(into: _Seen, name: str, true: Sequence[Any], ours: Sequence[Any]) -> None:
+    values = {m.name: m.value for m in true}
+    for m in ours:
+        if m.value > 0 and values.get(m.name, 0) > 0:
+            into.logs.setdefault(f"{name}/{m.name}", []).append(float(np.log(values[m.name] / m.value)))
+
+
+def _compare_boxes(task: Detection, said: Located, volume: Volume, patient: str, into: _Seen) -> None:
+    found, truth = said.boxes[task.question.task], volume.boxes[task.question.task]
+    for k in range(len(task.question.classes)):
+        ours = (found.classes == k).numpy()
+        theirs = truth[truth[:, 6] == k, :6].astype(float)
+        matched = box_metrics.match(
+            theirs, found.places.numpy()[ours].astype(float), found.scores.numpy()[ours].astype(float), [_SAME_BOX]
+        )
+        for score, hit in zip(matched.score, matched.hit[:, 0], strict=True):
+            into.add(float(score), bool(hit), patient)
+        into.missed += int((~matched.found[:, 0]).sum())
+
+
+def _largest(question: Question, plain: _Seen, cleaned: _Seen, plan: Recipe) -> NDArray[np.bool_]:
+    """Of which classes the largest part alone was better: of all, or of none (the doubt is fitted on one way)."""
+    if plan.patches.largest:
+        return np.array([name in plan.patches.largest for name in question.classes])
+    better: bool = question.kind == "segmentation" and not question.separate and bool(plain.dice)
+    if better:
+        gain = [np.nanmean(cleaned.dice[k]) - np.nanmean(plain.dice[k]) for k in plain.dice]
+        better = bool(min(gain) >= 0 and max(gain) > 0)
+    return np.full(len(question.classes), better)
+
+
+def _threshold(seen: _Seen) -> float:
+    """The score at which the harmonic mean of precision and sensitivity (F1) is highest."""
+    if not seen.scores or not any(seen.hits):
+        return 0.5
+    order = np.argsort(-np.asarray(seen.scores), kind="stable")
+    hits = np.cumsum(np.asarray(seen.hits)[order])
+    total = hits[-1] + seen.missed
+    f1 = 2 * hits / (np.arange(1, len(order) + 1) + total)
+    return float(np.asarray(seen.scores)[order][int(f1.argmax())])

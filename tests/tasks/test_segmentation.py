@@ -1,0 +1,167 @@
+"""Which pixels are of which class: targets, losses against their definitions, answers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from osler.case import Question
+from osler.tasks.segmentation import Segmentation
+
+ORGANS = Question("mask", "segmentation", ("ventricle", "muscle"), values=((1,), (2, 5)), ignore=9)
+REGIONS = Question("mask", "segmentation", ("whole", "core", "rim"), values=((1, 2, 4), (2, 4), (4,)))
+LESIONS = Question("mask", "segmentation", ("lesion",), values=((255,),), separate=True)
+
+
+def soft_dice(p: torch.Tensor, g: torch.Tensor) -> float:
+    return float((2 * (p * g).sum() + 1) / (p.sum() + g.sum() + 1))
+
+
+def test_classes_are_exclusive_unless_they_share_a_value() -> None:
+    assert not Segmentation(ORGANS).regions
+    assert Segmentation(ORGANS).outputs == 3
+    assert Segmentation(REGIONS).regions
+    assert Segmentation(REGIONS).outputs == 3
+    assert Segmentation(LESIONS).background == 0
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 8, 6), (2, 4, 8, 6)])
+def test_the_loss_of_classes_is_cross_entropy_and_batch_dice_of_the_known_pixels(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    targets = torch.from_numpy(np.random.default_rng(0).choice([0, 1, 2, 5, 9, 77], shape).astype(np.uint8))
+    raw = torch.randn(shape[0], 3, *shape[1:])
+    # 77 is of no class, so it is background; 9 is unknown.
+    index = torch.tensor([{1: 1, 2: 2, 5: 2, 9: -100}.get(int(v), 0) for v in targets.flatten()]).reshape(shape)
+    known = targets != 9
+    p = raw.softmax(1)
+    dice = [soft_dice(p[:, k][known], (index == k).float()[known]) for k in (1, 2)]
+    expected = float(functional.cross_entropy(raw, index)) + 1 - sum(dice) / 2
+    flat = raw[:, :, 0] if shape[1] == 1 else raw
+    assert math.isclose(float(Segmentation(ORGANS).loss([flat], targets)), expected, rel_tol=1e-5)
+
+
+def test_the_loss_of_regions_is_binary_cross_entropy_and_dice_of_each() -> None:
+    torch.manual_seed(0)
+    targets = torch.from_numpy(np.random.default_rng(0).choice([0, 1, 2, 4, 255], (2, 3, 5, 7)).astype(np.uint8))
+    raw = torch.randn(2, 3, 3, 5, 7)
+    known = targets != 255
+    member = torch.stack([torch.isin(targets, torch.tensor(v)) for v in REGIONS.values], 1).float()
+    losses = [functional.binary_cross_entropy_with_logits(raw[:, k][known], member[:, k][known]) for k in range(3)]
+    dice = [soft_dice(raw.sigmoid()[:, k][known], member[:, k][known]) for k in range(3)]
+    expected = float(sum(losses)) / 3 + 1 - sum(dice) / 3
+    assert math.isclose(float(Segmentation(REGIONS).loss([raw], targets)), expected, rel_tol=1e-5)
+
+
+def test_a_deep_level_counts_half_of_the_finer_one_on_the_nearest_labels() -> None:
+    torch.manual_seed(0)
+    task = Segmentation(ORGANS, deep=2)
+    targets = torch.from_numpy(np.random.default_rng(0).choice([0, 1, 2], (2, 1, 8, 8)).astype(np.uint8))
+    fine, coarse = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 4, 4)
+    alone, below = task.loss([fine], targets), task.loss([coarse], targets[:, :, 1::2, 1::2])
+    torch.testing.assert_close(task.loss([fine, coarse], targets), 2 / 3 * alone + 1 / 3 * below)
+
+
+@pytest.mark.parametrize("question", [ORGANS, REGIONS, LESIONS])
+def test_where_nothing_is_known_there_is_no_gradient(question: Question) -> None:
+    task = Segmentation(question)
+    raw = torch.randn(2, task.outputs, 4, 6, 6, requires_grad=True)
+    loss = task.loss([raw], torch.full((2, 4, 6, 6), question.unknown, dtype=torch.uint8))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert raw.grad is not None
+    assert not raw.grad.any()
+
+
+def test_an_unknown_pixel_changes_nothing_whatever_is_said_of_it() -> None:
+    task = Segmentation(ORGANS)
+    targets = torch.from_numpy(np.random.default_rng(0).choice([0, 1, 2, 9], (2, 4, 6, 6)).astype(np.uint8))
+    raw = torch.randn(2, 3, 4, 6, 6)
+    other = torch.where((targets == 9)[:, None], torch.randn_like(raw), raw)
+    torch.testing.assert_close(task.loss([raw], targets), task.loss([other], targets))
+
+
+@pytest.mark.parametrize("question", [ORGANS, REGIONS, LESIONS])
+def test_the_loss_is_float32_under_autocast_and_small_where_the_answer_is_right(question: Question) -> None:
+    task = Segmentation(question)
+    values = [0, *(v for group in question.values for v in group)]
+    targets = torch.from_numpy(np.random.default_rng(0).choice(values, (2, 4, 6, 6)).astype(np.uint8))
+    raw = (task._table[targets.long()].movedim(-1, 1) * 40 - 20).bfloat16()
+    loss = task.loss([raw], targets)
+    assert loss.dtype == torch.float32
+    assert float(loss) < 1e-4
+    assert float(task.loss([-raw], targets)) > 5
+
+
+@pytest.mark.parametrize("question", [ORGANS, REGIONS, LESIONS])
+def test_a_label_map_comes_back_from_sure_probabilities(question: Question) -> None:
+    task = Segmentation(question)
+    values = [0, *(group[0] for group in question.values)]
+    labels = np.random.default_rng(0).choice(values, (3, 5, 7)).astype(np.uint8)
+    raw = task._table[torch.from_numpy(labels).long()].movedim(-1, 0)[None] * 20 - 10
+    p = task.probabilities([raw])[0].numpy()
+    np.testing.assert_array_equal(task.decode(p), labels)
+    assert float(task.uncertainty(p).max()) < 0.01
+    assert float(task.uncertainty(np.full_like(p, 0.5 if task.regions else 1 / len(p))).min()) > 0.999
+
+
+def test_a_region_is_never_outside_of_the_one_that_holds_it() -> None:
+    p = np.random.default_rng(0).random((3, 4, 9, 9)).astype(np.float32)
+    task = Segmentation(REGIONS)
+    labels = task.decode(p)
+    whole, core, rim = (task.of_class(labels, name) for name in REGIONS.classes)
+    assert (core <= whole).all()
+    assert (rim <= core).all()
+
+
+def test_flat_and_deep_outputs_become_probabilities_of_one_shape() -> None:
+    task = Segmentation(ORGANS)
+    assert task.probabilities([torch.randn(2, 3, 8, 6)]).shape == (2, 3, 1, 8, 6)
+    p = task.probabilities([torch.randn(2, 3, 4, 8, 6)])
+    assert p.shape == (2, 3, 4, 8, 6)
+    torch.testing.assert_close(p.sum(1), torch.ones(2, 4, 8, 6))
+
+
+def test_each_lesion_is_a_finding_and_an_organ_is_one() -> None:
+    labels = np.zeros((2, 8, 8), np.uint8)
+    labels[0, 1:3, 1:3] = labels[1, 5:8, 4:8] = 255
+    p = np.where(labels > 0, 0.75, 0.1).astype(np.float32)
+    p[0, 1, 1] = 0.95
+    lesions = Segmentation(LESIONS).findings(labels, np.stack([1 - p, p]), frame=3, by="model:x")
+    assert [round(f.probability or 0, 3) for f in lesions] == [0.8, 0.75]
+    assert [f.box.start for f in lesions if f.box] == [(0, 1, 1), (1, 5, 4)]
+    assert [f.box.stop for f in lesions if f.box] == [(1, 3, 3), (2, 8, 8)]
+    assert {(f.task, f.name, f.frame, f.by) for f in lesions} == {("mask", "lesion", 3, "model:x")}
+    together = Question("mask", "segmentation", ("organ",), values=((255,),))
+    (organ,) = Segmentation(together).findings(labels, np.stack([1 - p, p]))
+    assert organ.mask is not None
+    np.testing.assert_array_equal(organ.mask.within((2, 8, 8)), labels > 0)
+
+
+def test_pixels_that_touch_by_a_corner_are_one_lesion() -> None:
+    labels = np.zeros((2, 4, 4), np.uint8)
+    labels[0, 1, 1] = labels[1, 2, 2] = 255
+    assert len(Segmentation(LESIONS).findings(labels, np.full((2, 2, 4, 4), 0.5, np.float32))) == 1
+
+
+def test_a_class_that_is_nowhere_is_stated_to_be_absent() -> None:
+    (finding,) = Segmentation(LESIONS).findings(np.zeros((1, 4, 4), np.uint8), np.zeros((2, 1, 4, 4), np.float32))
+    assert (finding.probability, finding.mask, finding.box) == (0.0, None, None)
+
+
+def test_only_the_largest_part_of_the_named_classes_is_left() -> None:
+    labels = np.zeros((1, 6, 10), np.uint8)
+    labels[0, 0:3, 0:3], labels[0, 5, 9], labels[0, 0, 9], labels[0, 3:6, 4:6] = 1, 1, 2, 5
+    kept = Segmentation(ORGANS).largest(labels, ["ventricle"])
+    expected = labels.copy()
+    expected[0, 5, 9] = 0
+    np.testing.assert_array_equal(kept, expected)
+    np.testing.assert_array_equal(Segmentation(ORGANS).largest(labels, []), labels)
+
+
+def test_all_levels_answer_while_training_and_the_finest_afterwards() -> None:
+    head = Segmentation(ORGANS, deep=2).head([8, 16, 32], [(1, 1), (2, 2), (4, 4)], 2)
+    maps = [torch.randn(2, 8, 16, 16), torch.randn(2, 16, 8, 8), torch.randn(2, 32, 4, 4)]
+    assert [tuple(o.shape) for o in head.train()(maps)] == [(2, 3, 16, 16), (2, 3, 8, 8)]
+    assert [tuple(o.shape) for o in head.eval()(maps)] == [(2, 3, 16, 16)]

@@ -25,7 +25,7 @@ LAYERS = (
     ("localisation", "patch_planning"),
     ("patches",),
     ("volumes",),
-    ("planning", "report", "novelty", "fitting"),
+    ("planning", "report", "novelty", "fitting", "writing"),
     ("model", "weights", "pages"),
     ("calibration", "cohort", "data", "augmentation", "decoder", "grid", "sliding"),
     ("phantom_files",),
@@ -34,7 +34,7 @@ LAYERS = (
     ("outlines", "annotations"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns"),
-    ("doubt", "measurement"),
+    ("doubt", "measurement", "display"),
     ("metrics", "case", "cache", "max_relu", "resampling"),
     (
         "image",

@@ -26,7 +26,7 @@ LAYERS = (
     ("localisation", "patch_planning"),
     ("patches",),
     ("volumes",),
-    ("planning", "report", "novelty", "fitting"),
+    ("planning", "report", "novelty", "fitting", "writing"),
     ("model", "weights", "pages"),
     ("calibration", "cohort", "data", "augmentation", "decoder", "grid", "sliding"),
     ("phantom_files",),
@@ -35,7 +35,7 @@ LAYERS = (
     ("outlines", "annotations"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns", "polygons"),
-    ("doubt", "measurement"),
+    ("doubt", "measurement", "display"),
     ("metrics", "case", "cache", "max_relu", "resampling"),
     (
         "image",

@@ -20,6 +20,7 @@ LAYERS = (
     ("server", "demonstration"),
     ("evaluation", "estimator", "pretraining", "inspection", "ablation"),
     ("explanation",),
+    ("targets",),
     ("diagnosis", "training"),
     ("places",),
     ("localisation", "patch_planning"),
@@ -33,7 +34,7 @@ LAYERS = (
     ("layouts", "recipe", "scoring", "phantom"),
     ("outlines", "annotations"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
-    ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns"),
+    ("measures", "curves", "predictions", "table", "anatomy", "store", "corruptions", "probe", "columns", "polygons"),
     ("doubt", "measurement"),
     ("metrics", "case", "cache", "max_relu", "resampling"),
     (

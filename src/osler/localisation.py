@@ -151,7 +151,7 @@ def ask(networks: Sequence[Network], image: NDArray[np.float32], plan: Recipe) -
 
 
 def _views(plan: Recipe) -> list[tuple[int, ...]]:
-    """Along which axes (0 depth, 1 height, 2 width) each view is mirrored: those that were in training, one by one."""
+    """Along which axes (0 depth, 1 height, 2 width) each view is mirrored: those of the training, one by one."""
     if not plan.patches.mirror:
         return [()]
     spatial = plan.augmentation.get("spatial", {})

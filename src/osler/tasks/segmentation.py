@@ -119,6 +119,19 @@ class Segmentation(Dense):
             raw = functional.interpolate(raw, tuple(patch), mode="trilinear", align_corners=False)
         return raw.sigmoid() if self.regions else raw.softmax(1)
 
+    def log_odds(self, outputs: Sequence[Float[Tensor, "b o *size"]], finding: Finding) -> Float[Tensor, " b"]:
+        """Of its class or region, the mean over the pixels of its mask (Vinogradova et al., 2020)."""
+        assert finding.mask is not None
+        raw, k = outputs[0].float(), self.question.classes.index(finding.name)
+        raw = raw[:, :, None] if raw.ndim == 4 else raw
+        size = (raw.shape[2], raw.shape[3], raw.shape[4])
+        there = torch.from_numpy(finding.mask.within(size)).to(raw.device)
+        raw = raw[:, :, there]
+        if self.regions:
+            return raw[:, k].mean(1)
+        others = torch.cat([raw[:, : k + 1], raw[:, k + 2 :]], 1)
+        return (raw[:, k + 1] - others.logsumexp(1)).mean(1)
+
     def decode(self, probabilities: Float[NDArray[np.float32], "o d h w"]) -> UInt8[NDArray[np.uint8], "d h w"]:
         """The likeliest label map, in the values of the question.
 

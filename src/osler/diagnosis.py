@@ -382,7 +382,7 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
     folder.mkdir(parents=True, exist_ok=True)
     image = data.the_image(case)
     shown = explanation.picture(image)
-    overlays = {}
+    overlays: dict[str, tuple[NDArray[np.uint8], str]] = {}
     surest = max((f for a in diagnosis.answers.values() for f in a.findings if f.box is not None),
                  key=lambda f: f.probability or 0.0, default=None)  # fmt: skip
     if made.recipe.dense:

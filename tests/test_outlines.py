@@ -131,7 +131,9 @@ def test_regions_that_share_a_value_are_found_each(tmp_path, flat):
     regions = Question("mask", "segmentation", ("whole", "core"), values=((1, 2), (2,)))
     drawn = np.zeros((20, 30), np.uint8)
     drawn[2:10, 2:10], drawn[4:6, 4:6] = 1, 2
-    found = read(case(flat, Outline("mask", Source(png(tmp_path / "m.png", drawn)), {1: "whole", 2: "core"})), regions)
+    found = read(
+        case(flat, Outline("mask", Source(png(tmp_path / "m.png", drawn)), {1: "whole", 2: "core"})), regions
+    )
     assert [(f.name, f.mask.array.sum()) for f in found.findings] == [("whole", 64), ("core", 4)]
 
 
@@ -201,7 +203,9 @@ def test_a_mask_on_a_coarser_grid_is_brought_onto_the_image(tmp_path):
     expected = drawn.repeat(2, 1).repeat(2, 2)
     np.testing.assert_array_equal(found.maps["mask"][0], expected)
     assert "from its own grid" in found.notes[0]
-    assert any("own grid" in note for note in data.read_case(case(image, mask_of(mask)), (LESION,)).images["image"].notes)
+    assert any(
+        "own grid" in note for note in data.read_case(case(image, mask_of(mask)), (LESION,)).images["image"].notes
+    )
 
 
 def test_a_flipped_copy_lies_where_it_was(tmp_path):
@@ -235,7 +239,9 @@ def test_another_patients_mask_is_refused(tmp_path, shape):
 
 def test_without_an_affine_shapes_must_agree(tmp_path, flat):
     mask = mask_of(png(tmp_path / "m.png", np.zeros((20, 31), np.uint8)))
-    with pytest.raises(Problem, match=r"m.png: the mask is of 31 x 20 pixels, its image of 30 x 20, and not both say"):
+    with pytest.raises(
+        Problem, match=r"m.png: the mask is of 31 x 20 pixels, its image of 30 x 20, and not both say"
+    ):
         read(case(flat, mask))
     image = placed(tmp_path, "i.nii.gz", np.zeros((4, 8, 12), np.int16))
     same = nifti(tmp_path / "same.nii.gz", np.ones((4, 8, 12), np.uint8))

@@ -109,7 +109,11 @@ def test_test_images_count_where_they_are_outlined(tmp_path):
     assert [entry.split for entry in listing.entries] == [None, None]
     assert any(note.startswith("1 files in imagesTs have no labels") for note in listing.notes)
     volume(tmp_path / "labelsTs" / "t.nii.gz", drawn())
-    assert [(e.id, e.split) for e in layouts.read(tmp_path).entries] == [("a", "train"), ("b", "train"), ("t", "test")]
+    assert [(e.id, e.split) for e in layouts.read(tmp_path).entries] == [
+        ("a", "train"),
+        ("b", "train"),
+        ("t", "test"),
+    ]
 
 
 def test_what_does_not_fit_is_a_sentence_and_the_others_go_on(tmp_path):
@@ -119,7 +123,10 @@ def test_what_does_not_fit_is_a_sentence_and_the_others_go_on(tmp_path):
     volume(tmp_path / "labelsTr" / "strange.nii.gz", drawn((1, 7)))
     listing = layouts.read(tmp_path)
     assert [entry.id for entry in listing.entries] == ["b", "other", "strange"]
-    assert ["the image has no label" in str(p) or "the label has no image" in str(p) for p in listing.problems] == [1, 1]
+    assert ["the image has no label" in str(p) or "the label has no image" in str(p) for p in listing.problems] == [
+        1,
+        1,
+    ]
     with pytest.raises(Problem, match=r"strange.nii.gz: the mask holds the value 7, which is no label here"):
         data.read_case(listing.entries[2], listing.questions)
     assert data.read_case(listing.entries[0], listing.questions).maps
@@ -127,7 +134,14 @@ def test_what_does_not_fit_is_a_sentence_and_the_others_go_on(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "[]", '{"labels": {}}', '{"labels": {"background": 0}}', '{"labels": {"a": 300}}', '{"labels": {"a": "b"}}'],
+    [
+        "{",
+        "[]",
+        '{"labels": {}}',
+        '{"labels": {"background": 0}}',
+        '{"labels": {"a": 300}}',
+        '{"labels": {"a": "b"}}',
+    ],
 )
 def test_a_broken_dataset_json_is_a_sentence(tmp_path, content):
     write(tmp_path, V2)

@@ -48,7 +48,13 @@ def coco(root: Path, *, runs: bool = False) -> None:
                 outline = {"size": [HEIGHT, WIDTH], "counts": np.diff([0, *changes]).tolist()}
             box = [x0, y0, x1 - x0, y1 - y0]
             kind_id = CLASSES.index(kind) + 1
-            one = {"id": len(objects), "image_id": number, "category_id": kind_id, "bbox": box, "segmentation": outline}
+            one = {
+                "id": len(objects),
+                "image_id": number,
+                "category_id": kind_id,
+                "bbox": box,
+                "segmentation": outline,
+            }
             objects.append(one)
     kinds = [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)]
     (root / "annotations").mkdir()

@@ -53,7 +53,10 @@ def test_parts_are_taken_and_val_is_held_out_where_there_is_no_test(tmp_path):
 
 
 def test_difficult_objects_are_neither_there_nor_absent(tmp_path):
-    files = {"a": annotation(("cell", 1, 1, 10, 5, True)), "b": annotation(("cell", 1, 1, 10, 5), ("dot", 2, 2, 3, 3))}
+    files = {
+        "a": annotation(("cell", 1, 1, 10, 5, True)),
+        "b": annotation(("cell", 1, 1, 10, 5), ("dot", 2, 2, 3, 3)),
+    }
     listing = layouts.read(write(tmp_path, files))
     first, second = listing.entries
     assert [(f.name, f.probability) for f in first.findings] == [("dot", 0.0)]

@@ -326,6 +326,8 @@ class Answer:
         coverage: the nominal coverage of that set, e.g. 0.9.
         threshold: of a segmentation or detection: the probability from which a finding is stated; what lies below is
             listed for those who want to look.
+        uncertainty: of a segmentation ``(time, depth, height, width)``: 0 where a pixel is sure, 1 where it could be
+            of any class.
     """
 
     task: str
@@ -335,6 +337,7 @@ class Answer:
     prediction_set: tuple[str, ...] = ()
     coverage: float | None = None
     threshold: float | None = None
+    uncertainty: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     @property
     def stated(self) -> tuple[Finding, ...]:

@@ -21,7 +21,6 @@ from osler.case import Question
 from osler.decoder import Decoder
 from osler.problem import Problem
 from osler.recipe import Recipe
-from osler.tasks import Dense
 from osler.tasks.classification import Classification
 from osler.tasks.detection import Detection
 from osler.tasks.segmentation import Segmentation
@@ -130,11 +129,18 @@ class Network(nn.Module):
 
         Moments (and slices, in 2D) are folded into the batch, as in :meth:`maps`.
         """
-        levels = self.backbone.levels(self._folded(x))
-        maps = self.decoder(levels[self.finest :])
-        return {n: head(maps) for n, head in zip(self.dense, self.places, strict=True)}, self.vector(
-            levels[-1], len(x)
-        )
+        levels = self.levels(x)
+        return self.located(levels), self.vector(levels[-1], len(x))
+
+    def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Float[Tensor, "bf k *size"]]:
+        """Feature maps of every level of the backbone, finest first."""
+        found: list[Tensor] = self.backbone.levels(self._folded(x))
+        return found
+
+    def located(self, levels: Sequence[Float[Tensor, "bf k *size"]]) -> dict[str, Any]:
+        """Outputs of the dense tasks for the feature maps of :meth:`levels`."""
+        maps = self.decoder(list(levels)[self.finest :])
+        return {name: head(maps) for name, head in zip(self.dense, self.places, strict=True)}
 
     def scale(self, task: str) -> Tensor:
         """What :meth:`Classification.fit` learned from the training targets."""

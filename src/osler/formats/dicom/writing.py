@@ -147,7 +147,10 @@ def _describe(made: "Dataset", arranged: Arranged, drawn: Sequence[Drawn], maker
     first = arranged.datasets[0]
     made.ImageType, made.ContentLabel = ["DERIVED", "PRIMARY"], "SEGMENTATION"
     made.ContentDescription = f"{maker.software}, model {maker.model}"[:64]
-    made.ContentCreatorName, made.LossyImageCompression = f"{maker.software}^", first.get("LossyImageCompression") or "00"
+    made.ContentCreatorName, made.LossyImageCompression = (
+        f"{maker.software}^",
+        first.get("LossyImageCompression") or "00",
+    )
     for name in (
         ("LossyImageCompressionRatio", "LossyImageCompressionMethod") if made.LossyImageCompression == "01" else ()
     ):

@@ -51,7 +51,7 @@ def volume(boxes: Float[Tensor, "*n 6"]) -> Float[Tensor, "*n"]:
     return (boxes[..., 3:] - boxes[..., :3]).clamp(min=0).prod(-1)
 
 
-def shared(a: Float[Tensor, "*n 6"], b: Float[Tensor, "*n 6"]) -> Float[Tensor, "*n"]:
+def shared(a: Float[Tensor, "*#n 6"], b: Float[Tensor, "*#n 6"]) -> Float[Tensor, "*n"]:
     """The content that both boxes hold; shapes are broadcast."""
     low, high = torch.maximum(a[..., :3], b[..., :3]), torch.minimum(a[..., 3:], b[..., 3:])
     return (high - low).clamp(min=0).prod(-1)
@@ -187,3 +187,41 @@ def from_tiles(tiles: Sequence[tuple[Boxes, Tensor]], overlap: float) -> Boxes:
         same = pieces.classes[:, None] == whole.classes[None]
         pieces = pieces[~((inside > 0.7) & same).any(1)]
     return suppress(join([whole, pieces]), overlap)
+
+
+def merge(tiles: Sequence[tuple[Sequence[int], Boxes]], size: Sequence[int], overlap: float) -> Boxes:
+    """One answer of those to overlapping tiles of an image.
+
+    Each tile answers for its middle, up to halfway into what it shares with its neighbours and an eighth of that
+    further, so that no object falls between two: boxes whose middle lies beyond are dropped. What a tile sees only a
+    part of, because its edge cuts it, has its middle near that edge: of objects up to three quarters as long as tiles
+    overlap no fragment is left. Non-maximum suppression then takes away what two tiles saw.
+
+    Args:
+        tiles: where each begins in the image (depth, height, width), and its boxes, by its own pixels. The tiles lie
+            on a lattice: their starts are all combinations of starts along each axis.
+        size: of a tile, (depth, height, width).
+        overlap: intersection over union from which two boxes of one class are one object.
+    """
+    axes = [sorted({start[axis] for start, _ in tiles}) for axis in range(3)]
+    kept = []
+    for start, boxes in tiles:
+        limits = [_answers_for(axes[a], start[a], size[a]) for a in range(3)]
+        low, high = (boxes.places.new_tensor([limit[end] for limit in limits]) for end in (0, 1))
+        middle = (boxes.places[:, :3] + boxes.places[:, 3:]) / 2
+        inside = boxes[((middle >= low) & (middle < high)).all(1)]
+        kept.append(Boxes(inside.places + inside.places.new_tensor([*start, *start]), inside.scores, inside.classes))
+    return suppress(join(kept), overlap)
+
+
+def _answers_for(starts: Sequence[int], start: int, size: int) -> tuple[float, float]:
+    """Along one axis, from where to where in a tile the middle of a box may lie."""
+    number = starts.index(start)
+    low, high = float("-inf"), float("inf")
+    if number > 0:
+        shared = starts[number - 1] + size - start
+        low = shared * 0.375
+    if number + 1 < len(starts):
+        shared = start + size - starts[number + 1]
+        high = size - shared * 0.375
+    return low, high

@@ -21,7 +21,6 @@ from osler.case import Question
 from osler.decoder import Decoder
 from osler.problem import Problem
 from osler.recipe import Recipe
-from osler.tasks import Dense
 from osler.tasks.classification import Classification
 from osler.tasks.detection import Detection
 from osler.tasks.segmentation import Segmentation

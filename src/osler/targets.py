@@ -174,7 +174,7 @@ def _surest(made: Model, case: Case, wanted: Finding | None) -> Finding:
     """The surest place that the model itself finds, of this class if one is wanted."""
     found = [
         finding
-        for answer in places.answer(made, data.the_image(case)).answers.values()
+        for answer in places.answer(made, data.the_image(case)).values()
         for finding in answer.findings
         if (finding.box or finding.mask)
         and (wanted is None or (finding.task, finding.name) == (wanted.task, wanted.name))

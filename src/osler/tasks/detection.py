@@ -22,6 +22,9 @@ from osler.boxes import Boxes, generalised_overlap, overlaps, suppress
 from osler.case import Finding, Question
 from osler.tasks import Dense
 
+# Intersection over union from which two boxes of one class are one object: cells of a picture lie over one another,
+# things in a volume cannot; and of two boxes 3 voxels wide, one off by a voxel along each axis, a sixth is shared.
+OVERLAP = {2: 0.6, 3: 0.15}
 # Maps finer than this see no more of what is to be found, and cost most of the time.
 _FINEST = {2: 8, 3: 2}
 _MAPS = 4
@@ -95,9 +98,7 @@ class Detection(Dense):
             missing = 1 - generalised_overlap(places[inside], matched[inside])
             return (scores + 2 * (missing * weight[inside]).sum()) / total
 
-    def decode(
-        self, outputs: Offers, size: Sequence[int], *, least: float = 0.02, most: int = 300, overlap: float = 0.6
-    ) -> list[Boxes]:
+    def decode(self, outputs: Offers, size: Sequence[int], *, least: float = 0.02, most: int = 300) -> list[Boxes]:
         """The boxes of each patch of a batch, the surest first, after non-maximum suppression.
 
         Args:
@@ -105,8 +106,8 @@ class Detection(Dense):
             size: of the patch, ``(depth, height, width)``; boxes end at its edges.
             least: score below which nothing is said.
             most: boxes of a patch.
-            overlap: intersection over union from which two boxes of one class are one object.
         """
+        dims = outputs.points.shape[1]
         edges = torch.tensor([*size, *size]).to(outputs.shifts)
         places = torch.minimum(_places(outputs).clamp(min=0), edges)
         answers = []
@@ -115,7 +116,7 @@ class Detection(Dense):
             found = Boxes(place[offers], score[offers, classes], classes)
             found = found[(found.places[:, 3:] > found.places[:, :3]).all(1)]
             found = found[found.scores.argsort(descending=True, stable=True)[: 10 * most]]
-            answers.append(suppress(found, overlap)[:most])
+            answers.append(suppress(found, OVERLAP[dims])[:most])
         return answers
 
     def log_odds(self, outputs: Offers, finding: Finding) -> Float[Tensor, " b"]:

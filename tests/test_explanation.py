@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from torch import Tensor, nn
 from torch.nn import functional
 
-from osler import explanation, recipe
+from osler import explanation, recipe, targets
 from osler.case import Case, Finding, Question
 from osler.explanations import gradcam, occlusion
 from osler.image import Affine, Image, Spacing
@@ -90,7 +90,7 @@ def test_a_faithful_map_of_a_known_detector_passes_and_points_at_the_spot(method
 def test_a_map_of_edges_that_does_not_look_at_the_network_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """An edge detector looks plausible; it is the same for a network that has learned nothing (Adebayo 2018)."""
 
-    def edges(network: Any, x: Tensor, task: str, target: int, options: Any) -> Tensor:
+    def edges(target: Any, x: Tensor, options: Any) -> Tensor:
         flat = x[0, 0, 0]
         return (flat - flat.roll(1, -1)).abs() + (flat - flat.roll(1, -2)).abs()
 
@@ -130,7 +130,9 @@ def test_the_areas_of_a_mean_are_known() -> None:
     made.networks[0].backbone, made.networks[0].heads[0] = nn.Identity(), head
     x = torch.zeros(1, 1, 1, 1, 32, 32)
     x[..., 4:12, 4:12] = 1
-    asked = explanation._Asked(made, "label", 0, [x])
+    asked = targets.Asked(
+        made, "label", "mean", [targets.OfClass(made.networks[0], "label", 0)], [x], lambda heat: heat
+    )
     tests = explanation.removal(asked, x[0, 0, 0])
     assert tests["random"] == pytest.approx(float(x.mean()), rel=0.1)
     assert tests["deletion"] < tests["random"] < tests["insertion"]
@@ -212,7 +214,7 @@ def test_the_finding_chooses_and_without_one_the_decision_is_explained() -> None
 def test_auto_takes_the_first_that_passes_and_says_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     made, image = Model(plan(), [detector(plan())]), case(spotted(32, 32, (8, 22)))
     assert explanation.explain(made, image, method="auto").method == "gradcam"
-    monkeypatch.setattr(gradcam, "explain", lambda network, x, *_: torch.zeros(x.shape[3:]))
+    monkeypatch.setattr(gradcam, "explain", lambda target, x, *_: torch.zeros(x.shape[3:]))
     second = explanation.explain(made, image, method="auto")
     assert second.passed and second.method == "occlusion" and "Grad-CAM failed" in second.sentences[-1]
     none = explanation.explain(Model(plan(), [detector(plan(), weight=0.0)]), image, method="auto")

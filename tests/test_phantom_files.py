@@ -48,14 +48,26 @@ def test_masks_in_a_manifest(spec: DensePhantom, tmp_path: Path) -> None:
         image = made.case.images["image"].array
         read = pixels(folder / row["image"])
         assert read.dtype == image.dtype and np.array_equal(read, image[0, 0])
-        assert np.array_equal(pixels(folder / row["mask"]), made.labels)
+        drawn = np.zeros_like(made.labels)
+        for value, name in enumerate(spec.classes, 1):
+            if row[f"mask.{name}"] == "none":
+                assert not (made.labels == value).any()
+            else:
+                drawn[pixels(folder / row[f"mask.{name}"]) > 0] = value
+        assert np.array_equal(drawn, made.labels)
 
 
 @pytest.mark.parametrize("spec", [SMALL, VOLUMES], ids=["flat", "volumes"])
 def test_boxes_in_a_manifest(spec: DensePhantom, tmp_path: Path) -> None:
     folder = write_dense_phantom(tmp_path / "cohort", spec, 6, "boxes")
     for number, row in enumerate(manifest(folder)):
-        boxes = [(box["class"], tuple(box["start"]), tuple(box["stop"])) for box in json.loads(row["boxes"])]
+        boxes = []
+        for cell in row["boxes"].split("; ") if row["boxes"] != "none" else []:
+            *numbers, name = cell.split()
+            half = len(numbers) // 2
+            corner, size = (np.array(numbers[part], float)[::-1] for part in (slice(half), slice(half, None)))
+            flat = (0.0,) if half == 2 else ()
+            boxes.append((name, (*flat, *corner), (*(1.0 for _ in flat), *(corner + size))))
         assert sorted(boxes) == truth(number, spec)
 
 

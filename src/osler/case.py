@@ -299,6 +299,7 @@ class Case:
 
     Attributes:
         maps: of each segmentation that is known, the label map ``(time, depth, height, width)`` on the image's grid.
+        sources: where each image was read from, by its name; what is written refers to it.
     """
 
     id: CaseId
@@ -308,6 +309,7 @@ class Case:
     covariates: Mapping[str, float | str | None] = field(default_factory=dict)
     metadata: Mapping[str, str | float | None] = field(default_factory=dict)
     maps: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    sources: Mapping[str, Source] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -324,6 +326,8 @@ class Answer:
         coverage: the nominal coverage of that set, e.g. 0.9.
         threshold: of a segmentation or detection: the probability from which a finding is stated; what lies below is
             listed for those who want to look.
+        uncertainty: of a segmentation ``(time, depth, height, width)``: 0 where a pixel is sure, 1 where it could be
+            of any class.
     """
 
     task: str
@@ -333,6 +337,7 @@ class Answer:
     prediction_set: tuple[str, ...] = ()
     coverage: float | None = None
     threshold: float | None = None
+    uncertainty: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     @property
     def stated(self) -> tuple[Finding, ...]:

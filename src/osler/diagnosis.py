@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import calibration, catalog, data, layouts, model, novelty
+from osler import calibration, catalog, data, layouts, model, novelty, places
 from osler.calibration import Calibrated
 from osler.case import DENSE, Answer, Case, Diagnosis, Entry, Finding, Novelty
 from osler.image import Image
@@ -106,8 +106,10 @@ def diagnose(made: Model, case: Case) -> Diagnosis:
     began = time.perf_counter()
     image = data.the_image(case)
     pixels = data.prepare(image, made.recipe.image)
-    answered = answer(made, pixels[None])
-    return conclude(made, case.id, image, answered, 0, time.perf_counter() - began)
+    found = conclude(made, case.id, image, answer(made, pixels[None]), 0, 0.0)
+    if made.recipe.dense:
+        found = replace(found, answers={**found.answers, **places.answer(made, image, withheld=found.abstained)})
+    return replace(found, seconds=time.perf_counter() - began, peak_mib=_peak_mib())
 
 
 def conclude(made: Model, case_id: str, image: Image, answered: Answered, row: int, seconds: float) -> Diagnosis:

@@ -14,14 +14,14 @@ from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional
 
-from osler import calibration, catalog, data, diagnosis, draws, formats
+from osler import catalog, draws, formats, targets
 from osler.case import Case, Finding, Source
-from osler.data import Placement
-from osler.explanations import removed as with_removed
-from osler.image import Image
+from osler.display import picture as picture
+from osler.explanations import Target
 from osler.model import Model, Network
 from osler.problem import Problem
 from osler.pseudonym import pseudonym
+from osler.targets import Asked
 
 STEPS = 8  # of a deletion or insertion curve
 ORDERS = 4  # random orders, and as many moved copies of the map, that it is compared with
@@ -56,45 +56,30 @@ class Explanation:
     sentences: tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """What is explained: a class, and the image as each member of the ensemble sees it."""
-
-    made: Model
-    task: str
-    target: int
-    inputs: Sequence[Tensor]
-
-    @property
-    def name(self) -> str:
-        return self.made.tasks[self.task].question.classes[self.target]
-
-
 def explain(made: Model, case: Case, finding: Finding | None = None, method: str = "gradcam") -> Explanation:
     """Which places of the image speak for a finding, with the result of the map's own tests.
 
     Args:
         made: the model; of an ensemble the mean of the members' maps is shown.
         case: with one image.
-        finding: its task and name say what is explained; ``None``: what the first task decides on.
+        finding: its task and name say what is explained, and its box or mask where: the score of that box, or the
+            mean over the pixels of that mask. Without a place, of a task that asks for one, the surest of that name
+            is taken. ``None``: what the first task decides on, or the surest place.
         method: a file of ``explanations``; or ``auto``: the first of Grad-CAM, occlusion and integrated gradients
             that passes its tests; where none does, the first of them, which then says so.
 
     Raises:
-        Problem: there is no such task, class or method, or the method does not fit the network.
+        Problem: there is no such task, class or method, the method does not fit the network, or nothing was found.
     """
-    image = data.the_image(case)
-    pixels = data.prepare(image, made.recipe.image)[None]
-    task, target = _which(made, finding, pixels)
-    with torch.no_grad():
-        inputs = [net.normalise(torch.from_numpy(pixels).to(_device(net))) for net in made.networks]
-    asked = _Asked(made, task, target, inputs)
-    where = data.place(image, made.recipe.image)
+    return _by(method, targets.ask(made, case, finding))
+
+
+def _by(method: str, asked: Asked) -> Explanation:
     if method != "auto":
-        return _explained(asked, method, where)
+        return _explained(asked, method)
     failed: list[Explanation] = []
     for name in _AUTO:
-        found = _explained(asked, name, where)
+        found = _explained(asked, name)
         if found.passed:
             tried = " and ".join(_title(one.method) for one in failed)
             note = (f"{tried} failed the test before.",) if failed else ()
@@ -104,52 +89,32 @@ def explain(made: Model, case: Case, finding: Finding | None = None, method: str
     return replace(failed[0], sentences=(*failed[0].sentences, f"{others} failed too."))
 
 
-def _which(made: Model, finding: Finding | None, pixels: NDArray[np.float32]) -> tuple[str, int]:
-    """Task and number of the class to explain."""
-    if finding is not None:
-        if finding.task not in made.tasks:
-            raise Problem(f"the model knows no task {finding.task!r}", fix=f"it has {', '.join(made.tasks)}")
-        classes = made.tasks[finding.task].question.classes
-        if finding.name not in classes:
-            raise Problem(f"the task {finding.task} knows no {finding.name!r}", fix=f"it has {', '.join(classes)}")
-        return finding.task, classes.index(finding.name)
-    task = next(iter(made.tasks))
-    answered = diagnosis.answer(made, pixels)
-    exclusive = made.tasks[task].question.kind in ("multiclass", "ordinal")
-    return task, int((answered.decision if exclusive else answered.probability)[task][0].argmax())
-
-
-def _device(network: Network) -> torch.device:
-    return next(network.parameters()).device
-
-
-def _explained(asked: _Asked, method: str, where: Placement) -> Explanation:
+def _explained(asked: Asked, method: str) -> Explanation:
     module = catalog.find("explanations", method)
-    networks = [network.eval() for network in asked.made.networks]
-    if not all(module.available(network) for network in networks):
+    if not all(module.available(target) for target in asked.targets):
         raise Problem(f"{method} does not fit this model", fix="choose gradcam, occlusion or integrated_gradients")
-    maps = [_map(module, asked, network, x) for network, x in zip(networks, asked.inputs, strict=True)]
+    maps = [_map(module, target, x) for target, x in zip(asked.targets, asked.inputs, strict=True)]
     heat = _at_most_one(torch.stack(maps).mean(0))
     tests = removal(asked, heat) | {"randomised": randomised(module, asked, maps)}
     failures = _failures(asked, heat, tests)
-    about = "" if len(networks) == 1 else f", the mean of {len(networks)} networks"
+    about = f" {asked.place}" if asked.place else ""
+    about += "" if len(maps) == 1 else f", the mean of {len(maps)} networks"
     sentences = [f"{_title(method)}: where the image speaks for {asked.name} ({asked.task}){about}."]
     if failures:
         sentences.append(f"This map failed its own test: {'; '.join(failures)}; do not rely on it.")
     else:
         sentences += _passes(tests)
-    return Explanation(
-        method, asked.task, asked.name, to_image(heat.cpu().numpy(), where), tests, not failures, tuple(sentences)
-    )
+    shown = asked.to_image(heat.cpu().numpy())
+    return Explanation(method, asked.task, asked.name, shown, tests, not failures, tuple(sentences))
 
 
 def _title(method: str) -> str:
     return "Grad-CAM" if method == "gradcam" else method.replace("_", " ").capitalize()
 
 
-def _map(module: ModuleType, asked: _Asked, network: Network, x: Tensor) -> Float[Tensor, "d h w"]:
-    """The map of one network, 0 to 1; what speaks against the class is left out."""
-    found: Tensor = module.explain(network, x, asked.task, asked.target, module.Options())
+def _map(module: ModuleType, target: Target, x: Tensor) -> Float[Tensor, "d h w"]:
+    """The map of one network, 0 to 1; what speaks against the target is left out."""
+    found: Tensor = module.explain(target, x, module.Options())
     return _at_most_one(found.detach().float().clamp(min=0).nan_to_num())
 
 
@@ -158,17 +123,10 @@ def _at_most_one(heat: Float[Tensor, "d h w"]) -> Float[Tensor, "d h w"]:
     return heat / highest if highest > 0 else heat
 
 
-def to_image(heat: Float[np.ndarray, "d h w"], where: Placement) -> Float[np.ndarray, "depth height width"]:
-    """A map on the network's grid back on the image as it was read; the padding is cut off."""
-    window = tuple(slice(a, a + n) for a, n in zip(where.start, where.size, strict=True))
-    inside = Image(heat[window][None, None].astype(np.float32)).resample(where.original)
-    return np.asarray(inside.array[0, 0], np.float32).clip(0, 1)
-
-
 # --- the tests of a map -----------------------------------------------------------------------------------
 
 
-def removal(asked: _Asked, heat: Float[Tensor, "d h w"]) -> dict[str, float]:
+def removal(asked: Asked, heat: Float[Tensor, "d h w"]) -> dict[str, float]:
     """Deletion and insertion (Petsiuk 2018): does what the map marks carry the answer?
 
     The image is cut into blocks, which are taken away (:func:`osler.explanations.removed`) one after another in the
@@ -199,7 +157,7 @@ def removal(asked: _Asked, heat: Float[Tensor, "d h w"]) -> dict[str, float]:
                 share[torch.from_numpy(order[:count].copy())] = 0
                 yield functional.interpolate(share.reshape(1, 1, *pieces), size=size, mode="nearest")[0, 0]
 
-    curve = _probability(asked, list(kept()))
+    curve = asked.answers(kept())
     areas = ((curve[0] + curve[1]) / 2 + curve[2:].reshape(len(orders), -1).sum(1)) / STEPS
     gaps = areas[1:-ORDERS:2] - areas[:-ORDERS:2]
     return {
@@ -219,21 +177,7 @@ def _moved(blocks: Heat) -> Iterator[Heat]:
         yield np.roll(blocks[:, ::-1] if number % 2 else blocks, by, (0, 1, 2))
 
 
-def _probability(asked: _Asked, kept: Sequence[Tensor]) -> NDArray[np.float64]:
-    """The calibrated probability (of a regression the value in standard deviations) for each mixture ``(n,)``."""
-    raw = []
-    for network, x in zip(asked.made.networks, asked.inputs, strict=True):
-        with torch.no_grad():
-            parts = [network(part)[asked.task] for part in with_removed(x, (share.to(x) for share in kept))]
-        raw.append(torch.cat(parts).double().cpu().numpy())
-    task = asked.made.tasks[asked.task]
-    if task.question.kind == "regression":
-        return np.asarray(np.mean(raw, 0)[:, 0])
-    fitted = diagnosis.calibrated(asked.made, asked.task)
-    return np.asarray(calibration.apply(task, fitted, np.stack(raw))[:, asked.target], np.float64)
-
-
-def randomised(module: ModuleType, asked: _Asked, maps: Sequence[Tensor]) -> float:
+def randomised(module: ModuleType, asked: Asked, maps: Sequence[Tensor]) -> float:
     """Does the map depend on what was learned (Adebayo 2018)?
 
     Returns:
@@ -243,12 +187,12 @@ def randomised(module: ModuleType, asked: _Asked, maps: Sequence[Tensor]) -> flo
     found = []
     for number in range(ROUNDS):
         member = number % len(maps)
-        network = asked.made.networks[member]
+        target, x = asked.targets[member], asked.inputs[member]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1000 + number)
             fresh = Network(asked.made.recipe)
-        fresh.normalise.load_state_dict(network.normalise.state_dict())
-        other = _map(module, asked, fresh.to(_device(network)).eval(), asked.inputs[member])
+        fresh.normalise.load_state_dict(target.network.normalise.state_dict())
+        other = _map(module, replace(target, network=fresh.to(x.device).eval()), x)
         found.append(abs(_rank_correlation(maps[member].cpu().numpy(), other.cpu().numpy())))
     return float(np.mean(found))
 
@@ -259,7 +203,7 @@ def _rank_correlation(a: Float[np.ndarray, "*size"], b: Float[np.ndarray, "*size
     return float((first * second).sum() / scale) if scale > 0 else 0.0
 
 
-def _failures(asked: _Asked, heat: Tensor, tests: Mapping[str, float]) -> list[str]:
+def _failures(asked: Asked, heat: Tensor, tests: Mapping[str, float]) -> list[str]:
     """What a map failed at, in words.
 
     The rule: insertion must exceed deletion by more than ``LEAST``, by more than three spreads of random orders (of
@@ -300,32 +244,6 @@ def _passes(tests: Mapping[str, float]) -> list[str]:
 
 
 # --- pictures ---------------------------------------------------------------------------------------------
-
-
-def picture(image: Image, plane: int | None = None) -> UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
-    """One slice of the middle moment for display, ``(h, w)`` or in colour ``(h, w, 3)``.
-
-    8-bit images are shown as they are. CT (unit HU) is shown in a lung window (centre -600, width 1500) where
-    more than a tenth of the slice is lung (-950 to -500 HU), else in a soft-tissue window (40, 400). Everything
-    else from the 0.5 to the 99.5 percentile.
-
-    Args:
-        image: as it was read.
-        plane: number of the slice; the middle one if left out.
-    """
-    shown = image.array[image.frames // 2, :, image.size[0] // 2 if plane is None else plane]
-    shown = np.moveaxis(shown, 0, -1) if len(shown) == 3 else shown[0]
-    if shown.dtype == np.uint8:
-        return np.ascontiguousarray(shown)
-    values = np.nan_to_num(shown.astype(np.float32))
-    if image.unit == "HU":
-        lung = float(((values > -950) & (values < -500)).mean()) > 0.1
-        low, high = (-1350.0, 150.0) if lung else (-160.0, 240.0)
-    else:
-        low, high = map(float, np.percentile(values, [0.5, 99.5]))
-        if high <= low:
-            low, high = float(values.min()), float(values.max())
-    return ((values - low) / max(high - low, 1e-12) * 255).clip(0, 255).round().astype(np.uint8)
 
 
 def overlay(
@@ -400,11 +318,12 @@ def explain_path(
     image = formats.read(Source(source))
     case = Case(source.name, source.name, {"image": image})
     named = None if finding is None else _named(made, finding)
-    methods = [method] if method != "all" else _fitting(made)
+    asked = targets.ask(made, case, named)
+    methods = [method] if method != "all" else _fitting(asked)
     out.mkdir(parents=True, exist_ok=True)
     content = []
     for one in methods:
-        why = explain(made, case, named, one)
+        why = _by(one, asked)
         plane = int(why.heatmap.sum((1, 2)).argmax())
         shown = overlay(picture(image, plane), why.heatmap[plane], passed=why.passed)
         Pillow.fromarray(shown).save(out / f"{why.method}.png")
@@ -418,15 +337,15 @@ def explain_path(
     (out / "explanation.json").write_text(text, encoding="utf-8")
 
 
-def _fitting(made: Model) -> list[str]:
+def _fitting(asked: Asked) -> list[str]:
     names = catalog.names("explanations")
-    return [name for name in names if catalog.find("explanations", name).available(made.networks[0])]
+    return [name for name in names if catalog.find("explanations", name).available(asked.targets[0])]
 
 
 def _named(made: Model, name: str) -> Finding:
     """The finding of that name in the first task that knows it."""
-    for task, asked in made.tasks.items():
-        if name in asked.question.classes:
+    for task, question in made.recipe.tasks.items():
+        if name in question.classes:
             return Finding(task, name)
-    known = ", ".join(label for asked in made.tasks.values() for label in asked.question.classes)
+    known = ", ".join(label for question in made.recipe.tasks.values() for label in question.classes)
     raise Problem(f"the model knows no finding {name!r}", fix=f"it knows {known}")

@@ -136,6 +136,7 @@ def ask(networks: Sequence[Network], image: NDArray[np.float32], plan: Recipe) -
 
     Probabilities are averaged over networks and mirrored views; boxes are fused.
     """
+<<<<<<< HEAD
     said = [_view(network, image, plan, axes) for network in networks for axes in _views(plan)]
     probabilities = {
         name: np.asarray(np.mean([one.probabilities[name] for one in said], 0), np.float32)
@@ -144,10 +145,32 @@ def ask(networks: Sequence[Network], image: NDArray[np.float32], plan: Recipe) -
     overlap = OVERLAP[networks[0].dims]
     fused = {name: boxes.fuse([one.boxes[name] for one in said], overlap) for name in said[0].boxes}
     return Located(probabilities, fused)
+||||||| 0db87b5
+    said = [_view(network, image, plan, axes) for network in networks for axes in _views(plan)]
+    probabilities = {
+        name: np.asarray(np.mean([one.probabilities[name] for one in said], 0), np.float32)
+        for name in said[0].probabilities
+    }
+    fused = {name: boxes.fuse([one.boxes[name] for one in said], 0.55) for name in said[0].boxes}
+    return Located(probabilities, fused)
+=======
+    views = [(network, axes) for network in networks for axes in _views(plan)]
+    probabilities: dict[str, NDArray[np.float32]] = {}
+    found: dict[str, list[Boxes]] = {}
+    for network, axes in views:
+        said = _view(network, image, plan, axes)
+        # Added up one by one: the answers of all networks about a large volume do not fit into memory together.
+        for name, values in said.probabilities.items():
+            values /= len(views)
+            probabilities[name] = np.add(probabilities[name], values, values) if name in probabilities else values
+        for name, some in said.boxes.items():
+            found.setdefault(name, []).append(some)
+    return Located(probabilities, {name: boxes.fuse(some, 0.55) for name, some in found.items()})
+>>>>>>> main
 
 
 def _views(plan: Recipe) -> list[tuple[int, ...]]:
-    """Along which axes (0 depth, 1 height, 2 width) each view is mirrored: those that were in training, one by one."""
+    """Along which axes (0 depth, 1 height, 2 width) each view is mirrored: those of the training, one by one."""
     if not plan.patches.mirror:
         return [()]
     spatial = plan.augmentation.get("spatial", {})
@@ -173,7 +196,7 @@ def _view(network: Network, image: NDArray[np.float32], plan: Recipe, axes: tupl
     def predict(x: torch.Tensor) -> dict[str, Any]:
         outputs, _ = network.locate(network.normalise_patches(x.to(device)))
         return {
-            name: task.probabilities(outputs[name]).reshape(len(x), -1, *patch)
+            name: task.probabilities(outputs[name], patch)
             if isinstance(task, Segmentation)
             else task.decode(outputs[name], patch)
             for name, task in network.dense.items()

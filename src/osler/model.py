@@ -1,0 +1,402 @@
+"""A model: networks, what calibrates them, the recipe that made them, in one safetensors file."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from osler import catalog, draws, recipe, store
+from osler.case import Question
+from osler.decoder import Decoder
+from osler.problem import Problem
+from osler.recipe import Recipe
+from osler.tasks.classification import Classification
+from osler.tasks.detection import Detection
+from osler.tasks.segmentation import Segmentation
+from osler.transforms import spatial
+
+FORMAT_VERSION = 1
+# Not infinity: the average of the weights would turn it into NaN.
+_LARGEST = torch.finfo(torch.float32).max
+
+
+class Normalise(nn.Module):
+    """Intensities to about mean 0, standard deviation 1: the first layer, fitted on training cases only."""
+
+    low: Tensor
+    high: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, intensity: Literal["cohort", "image", "window"], channels: int) -> None:
+        super().__init__()
+        self.intensity = intensity
+        for name, value in (("low", -_LARGEST), ("high", _LARGEST), ("mean", 0.0), ("std", 1.0)):
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def fit(self, pixels: store.Images) -> None:
+        """Learns percentiles, mean and standard deviation from ``(n, t, c, d, h, w)`` of the training part."""
+        sample = pixels[:: max(1, len(pixels) // 500)]
+        for c in range(pixels.shape[2]):
+            values = sample[:, :, c].astype(np.float64)
+            if self.intensity == "window":
+                low, high = np.percentile(values, [0.5, 99.5])
+                self.low[c], self.high[c] = float(low), float(max(high, low + 1e-6))
+                values = values.clip(low, high)
+            self.mean[c], self.std[c] = float(values.mean()), float(values.std() or 1.0)
+
+    def forward(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b t c d h w"]:
+        """The normalised batch."""
+        if self.intensity == "image":
+            mean = x.mean((1, 2, 3, 4, 5), keepdim=True)
+            std = x.std((1, 2, 3, 4, 5), keepdim=True, correction=0)
+            return (x - mean) / torch.where(std > 0, std, torch.ones_like(std))
+        shape = (1, 1, -1, 1, 1, 1)
+        if self.intensity == "window":
+            x = torch.minimum(torch.maximum(x, self.low.view(shape)), self.high.view(shape))
+        return (x - self.mean.view(shape)).div_(self.std.view(shape))
+
+
+class Network(nn.Module):
+    """Image to outputs: normalise, backbone, pooling or the backbone's own neck, one head a task."""
+
+    def __init__(self, plan: Recipe) -> None:
+        super().__init__()
+        image, parts = plan.image, plan.network
+        self.dims = image.dims
+        self.tasks = {name: Classification(q) for name, q in plan.tasks.items() if not q.dense}
+        self.dense = {name: _dense(q, plan) for name, q in plan.tasks.items() if q.dense}
+        self.normalise = Normalise(image.intensity, image.channels)
+        module = catalog.find("backbones", parts.backbone)
+        self.backbone = module.build(
+            recipe.options("backbones", parts.backbone, parts.options),
+            channels=image.channels,
+            dims=image.dims,
+            size=image.size[3 - image.dims :],
+        )
+        if parts.pooling == "neck":
+            if self.backbone.neck is None:
+                raise Problem(f"{parts.backbone} has no neck of its own", fix="set network.pooling=average")
+            self.pooling: nn.Module = self.backbone.neck
+            features = self.backbone.neck_features
+        else:
+            # The neck would hold weights that nothing trains.
+            self.backbone.neck = None
+            options = recipe.options("poolings", parts.pooling, parts.pooling_options)
+            self.pooling = catalog.find("poolings", parts.pooling).build(options, features=self.backbone.features)
+            features = self.backbone.features
+        self.features = features
+        if self.dense:
+            self.decoder, self.finest, strides = self._decoder(image)
+            self.places = nn.ModuleList(t.head(self.decoder.widths, strides, self.dims) for t in self.dense.values())
+        self.dropout = nn.Dropout(parts.dropout)
+        # By number: a task may have any name, also one that a module cannot have.
+        self.heads = nn.ModuleList(task.head(features) for task in self.tasks.values())
+        for number, task in enumerate(self.tasks.values()):
+            self.register_buffer(
+                f"scale_{number}", torch.from_numpy(task.fit(np.zeros((1, _width(task)), np.float32), 0))
+            )
+
+    def normalise_patches(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b t c d h w"]:
+        """The normalised batch of windows; where each image has its own scale, they come on it already."""
+        # A window does not know the mean of its image.
+        return x if self.normalise.intensity == "image" else self.normalise(x)
+
+    def _decoder(self, image: recipe.ImagePlan) -> tuple[Decoder, int, list[tuple[int, ...]]]:
+        """A decoder over the levels that tasks look at, the first of them, and how much smaller than a patch each is."""
+        size = image.size[3 - image.dims :]
+        was, self.backbone = self.backbone.training, self.backbone.eval()
+        with torch.no_grad():
+            levels = self.backbone.levels(torch.zeros(1, image.channels, *size))
+        self.backbone.train(was)
+        strides = [tuple(round(a / b) for a, b in zip(size, level.shape[2:], strict=True)) for level in levels]
+        first = min(task.finest(strides) for task in self.dense.values())
+        return Decoder([level.shape[1] for level in levels[first:]], image.dims), first, strides[first:]
+
+    def locate(self, x: Float[Tensor, "b t c d h w"]) -> tuple[dict[str, Any], Float[Tensor, "b v"]]:
+        """Outputs of the dense tasks for a *normalised* batch of patches, and one feature vector a patch.
+
+        Moments (and slices, in 2D) are folded into the batch, as in :meth:`maps`.
+        """
+        levels = self.levels(x)
+        return self.located(levels), self.vector(levels[-1], len(x))
+
+    def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Float[Tensor, "bf k *size"]]:
+        """Feature maps of every level of the backbone, finest first."""
+        found: list[Tensor] = self.backbone.levels(self._folded(x))
+        return found
+
+    def located(self, levels: Sequence[Float[Tensor, "bf k *size"]]) -> dict[str, Any]:
+        """Outputs of the dense tasks for the feature maps of :meth:`levels`."""
+        maps = self.decoder(list(levels)[self.finest :])
+        return {name: head(maps) for name, head in zip(self.dense, self.places, strict=True)}
+
+    def scale(self, task: str) -> Tensor:
+        """What :meth:`Classification.fit` learned from the training targets."""
+        return self.get_buffer(f"scale_{list(self.tasks).index(task)}")
+
+    def forward(self, x: Float[Tensor, "b t c d h w"]) -> dict[str, Tensor]:
+        """Outputs by task of a *normalised* batch; features of moments (and slices, in 2D) are averaged."""
+        return self.answer(self.vector(self.maps(x), len(x)))
+
+    def maps(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "bf k *size"]:
+        """Feature maps; moments (and slices, in 2D) are folded into the batch, in the order of their axes."""
+        maps: Tensor = self.backbone(self._folded(x))
+        return maps
+
+    def _folded(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "bf c *size"]:
+        b, t, c, d, h, w = x.shape
+        if self.dims == 2:
+            flat = x.permute(0, 1, 3, 2, 4, 5).reshape(b * t * d, c, h, w)
+            return flat.contiguous(memory_format=torch.channels_last) if self.channels_last else flat
+        flat = x.reshape(b * t, c, d, h, w)
+        return flat.contiguous(memory_format=torch.channels_last_3d) if self.channels_last else flat
+
+    channels_last = False
+
+    def vector(self, maps: Float[Tensor, "bf k *size"], cases: int) -> Float[Tensor, "b v"]:
+        """One feature vector a case."""
+        pooled: Tensor = self.pooling(maps)
+        return pooled.reshape(cases, -1, pooled.shape[-1]).mean(1)
+
+    def answer(self, vector: Float[Tensor, "b v"]) -> dict[str, Tensor]:
+        """Outputs by task of feature vectors."""
+        kept = self.dropout(vector)
+        return {name: head(kept).float() for name, head in zip(self.tasks, self.heads, strict=True)}
+
+
+def _dense(question: Question, plan: Recipe) -> Segmentation | Detection:
+    return Segmentation(question, plan.patches.deep) if question.kind == "segmentation" else Detection(question)
+
+
+def _width(task: Classification) -> int:
+    return len(task.question.classes) if task.question.kind == "multilabel" else 1
+
+
+@dataclass(eq=False)
+class Model:
+    """What ``train`` makes and every other verb takes.
+
+    Attributes:
+        recipe: what made it.
+        networks: the members of the ensemble.
+        calibration: arrays by name, fitted on calibration cases (see ``osler.calibration``, ``osler.novelty``).
+        card: plain facts: cohort, counts, results out of fold or on validation, versions.
+        sha256: of its content, once saved or loaded.
+    """
+
+    recipe: Recipe
+    networks: list[Network]
+    calibration: dict[str, NDArray[Any]] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    @property
+    def tasks(self) -> Mapping[str, Classification]:
+        return self.networks[0].tasks
+
+    def save(self, path: Path) -> None:
+        """Writes one safetensors file, whole or not at all; sets :attr:`sha256`."""
+        tensors = {f"members.{m}.{k}": v for m, net in enumerate(self.networks) for k, v in net.state_dict().items()}
+        tensors |= {
+            f"calibration.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in self.calibration.items()
+        }
+        header = {
+            "format": "osler-model",
+            "format_version": str(FORMAT_VERSION),
+            "members": str(len(self.networks)),
+            "recipe": json.dumps(recipe.to_dict(self.recipe), sort_keys=True),
+            "card": json.dumps(self.card, sort_keys=True),
+        }
+        self.sha256 = content_hash(header, tensors)
+        write_tensors(path, tensors, header | {"sha256": self.sha256})
+
+
+def load(path: Path | str) -> Model:
+    """Reads a model file, or the model of a run folder, and checks it against its hash.
+
+    Raises:
+        Problem: it is missing, cut short, changed, or of another format.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "model.safetensors").exists():
+            raise Problem("holds no finished model", path=path, fix="let `osler train` finish there first")
+        path = path / "model.safetensors"
+    header, tensors = read_tensors(path)
+    if header.get("format") != "osler-model":
+        raise Problem("this is not an Osler model", path=path, fix="give a run folder or its model.safetensors")
+    if header.get("format_version") != str(FORMAT_VERSION):
+        raise Problem(
+            f"the model has format {header.get('format_version')}, this Osler reads {FORMAT_VERSION}",
+            path=path,
+            fix="use the version of Osler that wrote it, or train again",
+        )
+    expected = header.pop("sha256", "")
+    if content_hash(header, tensors) != expected:
+        raise Problem(
+            "the model file was changed or damaged: its SHA-256 does not fit", path=path, fix="copy it again"
+        )
+    plan = recipe.build(json.loads(header["recipe"]))
+    networks = []
+    for member in range(int(header["members"])):
+        network = Network(plan)
+        prefix = f"members.{member}."
+        network.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        networks.append(network.eval())
+    calibration = {k[12:]: v.numpy() for k, v in tensors.items() if k.startswith("calibration.")}
+    return Model(plan, networks, calibration, json.loads(header["card"]), expected)
+
+
+def content_hash(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the header's texts and every tensor's name, type, shape and bytes, in the order of names."""
+    digest = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """A safetensors file that is there whole or not at all, even if the machine stops in between."""
+    part = path.with_name(path.name + ".part")
+    try:
+        save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, part, dict(header))
+        part.chmod(0o644)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise Problem(f"cannot be written ({error})", path=path, fix="free some space and run it again") from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a safetensors file.
+
+    Raises:
+        Problem: it is missing, or not a whole safetensors file.
+    """
+    if not path.exists():
+        raise Problem("there is no such file", path=path, fix="check the path")
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {}), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise Problem(
+            f"this is not a whole safetensors file ({str(error)[:120]})", path=path, fix="copy it again"
+        ) from error
+
+
+def moved_copies(count: int) -> list[Callable[[Tensor], Tensor]]:
+    """The identity and ``count - 1`` small fixed rotations, scalings and shifts of a normalised batch."""
+
+    def moved(number: int) -> Callable[[Tensor], Tensor]:
+        options = spatial.Options(
+            probability=1, rotation=8, scale=0.1, stretch=0.03, shear=0.03, translation=0.04, elastic_probability=0
+        )
+
+        def view(x: Tensor) -> Tensor:
+            flat = x.reshape(-1, *x.shape[2:])
+            return spatial.apply(flat, options, np.repeat(draws.keys(number), len(flat))).reshape(x.shape)
+
+        return view
+
+    return [lambda x: x, *(moved(number) for number in range(1, count))]
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What one network says about ``n`` cases.
+
+    Attributes:
+        answers: raw outputs by task ``(n, o)``; a regression in its own unit.
+        vectors: feature vectors ``(n, v)``; ``thumbnails`` ``(n, p)`` and ``appearances`` ``(n, 14)`` of the
+            normalised images. All three are of the unmoved images, for the novelty gate.
+    """
+
+    answers: dict[str, NDArray[np.float64]]
+    vectors: NDArray[np.float32]
+    thumbnails: NDArray[np.float32]
+    appearances: NDArray[np.float32]
+
+
+@torch.inference_mode()
+def outputs(
+    network: Network, pixels: store.Images, views: Sequence[Callable[[Tensor], Tensor]], batch: int = 32
+) -> Outputs:
+    """What one network says, averaged over ``views``, in float32.
+
+    Args:
+        network: is put into eval mode.
+        pixels: ``(n, t, c, d, h, w)`` from :func:`osler.data.prepare`.
+        views: functions from a normalised batch to a moved copy of it; the first is the identity.
+        batch: cases at once; it does not change the answer beyond rounding.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    answers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in network.tasks}
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    for start in range(0, len(pixels), batch):
+        x = network.normalise(torch.from_numpy(pixels[start : start + batch]).to(device))
+        total: dict[str, Tensor] = {}
+        for number, view in enumerate(views):
+            vector = network.vector(network.maps(view(x)), len(x))
+            for name, value in network.answer(vector).items():
+                total[name] = value.double() + total.get(name, 0)
+            if number == 0:
+                seen.append((vector.float().cpu(), thumbnail(x).cpu(), appearance(x).cpu()))
+        for name, value in total.items():
+            mean = (value / len(views)).cpu().numpy()
+            if network.tasks[name].question.kind == "regression":
+                centre, spread = network.scale(name).double().cpu().numpy()
+                mean = mean * spread + centre
+            answers[name].append(mean)
+    joined = {name: np.concatenate(values) for name, values in answers.items()}
+    return Outputs(joined, *(torch.cat(parts).numpy() for parts in zip(*seen, strict=True)))
+
+
+def thumbnail(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b p"]:
+    """A coarse copy of the normalised image, for the novelty gate: at most 4 x 16 x 16, moments averaged."""
+    mean = x.mean(1)
+    depth, height, width = mean.shape[2:]
+    size = (min(depth, 4), min(height, 16), min(width, 16))
+    return nn.functional.adaptive_avg_pool3d(mean, size).flatten(1)
+
+
+def appearance(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b 14"]:
+    """Exposure, contrast and sharpness of the normalised image, for the novelty gate.
+
+    Seven quantiles, the logarithm of the standard deviation, and, at full and at half resolution, that of the mean
+    absolute difference between neighbours down and across, and of the mean absolute Laplacian, each over the
+    deviation.
+    """
+    planes = x.mean((1, 2))
+    values = planes.flatten(1)
+    # torch.quantile refuses long inputs; every n-th pixel is enough for an image's exposure.
+    sample = values[:, :: max(1, values.shape[1] // 16_384)]
+    levels = torch.tensor([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98], device=x.device)
+    deviation = values.std(1, correction=0).clamp(min=1e-3)
+    columns = [*torch.quantile(sample, levels, dim=1), deviation.log()]
+    for step in (1, 2):
+        smooth = nn.functional.avg_pool3d(planes.unsqueeze(1), (1, step, step), ceil_mode=True)[:, 0]
+        across, down = smooth.diff(dim=3), smooth.diff(dim=2)
+        sharp = planes[..., ::step, ::step]
+        inner = (4 * sharp)[..., 1:-1, 1:-1] - sharp[..., 2:, 1:-1] - sharp[..., :-2, 1:-1]
+        laplacian = inner - sharp[..., 1:-1, 2:] - sharp[..., 1:-1, :-2]
+        for change in (down, across, laplacian):
+            mean = change.abs().flatten(1).mean(1) if change.numel() else torch.zeros_like(deviation)
+            columns.append((mean / deviation + 1e-3).log())
+    return torch.stack(columns, 1)

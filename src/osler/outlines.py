@@ -28,7 +28,7 @@ class Outlined:
         maps: by segmentation, the label map ``(time, depth, height, width)`` in the question's values, on the
             image's grid. What nothing is known of is not there.
         findings: one for each connected part where the question asks for parts, else one for each class and moment,
-            with mask and box; with probability 0 and no place where a class is nowhere. Of a detection the boxes only.
+            with mask and box; with probability 0 and no place where a class is nowhere. Of a detection only the box.
         notes: what was assumed, a sentence each.
     """
 
@@ -255,7 +255,8 @@ def _painted(entry: Entry, question: Question, image: Image) -> Labels | None:
     if {f.name for f in stated} != set(question.classes):
         return None
     labels = np.zeros((image.frames, *image.size), np.uint8)
-    for finding in stated:
+    # What is small lies on top.
+    for finding in sorted(stated, key=lambda f: -f.mask.array.sum() if f.mask else 0):
         if finding.mask is None:
             if finding.probability:
                 return None

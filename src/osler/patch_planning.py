@@ -18,7 +18,6 @@ from scipy import ndimage
 from osler import data, modality, planning, recipe
 from osler.case import Case, Question
 from osler.cohort import Cohort
-from osler.image import Image
 from osler.problem import Problem
 from osler.recipe import Recipe
 
@@ -232,9 +231,9 @@ def _plan_patch(
     size = np.median(_on_grid(seen, patches), 0)
     patch = size.copy()
     if three:
-        while np.prod(patch) > _PATCH[_device()]:
+        while np.prod(np.ceil(patch / 8) * 8) > _PATCH[_device()]:
             patch[patch.argmax()] *= 0.95
-        base["image"]["size"] = [planning.multiple(int(n), 8) for n in patch]
+        base["image"]["size"] = [8 * math.ceil(n / 8) for n in patch]
     else:
         limit = 640 if whole else 320 if _device() == "cpu" else 512
         sides = [planning.multiple(math.ceil(n / 32) * 32, 32) if n <= limit else 256 for n in patch[1:]]

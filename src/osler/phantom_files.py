@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
@@ -28,8 +28,9 @@ def write_dense_phantom(folder: Path, spec: DensePhantom, cases: int, layout: La
     Every layout holds the same images (PNG of 8 bits, or NIfTI) and, as far as it can, the same findings;
     ``truth.json`` beside them has the specification and the class and box of each finding.
 
-    - ``masks``: ``manifest.csv`` with a column ``mask`` that names a label map;
-    - ``boxes``: ``manifest.csv`` with a column ``boxes``;
+    - ``masks``: ``manifest.csv`` with a column ``mask.<class>`` for each class, that names a file or is ``none``;
+    - ``boxes``: ``manifest.csv`` with a column ``boxes``: x, y, z, width, height, depth (flat: without z and depth)
+      in pixels and the class of each, separated by semicolons, or ``none``;
     - ``nnunet``: nnU-Net raw, the test part in ``imagesTs`` and ``labelsTs``;
     - ``coco``: ``annotations/instances_<part>.json`` with boxes and run-length masks;
     - ``voc``: ``Annotations``, ``ImageSets/Main`` and ``JPEGImages`` of Pascal VOC, boxes only;
@@ -191,22 +192,30 @@ def _yolo(folder: Path, spec: DensePhantom, made: Iterator[DenseCase]) -> None:
 def _masks(folder: Path, spec: DensePhantom, made: Iterator[DenseCase]) -> None:
     def rows() -> Iterator[tuple[DenseCase, dict[str, str]]]:
         for case in made:
-            name = f"masks/{case.case.id}{_ending(spec)}"
-            _save(folder / name, case.outline)
-            yield case, {"mask": name}
+            named = {}
+            for value, name in enumerate(spec.classes, 1):
+                there = case.outline.array == value
+                named[f"mask.{name}"] = f"masks/{case.case.id}_{name}{_ending(spec)}" if there.any() else "none"
+                if there.any():
+                    mask = replace(case.outline, array=there.astype(np.uint8) * (255 if spec.flat else 1))
+                    _save(folder / named[f"mask.{name}"], mask)
+            yield case, named
 
     _manifest(folder, rows(), _ending(spec))
 
 
 def _boxes(folder: Path, spec: DensePhantom, made: Iterator[DenseCase]) -> None:
+    axes = (2, 1) if spec.flat else (2, 1, 0)
+
     def rows() -> Iterator[tuple[DenseCase, dict[str, str]]]:
         for case in made:
-            boxes = [
-                {"class": finding.name, "start": list(finding.box.start), "stop": list(finding.box.stop)}
-                for finding in _there(case)
-                if finding.box is not None
-            ]
-            yield case, {"boxes": json.dumps(boxes)}
+            cells = []
+            for finding in _there(case):
+                assert finding.box is not None
+                start, stop = finding.box.start, finding.box.stop
+                numbers = [start[axis] for axis in axes] + [stop[axis] - start[axis] for axis in axes]
+                cells.append(" ".join([*(f"{number:g}" for number in numbers), finding.name]))
+            yield case, {"boxes": "; ".join(cells) or "none"}
 
     _manifest(folder, rows(), _ending(spec))
 

@@ -1,6 +1,6 @@
 """From what dense networks say to findings with a place: measured, and as sure as held-out cases allow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,21 +29,10 @@ _SAME_PART, _SAME_BOX = 0.1, 0.5
 _LISTED = 0.02
 
 
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """What a model says about one case.
-
-    Attributes:
-        answers: by task.
-        uncertainty: of each segmentation ``(time, depth, height, width)``, 0 sure to 1 undecided.
-    """
-
-    answers: Mapping[str, Answer]
-    uncertainty: Mapping[str, NDArray[np.float32]]
-
-
-def answer(made: Model, image: Image, networks: Sequence[Network] | None = None, *, withheld: bool = False) -> Placed:
-    """Where things are in an image, on its own grid.
+def answer(
+    made: Model, image: Image, networks: Sequence[Network] | None = None, *, withheld: bool = False
+) -> dict[str, Answer]:
+    """Where things are in an image, on its own grid, by task.
 
     Args:
         made: the model.
@@ -71,11 +60,13 @@ def answer(made: Model, image: Image, networks: Sequence[Network] | None = None,
             else:
                 found = _boxed(task, said, where, frame, by)
             findings[name] += [doubt.applied(learned.doubt, f) for f in found]
-    answers = {
-        name: _answer(task.question, findings[name], of(made, number), withheld)
+    return {
+        name: replace(
+            _answer(task.question, findings[name], of(made, number), withheld),
+            uncertainty=np.stack(maps[name]) if name in maps else None,
+        )
         for number, (name, task) in enumerate(made.networks[0].dense.items())
     }
-    return Placed(answers, {name: np.stack(each) for name, each in maps.items()})
 
 
 def _outlined(
@@ -125,7 +116,7 @@ class Learned:
 
 
 def of(made: Model, number: int) -> Learned:
-    """What the model stores for its dense task of this number; neutral where it was trained without held-out cases."""
+    """What the model stores for its dense task of this number; neutral where nothing was held out."""
     prefix = f"dense.{number}."
     stored = {k[len(prefix) :]: v for k, v in made.calibration.items() if k.startswith(prefix)}
     classes = list(made.networks[0].dense.values())[number].question.classes
@@ -191,10 +182,7 @@ def calibrate(
         if plain.dice:
             means = {k: float(np.nanmean((cleaned if keep else plain).dice[k])) for k, keep in
                      zip(task.question.classes, largest, strict=True) if plain.dice.get(k)}  # fmt: skip
-            card[name] |= {
-                "dice": means,
-                "largest": [c for c, y in zip(task.question.classes, largest, strict=True) if y],
-            }
+            card[name] |= {"dice": means, "largest": bool(largest.all())}
     return arrays, card
 
 
@@ -216,7 +204,7 @@ def _compare_outlines(
         for one in (f for f in found if f.name == name and f.mask is not None):
             match = _partner(one.mask, left, labels.shape)
             into.add(one.probability or 0.0, match is not None, patient)
-            if match is not None:
+            if match is not None and one.mask is not None:
                 _note(into, name, measure(match, image), measure(one.mask, image))
                 left = [m for m in left if m is not match]
         into.missed += len(left)
@@ -255,10 +243,10 @@ def _largest(question: Question, plain: _Seen, cleaned: _Seen, plan: Recipe) -> 
     """Of which classes the largest part alone was better: of all, or of none (the doubt is fitted on one way)."""
     if plan.patches.largest:
         return np.array([name in plan.patches.largest for name in question.classes])
-    better = question.kind == "segmentation" and not question.separate and bool(plain.dice)
+    better: bool = question.kind == "segmentation" and not question.separate and bool(plain.dice)
     if better:
         gain = [np.nanmean(cleaned.dice[k]) - np.nanmean(plain.dice[k]) for k in plain.dice]
-        better = min(gain) >= 0 and max(gain) > 0
+        better = bool(min(gain) >= 0 and max(gain) > 0)
     return np.full(len(question.classes), better)
 
 

@@ -100,7 +100,7 @@ def compare(a: Predictions, b: Predictions, draws: int = 2000, seed: int = 0) ->
             paired = lambda w, f=one.statistic, g=other.statistic: f(w) - g(w)  # noqa: E731
             found = bootstrap(paired, a.clusters, draws, seed)
         every = np.ones(len(a.cases))
-        differences[name] = {"a": _plain(one.statistic(every)), "b": _plain(other.statistic(every)), **_json(found)}
+        differences[name] = {"a": _plain(one.statistic(every)), "b": _plain(other.statistic(every)), **as_json(found)}
     return {"n": len(a.cases), "patients": len(set(a.patients)), "differences": differences}
 
 
@@ -108,14 +108,15 @@ def _plain(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _json(estimate: Estimate) -> dict[str, Any]:
+def as_json(estimate: Estimate) -> dict[str, Any]:
+    """``{value, low, high, n, method}``, with ``None`` for what cannot be had, and then a ``note`` that says why."""
     value, low, high = (_plain(number) for number in (estimate.value, estimate.low, estimate.high))
     note = {} if value is not None else {"note": f"not defined on these {estimate.n} cases"}
     return {"value": value, "low": low, "high": high, "n": estimate.n, "method": estimate.method, **note}
 
 
 def _estimates(found: Measures, draws: int, seed: int) -> dict[str, Any]:
-    return {name: _json(measure.estimate(draws, seed)) for name, measure in found.items()}
+    return {name: as_json(measure.estimate(draws, seed)) for name, measure in found.items()}
 
 
 def _measures(rows: Predictions) -> Measures:
@@ -297,16 +298,16 @@ def describe(result: dict[str, Any]) -> list[str]:
     if len(order) == 2 and kind in ("multiclass", "ordinal"):
         sentences += _describe_two(metrics, *order)
     elif kind == "regression":
-        within = f"The prediction is off by {_said(metrics['mae'])} {result['unit']}".rstrip()
-        sentences.append(f"{within} on average and explains {_said(metrics['r2'], percent=True)} of the variance.")
+        within = f"The prediction is off by {said(metrics['mae'])} {result['unit']}".rstrip()
+        sentences.append(f"{within} on average and explains {said(metrics['r2'], percent=True)} of the variance.")
     else:
-        sentences.append(f"One class against the rest, the mean AUROC is {_said(metrics['auroc'])}.")
-        sentences.append(f"{_said(metrics['accuracy'], percent=True)} of the decisions are right.")
+        sentences.append(f"One class against the rest, the mean AUROC is {said(metrics['auroc'])}.")
+        sentences.append(f"{said(metrics['accuracy'], percent=True)} of the decisions are right.")
     sentences += _describe_doubt(result)
     return sentences
 
 
-def _said(estimate: dict[str, Any], percent: bool = False) -> str:
+def said(estimate: dict[str, Any], percent: bool = False) -> str:
     """A figure and its interval in words."""
     if estimate["value"] is None:
         return "(not defined)"
@@ -325,15 +326,15 @@ def _describe_two(metrics: dict[str, Any], negative: str, positive: str) -> list
         return ["All cases have the same answer, so how well the two are told apart cannot be measured."]
     sentences = [
         f"Given one case of each, the model ranks {positive} above {negative} in "
-        f"{_said(metrics['auroc'], percent=True)} of pairs (AUROC).",
-        f"At the threshold fixed beforehand it finds {_said(metrics['sensitivity'], percent=True)} of {positive} "
-        f"(sensitivity) and clears {_said(metrics['specificity'], percent=True)} of {negative} (specificity).",
+        f"{said(metrics['auroc'], percent=True)} of pairs (AUROC).",
+        f"At the threshold fixed beforehand it finds {said(metrics['sensitivity'], percent=True)} of {positive} "
+        f"(sensitivity) and clears {said(metrics['specificity'], percent=True)} of {negative} (specificity).",
     ]
     slope = metrics["calibration_slope"]
     if slope["value"] is not None:
         low, high = slope["low"], slope["high"]
         verdict = "too extreme" if high < 1 else "too cautious" if low > 1 else "neither too extreme nor too cautious"
-        sentences.append(f"Its probabilities are {verdict} (calibration slope {_said(slope)}; 1 is ideal).")
+        sentences.append(f"Its probabilities are {verdict} (calibration slope {said(slope)}; 1 is ideal).")
     return sentences
 
 
@@ -342,16 +343,16 @@ def _describe_doubt(result: dict[str, Any]) -> list[str]:
     metrics, doubt, sentences = result["metrics"], result["selective"], []
     promised = "" if result["coverage"] is None else f" ({100 * result['coverage']:g} % were promised)"
     if "set_coverage" in metrics:
-        held, size = _said(metrics["set_coverage"], percent=True), metrics["set_size"]["value"]
+        held, size = said(metrics["set_coverage"], percent=True), metrics["set_size"]["value"]
         sentences.append(
             f"Its sets of possible answers held the truth in {held} of cases{promised}; mean size {size:.2f}."
         )
     if "interval_coverage" in metrics:
-        held = _said(metrics["interval_coverage"], percent=True)
+        held = said(metrics["interval_coverage"], percent=True)
         sentences.append(f"Its prediction intervals held the truth in {held} of cases{promised}.")
     if doubt["abstained"]:
         percent = result["kind"] != "regression"
-        answered, every = (_said(doubt[name], percent) for name in ("error_answered", "error"))
+        answered, every = (said(doubt[name], percent) for name in ("error_answered", "error"))
         share = doubt["abstained_share"]["value"]
         sentences.append(
             f"It withholds its answer in {doubt['abstained']:,} cases ({100 * share:.1f} %); the error is {answered} "

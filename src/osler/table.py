@@ -98,6 +98,7 @@ class Roles:
         covariates: name to column.
         images: columns that only say where pixels are; they are no metadata.
         missing: cells that mean *unknown* in every column.
+        placed: masks or boxes say what is asked, so that labels are not missed.
     """
 
     case: str
@@ -107,6 +108,7 @@ class Roles:
     covariates: Mapping[str, str] = field(default_factory=dict)
     images: tuple[str, ...] = ()
     missing: frozenset[str] = MISSING
+    placed: bool = False
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def cases(table: Table, roles: Roles, images: Callable[[Row], Mapping[str, Sourc
     _check_columns(table, roles)
     notes: list[str] = []
     asked = [(label, _question(table, label, roles.missing | label.missing, notes)) for label in roles.labels]
-    if not roles.labels:
+    if not roles.labels and not roles.placed:
         notes.append(f"No column says what the labels are; the columns are {', '.join(table.columns)}.")
     read = _Reader(table, roles, asked)
     entries, problems = [], []

@@ -32,6 +32,7 @@ from osler import (
     store,
     volumes,
 )
+from osler import places as where
 from osler.cohort import Calibration, Cohort, Splits, Training, Validation
 from osler.fitting import Examples, Say, fit, write_text
 from osler.inspections import duplicates
@@ -118,6 +119,10 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     say("calibrating")
     digests = [int(loaded.digests[row_of[e.id]][:15], 16) for _, _, c in pairs for e in c.entries]
     fitted, card, held = _calibrate(networks, ((examples(t), examples(c)) for t, _, c in pairs), plan)
+    if plan.dense:
+        moments = [[(e.patient, v) for e in c.entries for v in places.get(e.id, [])] for _, _, c in pairs]
+        learned, card["places"] = where.calibrate(networks, moments, plan)
+        fitted |= learned
     seen = {e.id for t, v, c in pairs for part in (t, v, c) for e in part.entries}
     fitted["seen"] = np.array(
         sorted(int(loaded.digests[row_of[i]][:15], 16) for i in seen), np.int64

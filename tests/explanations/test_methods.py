@@ -22,6 +22,7 @@ from osler.explanations import (
     spread_out,
 )
 from osler.model import Network
+from osler.targets import OfClass
 from osler.tasks.classification import Classification
 
 METHODS = catalog.names("explanations")
@@ -73,7 +74,7 @@ class Weighted(nn.Module):
 
 def explained(method: str, net: Network, x: Tensor, target: int = 0, **options: Any) -> Tensor:
     module = catalog.find("explanations", method)
-    found: Tensor = module.explain(net, x, "label", target, module.Options(**options))
+    found: Tensor = module.explain(OfClass(net, "label", target), x, module.Options(**options))
     return found
 
 
@@ -284,7 +285,7 @@ def test_integrated_gradients_are_complete(dims: int) -> None:
     options = integrated_gradients.Options(steps=128)
     with torch.no_grad():
         plain = integrated_gradients.start(x, options)
-        whole = float(score(net, x, "label", 2) - score(net, plain, "label", 2))
+        whole = float(score(OfClass(net, "label", 2), x) - score(OfClass(net, "label", 2), plain))
     alone = explained("integrated_gradients", net, x, target=2, steps=128, smooth=0.0)
     assert float(alone.sum()) == pytest.approx(whole, abs=0.01 * float(alone.abs().sum()))
     spread = explained("integrated_gradients", net, x, target=2, steps=128, smooth=0.1)
@@ -361,6 +362,6 @@ def test_attention_is_the_weights_of_the_pooling(dims: int) -> None:
 
 
 def test_only_attention_pooling_has_attention() -> None:
-    assert attention.available(network((1, 16, 16), pooling="attention"))
-    assert not attention.available(network((1, 16, 16)))
-    assert gradcam.available(network((1, 16, 16)))
+    assert attention.available(OfClass(network((1, 16, 16), pooling="attention"), "label", 0))
+    assert not attention.available(OfClass(network((1, 16, 16)), "label", 0))
+    assert gradcam.available(OfClass(network((1, 16, 16)), "label", 0))

@@ -3,13 +3,13 @@
 Every file holds
 
 - ``Options``: a frozen dataclass of plain types, all with defaults;
-- ``available(network) -> bool``: whether the method makes sense for this network;
-- ``explain(network, x, task, target, options) -> map``: for *one* normalised input ``(1, t, c, d, h, w)``, the name
-  of a task and the number of one of its classes, a map ``(d, h, w)`` on the network's own grid. Large is important
-  *for* this class; moments are averaged. Maps are not negative, except where the file says so.
+- ``available(target) -> bool``: whether the method makes sense for what is to be explained;
+- ``explain(target, x, options) -> map``: for *one* normalised input ``(1, t, c, d, h, w)`` a map ``(d, h, w)`` on the
+  network's own grid. Large is important *for* the target; moments are averaged. Maps are not negative, except where
+  the file says so.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Protocol, runtime_checkable
 
@@ -22,38 +22,26 @@ from osler.case import Question
 
 
 @runtime_checkable
-class Asked(Protocol):
-    """A task, as far as an explanation needs to know it."""
-
-    @property
-    def question(self) -> Question: ...
-
-
-@runtime_checkable
-class Explained(Protocol):
-    """A network, as far as an explanation needs to know it; see ``osler.model.Network``.
+class Target(Protocol):
+    """One number that one network answers: a class of an image, or a finding at its place (``osler.targets``).
 
     Attributes:
         dims: 2: slices are folded into the batch; 3: the network looks at the volume.
-        tasks: what is asked, by name.
+        pooling: what makes one vector of the maps; ``None`` where the number does not come from such a vector.
     """
 
-    dims: int
-    pooling: nn.Module
+    @property
+    def dims(self) -> int: ...
 
     @property
-    def tasks(self) -> Mapping[str, Asked]: ...
+    def pooling(self) -> nn.Module | None: ...
 
-    def maps(self, x: Tensor) -> Tensor:
-        """Input ``(b, t, c, d, h, w)`` to feature maps ``(b * t * d, k, h', w')`` or ``(b * t, k, d', h', w')``."""
+    def levels(self, x: Tensor) -> list[Tensor]:
+        """Feature maps of ``(b, t, c, d, h, w)``: ``(b * t * d, k, h', w')`` or ``(b * t, k, d', h', w')`` each."""
         ...
 
-    def vector(self, maps: Tensor, cases: int) -> Tensor:
-        """Feature maps to one vector a case."""
-        ...
-
-    def answer(self, vector: Tensor) -> dict[str, Tensor]:
-        """Vectors to outputs by task."""
+    def score(self, levels: Sequence[Tensor], cases: int) -> Tensor:
+        """The log-odds (of a regression the value) ``(b,)`` that follow from feature maps of ``cases`` inputs."""
         ...
 
 
@@ -87,10 +75,9 @@ def _log_odds_between(above: Float[Tensor, "b o"], rank: int) -> Float[Tensor, "
     return inside - outside
 
 
-def score(network: Explained, x: Float[Tensor, "b t c d h w"], task: str, target: int) -> Float[Tensor, " b"]:
-    """:func:`log_odds` of normalised inputs."""
-    outputs = network.answer(network.vector(network.maps(x), len(x)))[task]
-    return log_odds(outputs, network.tasks[task].question, target)
+def score(target: Target, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, " b"]:
+    """The number that is explained, of normalised inputs."""
+    return target.score(target.levels(x), len(x))
 
 
 def removed(x: Float[Tensor, "1 t c d h w"], kept: Iterable[Tensor]) -> Iterator[Float[Tensor, "b t c d h w"]]:

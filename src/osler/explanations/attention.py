@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from osler.explanations import Explained, on_the_grid
+from osler.explanations import Target, on_the_grid
 
 
 @dataclass(frozen=True)
@@ -14,15 +14,13 @@ class Options:
     """Nothing to choose."""
 
 
-def available(network: Explained) -> bool:
+def available(target: Target) -> bool:
     """Where the pooling gives each place a weight."""
-    return callable(getattr(network.pooling, "weights", None))
+    return callable(getattr(target.pooling, "weights", None))
 
 
-def explain(
-    network: Explained, x: Float[Tensor, "1 t c d h w"], task: str, target: int, options: Options
-) -> Float[Tensor, "d h w"]:
+def explain(target: Target, x: Float[Tensor, "1 t c d h w"], options: Options) -> Float[Tensor, "d h w"]:
     """``pooling.weights`` of the feature maps, enlarged. It is the same for every task and class."""
     with torch.no_grad():
-        weights: Tensor = network.pooling.weights(network.maps(x))  # type: ignore[operator]
-    return on_the_grid(weights.float(), x, network.dims)
+        weights: Tensor = target.pooling.weights(target.levels(x)[-1])  # type: ignore[operator, union-attr]
+    return on_the_grid(weights.float(), x, target.dims)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from osler.explanations import Explained, blurred, score, spread_out
+from osler.explanations import Target, blurred, score, spread_out
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,12 @@ class Options:
     smooth: float = 0.08
 
 
-def available(network: Explained) -> bool:
+def available(target: Target) -> bool:
     """Always: every network has gradients."""
     return True
 
 
-def explain(
-    network: Explained, x: Float[Tensor, "1 t c d h w"], task: str, target: int, options: Options
-) -> Float[Tensor, "d h w"]:
+def explain(target: Target, x: Float[Tensor, "1 t c d h w"], options: Options) -> Float[Tensor, "d h w"]:
     """*Signed*, summed over channels and moments: the map sums to score(x) - score(baseline), up to the steps."""
     plain = start(x, options)
     points, weights = np.polynomial.legendre.leggauss(options.steps)
@@ -48,7 +46,7 @@ def explain(
         part, weight = on_the_way[first : first + batch], share[first : first + batch]
         point = (x * part + plain * (1 - part)).detach().requires_grad_()
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(score(network, point, task, target).sum(), point)
+            (gradient,) = torch.autograd.grad(score(target, point).sum(), point)
         total += (gradient * weight).sum(0, keepdim=True)
     return spread_out(((x - plain) * total).sum((0, 1, 2)), options.smooth)
 

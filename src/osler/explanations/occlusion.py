@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from osler.explanations import Explained, removed, score
+from osler.explanations import Target, removed, score
 
 Window = tuple[slice, slice, slice]
 
@@ -27,14 +27,12 @@ class Options:
     places: int = 0
 
 
-def available(network: Explained) -> bool:
+def available(target: Target) -> bool:
     """Always: nothing but answers is needed."""
     return True
 
 
-def explain(
-    network: Explained, x: Float[Tensor, "1 t c d h w"], task: str, target: int, options: Options
-) -> Float[Tensor, "d h w"]:
+def explain(target: Target, x: Float[Tensor, "1 t c d h w"], options: Options) -> Float[Tensor, "d h w"]:
     """At each pixel the mean fall of the score over the boxes that hid it; where it rose, 0.
 
     A box counts most for its middle, and is filled in from around it.
@@ -42,8 +40,8 @@ def explain(
     total, times = x.new_zeros(x.shape[3:]), x.new_zeros(x.shape[3:])
     windows = boxes(x.shape[3:], options)
     with torch.no_grad():
-        whole = score(network, x, task, target)
-        parts = [score(network, part, task, target) for part in removed(x, _outside(windows, total))]
+        whole = score(target, x)
+        parts = [score(target, part) for part in removed(x, _outside(windows, total))]
     hat = _hat([part.stop - part.start for part in windows[0]]).to(x)
     for window, fall in zip(windows, whole - torch.cat(parts), strict=True):
         total[window] += fall * hat

@@ -58,8 +58,8 @@ def read(path: Path, cohort_file: Path | None = None) -> Listing:
             listing = module.read(path)
             return listing
     raise Problem(
-        "no cohort was found: no cohort.toml, MedMNIST .npz, nnU-Net, Pascal VOC, COCO or YOLO data set, table with a "
-        "column image, folder for each class or DICOM files",
+        "no cohort was found: no cohort.toml, MedMNIST .npz, nnU-Net, Pascal VOC, COCO or YOLO data set, table with "
+        "a column image, folder for each class or DICOM files",
         path=path,
         fix="name the columns of its table in a cohort file",
     )

@@ -13,23 +13,35 @@
     kind = "ordinal"
     classes = ["normal", "benign", "malignant"]
 
-Also: ``split``, ``frame`` (take one moment of each image), ``modality`` (DICOM's code, for files that do not say
-it), ``exclude = {column = ["value"]}``,
-``[[join]]`` with ``table`` and ``on``; for a label also ``missing``, ``rename = {cell = "class"}``, ``separator``
-and ``unit``.
+    [mask.lesion]
+    file = "masks/{id}_*.png"       # or {class = "pattern", ...}; several files are several lesions
+    values = {1 = "core"}           # of a label map; without them every value but 0 is inside
+    separate = true                 # each connected part is a finding of its own
+    [boxes.cells]
+    corners = ["x0", "y0", "x1", "y1"]      # or size = ["x", "y", "w", "h"], or cell = "boxes"
+    class = "cell_type"             # a column
+
+Without ``table`` the images themselves are the cases: in ``image = "{part}/{number}_image.png"`` the names in braces
+become columns. Also: ``split``, ``frame`` (take one moment of each image), ``modality`` (DICOM's code, for files that
+do not say it), ``exclude = {column = ["value"]}``, ``[[join]]`` with ``table`` and ``on``; for a label also
+``missing``, ``rename = {cell = "class"}``, ``separator`` and ``unit``; for a mask ``ignore``, the value of pixels of
+which nothing is known, and ``detect = true`` for boxes around its parts; for boxes ``name``, their class, and
+``blank = "none"`` where blank cells mean that there is none.
 """
 
+import glob
 import re
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from osler import table
-from osler.case import Kind, Modality, Source
+from osler import annotations, table
+from osler.case import Kind, Modality, Question, Source
 from osler.layouts import Listing
 from osler.problem import Problem
 
@@ -48,6 +60,25 @@ class _Label(BaseModel):
     unit: str = ""
 
 
+class _Mask(BaseModel):
+    model_config = _STRICT
+    file: str | dict[str, str]
+    values: dict[str, str] = {}
+    ignore: int | None = None
+    separate: bool = True
+    detect: bool = False
+
+
+class _Boxes(BaseModel):
+    model_config = _STRICT
+    corners: list[str] = []
+    size: list[str] = []
+    cell: str = ""
+    name: str = annotations.ONE
+    class_: str = Field("", alias="class")
+    blank: Literal["unknown", "none"] = "unknown"
+
+
 class _Join(BaseModel):
     model_config = _STRICT
     table: str
@@ -56,7 +87,7 @@ class _Join(BaseModel):
 
 class _File(BaseModel):
     model_config = _STRICT
-    table: str
+    table: str = ""
     case: str
     image: str | dict[str, str]
     patient: str = ""
@@ -68,6 +99,8 @@ class _File(BaseModel):
     exclude: dict[str, list[str]] = {}
     join: list[_Join] = []
     label: dict[str, _Label] = {}
+    mask: dict[str, _Mask] = {}
+    boxes: dict[str, _Boxes] = {}
 
 
 def matches(path: Path) -> bool:
@@ -94,12 +127,30 @@ def read_with(path: Path, file: Path) -> Listing:
     missing = table.MISSING | set(plan.missing)
     labels = tuple(_label(task, label, file) for task, label in plan.label.items())
     covariates = {name: name for name in plan.covariates}
-    roles = table.Roles(plan.case, plan.patient, plan.split, labels, covariates, (), missing)
     patterns = {"image": plan.image} if isinstance(plan.image, str) else plan.image
-    for pattern in patterns.values():
-        for column in re.findall(r"\{([^{}]+)\}", pattern):
-            _has(data, column)
-    cases = table.cases(data, roles, partial(_sources, path, patterns, plan.frame, missing))
+    named = {column for pattern in patterns.values() for column in _columns(pattern)}
+    said = {column for label in labels for column in (label.column, *label.by_class.values()) if column}
+    for column in (*named, plan.case):
+        _has(data, column)
+    drawn = annotations.Annotated(
+        data,
+        plan.case,
+        masks=[_masks(path, data, task, mask, plan.frame, missing) for task, mask in plan.mask.items()],
+        boxes=[_boxes(data, task, boxes, file) for task, boxes in plan.boxes.items()],
+        same=sorted(named | said | {column for column in (plan.patient, plan.split) if column}),
+        missing=missing,
+    )
+    placed = bool(drawn.questions)
+    roles = table.Roles(
+        plan.case, plan.patient, plan.split, labels, covariates, tuple(drawn.used), missing, placed=placed
+    )
+
+    def looked(row: table.Row) -> Mapping[str, Source]:
+        sources = _sources(path, patterns, plan.frame, missing, row)
+        drawn.look(row, sources)
+        return sources
+
+    cases = drawn.add(table.cases(drawn.data, roles, looked))
     if not cases.entries:
         first = f" (the first: {cases.problems[0]})" if cases.problems else ""
         raise Problem(f"none of the images that the cohort file describes is there{first}", path=path, fix="check it")
@@ -117,7 +168,8 @@ def _parsed(file: Path) -> _File:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            known = _Label if first["loc"][0] == "label" else _Join if first["loc"][0] == "join" else _File
+            parts: dict[str, type[BaseModel]] = {"label": _Label, "join": _Join, "mask": _Mask, "boxes": _Boxes}
+            known = parts.get(str(first["loc"][0]), _File) if len(first["loc"]) > 1 else _File
             fix = f"known keys are {', '.join(known.model_fields)}"
             raise Problem(f"there is no key {key!r} in a cohort file", path=file, fix=fix) from error
         raise Problem(f"the key {key!r} is wrong: {first['msg'].lower()}", path=file, fix="correct it") from error
@@ -147,7 +199,7 @@ def _label(task: str, label: _Label, file: Path) -> table.Label:
 
 def _joined(path: Path, plan: _File) -> table.Table:
     """The table, widened by the others: each of their rows is looked up by the key."""
-    data = _table(path, plan.table)
+    data = _table(path, plan.table) if plan.table else _matching(path, plan)
     for join in plan.join:
         other = _table(path, join.table)
         _has(data, join.on)
@@ -164,6 +216,93 @@ def _joined(path: Path, plan: _File) -> table.Table:
         rows = tuple({**blank, **found.get(row[join.on], {}), **row} for row in data.rows)
         data = table.Table(data.path, data.columns + new, rows)
     return data
+
+
+def _matching(path: Path, plan: _File) -> table.Table:
+    """A table of the files that the pattern of the image matches: what stands for each name in braces is a column."""
+    pattern = plan.image if isinstance(plan.image, str) else next(iter(plan.image.values()))
+    columns = _columns(pattern)
+    parts = re.split(r"\{([^{}]+)\}", pattern)
+    # Text, name, text, name, ..., text; a name that comes again must be the same.
+    known: set[str] = set()
+    text = ""
+    for number, part in enumerate(parts):
+        text += re.escape(part) if number % 2 == 0 else f"(?P=c{columns.index(part)})" if part in known else (
+            f"(?P<c{columns.index(part)}>[^/]+?)"
+        )  # fmt: skip
+        known |= {part} if number % 2 else set()
+    found = []
+    for file in sorted(path.glob("".join("*" if number % 2 else part for number, part in enumerate(parts)))):
+        match = re.fullmatch(text, file.relative_to(path).as_posix())
+        if match:
+            found.append(dict(zip(columns, match.groups(), strict=True)))
+    if not columns or not found:
+        what = f"no file matches {pattern!r}" if columns else f"the image {pattern!r} has no {{name}} in it"
+        raise Problem(what, path=path, fix="correct the pattern or name a table in the cohort file")
+    return table.Table(path, columns, tuple(found))
+
+
+def _columns(pattern: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(re.findall(r"\{([^{}]+)\}", pattern)))
+
+
+def _masks(
+    path: Path, data: table.Table, task: str, mask: _Mask, frame: int | None, missing: frozenset[str]
+) -> annotations.Masks:
+    patterns = {"" if mask.values else task: mask.file} if isinstance(mask.file, str) else mask.file
+    for pattern in patterns.values():
+        for column in _columns(pattern):
+            _has(data, column)
+    if not all(re.fullmatch(r"\d{1,3}", value) and 0 < int(value) < 256 for value in mask.values):
+        raise Problem(f"the values of the mask {task!r} are not numbers from 1 to 255", fix='write {1 = "name"}')
+    values = {int(value): name for value, name in mask.values.items()}
+    classes = tuple(dict.fromkeys(values.values())) if values else tuple(patterns)
+    groups = tuple(tuple(v for v, name in values.items() if name == one) for one in classes)
+    question = Question(
+        task,
+        "detection" if mask.detect else "segmentation",
+        classes,
+        values=groups if values else tuple((number,) for number in range(1, len(classes) + 1)),
+        ignore=mask.ignore,
+        separate=mask.separate,
+    )
+    files = {name: partial(_drawn, path, pattern, missing) for name, pattern in patterns.items()}
+    return annotations.Masks(question, files, values, frame)
+
+
+def _drawn(path: Path, pattern: str, missing: frozenset[str], row: table.Row) -> list[Path] | None:
+    """The files of a row; none where a cell says ``none``, ``None`` where one is blank."""
+    cells = [row[column] for column in _columns(pattern)]
+    if any(cell in missing for cell in cells):
+        return None
+    if any(cell.lower() in annotations.NONE for cell in cells):
+        return []
+    name = _filled(pattern, row)
+    if "*" in name:
+        escaped = _filled(pattern, {column: glob.escape(row[column]) for column in _columns(pattern)})
+        found = sorted(path.glob(escaped))
+        if found:
+            return found
+    elif (path / name).exists():
+        return [path / name]
+    raise Problem("the cohort file describes this mask, but it is not there", path=path / name, root=path)
+
+
+def _filled(pattern: str, row: Mapping[str, str]) -> str:
+    return re.sub(r"\{([^{}]+)\}", lambda match: row[match[1]], pattern)
+
+
+def _boxes(data: table.Table, task: str, boxes: _Boxes, file: Path) -> annotations.Boxes:
+    given = [columns for columns in (boxes.corners, boxes.size, [boxes.cell] if boxes.cell else []) if columns]
+    if len(given) != 1 or (not boxes.cell and len(given[0]) not in (4, 6)):
+        what = f"the boxes {task!r} need one of corners and size, with 4 columns (6 of a volume), or cell"
+        raise Problem(what, path=file, fix='write for example corners = ["x0", "y0", "x1", "y1"]')
+    for column in (*given[0], *([boxes.class_] if boxes.class_ else [])):
+        _has(data, column)
+    columns = () if boxes.cell else tuple(given[0])
+    return annotations.Boxes(
+        task, columns, bool(boxes.corners), boxes.cell, boxes.name, boxes.class_, boxes.blank == "none"
+    )
 
 
 def _table(folder: Path, name: str) -> table.Table:
@@ -184,9 +323,9 @@ def _sources(
 ) -> Mapping[str, Source]:
     sources = {}
     for modality, pattern in patterns.items():
-        if any(row[column] in missing for column in re.findall(r"\{([^{}]+)\}", pattern)):
+        if any(row[column] in missing for column in _columns(pattern)):
             continue
-        path = folder / re.sub(r"\{([^{}]+)\}", lambda match: row[match[1]], pattern)
+        path = folder / _filled(pattern, row)
         if not path.exists():
             raise Problem("the cohort file describes this file, but it is not there", path=path, root=folder)
         sources[modality] = Source(path, frame=frame)

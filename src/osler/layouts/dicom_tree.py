@@ -1,12 +1,13 @@
-"""Any tree of DICOM files: one case a series, labels from an optional ``labels.csv`` beside them."""
+"""Any tree of DICOM files: one case a series, labels from an optional ``labels.csv``, outlines from SEG objects."""
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from osler import table
-from osler.case import Source
+from osler.case import Entry, Outline, Question, Source
 from osler.formats import dicom
 from osler.layouts import Listing
 from osler.problem import Problem
@@ -15,7 +16,9 @@ from osler.problem import Problem
 _KEYS = ("SeriesInstanceUID", "path", "StudyInstanceUID", "PatientID", "patient")
 # Where a file lies, and what its header says.
 _File = tuple[str, Mapping[str, str]]
-_NOT_IMAGES = ("SEG", "RTDOSE", "SR", "PR", "KO", "ANN", "SM")
+_SEGMENTATION = "SEG"
+_TASK = "mask"
+_NOT_IMAGES = (_SEGMENTATION, "RTDOSE", "SR", "PR", "KO", "ANN", "SM")
 
 
 def matches(path: Path) -> bool:
@@ -24,14 +27,15 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path) -> Listing:
-    """Series by SeriesInstanceUID, patients by PatientID; without ``labels.csv`` nothing is asked.
+    """Series by SeriesInstanceUID, patients by PatientID; ``labels.csv`` and segmentations ask, where they are there.
 
-    Localizers and objects that are no images are left out with a note, broken files with a problem.
+    A segmentation (SEG) outlines the series that it refers to, a class for each label of its segments. Localizers and
+    objects that are no images are left out with a note, broken files with a problem.
 
     Raises:
         Problem: no image at all, or a ``labels.csv`` that names no series.
     """
-    found, problems, notes = _series(path)
+    found, drawn, problems, notes = _series(path)
     if not found:
         raise Problem("there is no DICOM image in this folder", path=path, fix="give a folder with images")
     rows, sources = _rows(path, found)
@@ -44,11 +48,65 @@ def read(path: Path) -> Listing:
     roles = table.Roles(roles.case, "PatientID", roles.split, roles.labels, roles.covariates, roles.images)
     cases = table.cases(data, roles, lambda row: {"image": sources[row["SeriesInstanceUID"]]})
     grouping = "DICOM PatientID" if any(row["PatientID"] for row in rows) else ""
-    return Listing(cases.entries, cases.questions, grouping, (*problems, *cases.problems), (*notes, *cases.notes))
+    entries, asked = _outlined(path, cases.entries, found, drawn, problems)
+    if asked and any(question.task == _TASK for question in cases.questions):
+        raise Problem(f"its column {_TASK} has the name of what segmentations answer", path=labels, fix="rename it")
+    problems += cases.problems
+    return Listing(entries, (*cases.questions, *asked), grouping, tuple(problems), (*notes, *cases.notes))
 
 
-def _series(root: Path) -> tuple[Mapping[str, list[_File]], list[Problem], list[str]]:
+def _outlined(
+    root: Path,
+    entries: Sequence[Entry],
+    found: Mapping[str, list[_File]],
+    drawn: Sequence[str],
+    problems: list[Problem],
+) -> tuple[tuple[Entry, ...], tuple[Question, ...]]:
+    """The entries with the segmentations that refer to their series, each segment an outline of its own."""
+    outlines: dict[str, list[Outline]] = defaultdict(list)
+    for file in drawn:
+        path = Path(file)
+        try:
+            seg = dicom.segments(path)
+            if seg is None:
+                continue
+            each = [Outline(_TASK, Source(path, key=str(one.number)), one.label) for one in seg.segments]
+            for uid in _drawn_on(seg, found):
+                outlines[uid] += each
+        except Problem as problem:
+            problems.append(Problem(problem.what, path=path, root=root, fix=problem.fix))
+    if not outlines:
+        return tuple(entries), ()
+    classes = tuple(sorted({str(outline.values) for some in outlines.values() for outline in some}))
+    values = tuple((number,) for number in range(1, len(classes) + 1))
+    asked = Question(_TASK, "segmentation", classes, values=values)
+    return tuple(replace(entry, outlines=tuple(outlines.get(entry.id, ()))) for entry in entries), (asked,)
+
+
+def _drawn_on(seg: dicom.Segments, found: Mapping[str, list[_File]]) -> list[str]:
+    """The series of the cohort that a segmentation was drawn on: those it names, else the one in its space.
+
+    Raises:
+        Problem: none, or one of another patient.
+    """
+    uids = [uid for uid in seg.series if uid in found]
+    if not seg.series:
+        study = [uid for uid, files in found.items() if files[0][1]["StudyInstanceUID"] == seg.study]
+        uids = [uid for uid in study if seg.frame and dicom.frame_of_reference(Path(found[uid][0][0])) == seg.frame]
+        if len(uids) > 1:
+            what = f"it does not say which of {len(uids)} series in its space it was drawn on"
+            raise Problem(what, fix="remove the other series")
+    if not uids:
+        raise Problem("the series that this segmentation was drawn on is not here", fix="put it beside it")
+    if any(seg.patient and seg.patient != found[uid][0][1]["PatientID"] for uid in uids):
+        raise Problem("this segmentation and the series that it was drawn on are of two patients", fix="check both")
+    return uids
+
+
+def _series(root: Path) -> tuple[Mapping[str, list[_File]], list[str], list[Problem], list[str]]:
+    """The files of each series, the segmentations, what is broken, and what was left out."""
     found: dict[str, list[_File]] = defaultdict(list)
+    drawn: list[str] = []
     problems: list[Problem] = []
     skipped: Counter[str] = Counter()
     paths = list(_files(root))
@@ -58,6 +116,8 @@ def _series(root: Path) -> tuple[Mapping[str, list[_File]], list[Problem], list[
         elif isinstance(tags, Problem):
             # An empty one may have been a slice: never skipped silently.
             problems.append(Problem(tags.what, path=tags.path, root=root, fix=tags.fix))
+        elif tags["Modality"] == _SEGMENTATION:
+            drawn.append(path)
         elif not tags["Rows"] or tags["Modality"] in _NOT_IMAGES:
             skipped["not an image"] += 1
         elif "LOCALIZER" in tags["ImageType"].upper():
@@ -66,7 +126,7 @@ def _series(root: Path) -> tuple[Mapping[str, list[_File]], list[Problem], list[
             problems.append(Problem("it has no SeriesInstanceUID", path=path, root=root, fix="export it again"))
         else:
             found[tags["SeriesInstanceUID"]].append((path, tags))
-    return found, problems, [f"{count} files were left out: {why}." for why, count in sorted(skipped.items())]
+    return found, drawn, problems, [f"{count} files were left out: {why}." for why, count in sorted(skipped.items())]
 
 
 def _files(root: Path) -> Iterator[str]:

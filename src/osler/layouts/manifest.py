@@ -1,16 +1,18 @@
 """A CSV, TSV or Parquet table with a column ``image`` (or ``image.<modality>``); paths are relative to it.
 
-Other columns: ``case, patient, label, label.<task>, label.<task>.<class>, split, covariate.<name>``; all the rest
-is metadata.
+Other columns: ``case, patient, label, label.<task>, label.<task>.<class>, split, covariate.<name>``; ``mask`` or
+``mask.<class>`` with files, several of a case separated by ``;``; ``boxes`` with all boxes of a case in a cell, or a
+row for each box with ``x, y, width, height`` or ``xmin, ymin, xmax, ymax`` and ``class``. All the rest is metadata.
 """
 
 import csv
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from osler import table
+from osler import annotations, table
 from osler.case import Source
 from osler.layouts import Listing
 from osler.problem import Problem
@@ -59,17 +61,30 @@ def read(path: Path) -> Listing:
     if not images:
         fix = f"its columns are {', '.join(data.columns)}; name them so or write a cohort file"
         raise Problem("the table has no column image or image.<modality>", path=path, fix=fix)
-    roles = table.named_roles(data, "case" if "case" in data.columns else images[0], images)
-    if not roles.labels:
+    case = "case" if "case" in data.columns else images[0]
+    roles = table.named_roles(data, case, images)
+    masks, boxes = annotations.mask_columns(data, path.parent), annotations.box_columns(data)
+    said = [column for label in roles.labels for column in (label.column, *label.by_class.values()) if column]
+    same = {column for column in (*images, *said, roles.patient, roles.split) if column}
+    drawn = annotations.Annotated(data, case, masks=masks, boxes=boxes, same=sorted(same))
+    masked = [column for column in data.columns if column == "mask" or column.startswith("mask.")]
+    roles = replace(roles, images=(*images, *masked, *sorted(drawn.used)), placed=bool(drawn.questions))
+    if not roles.labels and not drawn.questions:
         alike = difflib.get_close_matches("label", [name.lower() for name in data.columns], cutoff=0.75)
         if alike:
             fix = f"rename {alike[0]!r}; its columns are {', '.join(data.columns)}"
             raise Problem("the table has no column label or label.<task>", path=path, fix=fix)
-    cases = table.cases(data, roles, partial(_sources, path.parent, images))
+    cases = drawn.add(table.cases(drawn.data, roles, partial(_looked, path.parent, images, drawn)))
     if not cases.entries:
         what = f"none of the {len(data.rows)} files named in column {images[0]!r} is there"
         raise Problem(what, path=path, fix="paths are relative to the table")
     return Listing(cases.entries, cases.questions, cases.grouping, cases.problems, cases.notes)
+
+
+def _looked(folder: Path, columns: list[str], drawn: annotations.Annotated, row: table.Row) -> Mapping[str, Source]:
+    sources = _sources(folder, columns, row)
+    drawn.look(row, sources)
+    return sources
 
 
 def _sources(folder: Path, columns: list[str], row: table.Row) -> Mapping[str, Source]:

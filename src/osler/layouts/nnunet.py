@@ -38,8 +38,8 @@ def matches(path: Path) -> bool:
 def read(path: Path) -> Listing:
     """The training cases, and the test cases where ``labelsTs`` has them outlined.
 
-    Several channels stand under their names as several images; four-dimensional files of the Decathlon hold them along
-    their last axis. The format knows no patients: each case counts as one.
+    Several channels stand under their names as several images; four-dimensional files of the Decathlon hold them
+    along their last axis. The format knows no patients: each case counts as one.
 
     Raises:
         Problem: ``dataset.json`` is broken, or there is no case.

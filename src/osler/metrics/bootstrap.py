@@ -72,6 +72,30 @@ def bootstrap(
     return _percentiles(value, np.asarray(drawn, np.float64), len(names), n, confidence)
 
 
+def bootstrap_several(
+    statistic: Callable[[Float[np.ndarray, " n"]], Float[np.ndarray, " k"]],
+    clusters: Rows,
+    draws: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> list[Estimate]:
+    """As :func:`bootstrap`, for a statistic of several numbers that are found together, an estimate for each."""
+    n = len(clusters)
+    names, place = np.unique(clusters, return_inverse=True)
+    values = statistic(np.ones(n))
+    drawn = np.array(
+        [
+            statistic(count[place].astype(np.float64))
+            for batch in (_counts(len(names), draws, seed) if len(names) > 1 else ())
+            for count in batch
+        ]
+    ).reshape(-1, len(values))
+    return [
+        _percentiles(float(value), column, len(names), n, confidence)
+        for value, column in zip(values, drawn.T, strict=True)
+    ]
+
+
 def bootstrap_auroc(target: Rows, score: Rows, clusters: Rows, draws: int = 2000, seed: int = 0) -> Estimate:
     """The AUROC with its 95 % bootstrap interval over patients: :func:`bootstrap` of ``auroc``, many draws at once.
 

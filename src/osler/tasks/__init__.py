@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from osler.case import Question
+from osler.case import Finding, Question
 
 
 class Dense(ABC):
@@ -39,3 +40,7 @@ class Dense(ABC):
     @abstractmethod
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """A number to make small; patches of which nothing is known add nothing."""
+
+    @abstractmethod
+    def log_odds(self, outputs: Any, finding: Finding) -> Float[Tensor, " b"]:
+        """How much is said for a finding in each patch of a batch; its place is in pixels of the patch."""

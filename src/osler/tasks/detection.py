@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from osler.boxes import Boxes, generalised_overlap, overlaps, suppress
-from osler.case import Question
+from osler.case import Finding, Question
 from osler.tasks import Dense
 
 # Intersection over union from which two boxes of one class are one object: cells of a picture lie over one another,
@@ -117,6 +117,16 @@ class Detection(Dense):
             found = found[found.scores.argsort(descending=True, stable=True)[: 10 * most]]
             answers.append(suppress(found, OVERLAP[dims])[:most])
         return answers
+
+    def log_odds(self, outputs: Offers, finding: Finding) -> Float[Tensor, " b"]:
+        """Of the best that is offered for a box: the score of its class times the overlap (Petsiuk 2021)."""
+        assert finding.box is not None
+        places = _places(outputs)
+        box = places.new_tensor([[*finding.box.start, *finding.box.stop]])
+        fit = overlaps(box, places.flatten(0, 1)).reshape(places.shape[:2])
+        score = functional.logsigmoid(outputs.logits[..., self.question.classes.index(finding.name)].float())
+        best = (score + (fit + 1e-6).log()).amax(1).clamp(max=-1e-6)
+        return best - torch.log(-torch.expm1(best))
 
 
 def _places(offers: Offers) -> Float[Tensor, "b a 6"]:

@@ -13,10 +13,11 @@ from pathlib import Path
 from osler.case import Source
 from osler.formats.dicom import segmentation, series
 from osler.formats.dicom.files import header, headers_of, is_dicom, load, made_by
+from osler.formats.dicom.segmentation import Segments
 from osler.image import Image
 from osler.problem import Problem
 
-__all__ = ["facts", "header", "headers_of", "labels", "matches", "read", "segments"]
+__all__ = ["Segments", "facts", "frame_of_reference", "header", "headers_of", "labels", "matches", "read", "segments"]
 
 
 def matches(path: Path) -> bool:
@@ -53,7 +54,7 @@ def labels(source: Source) -> Image | None:
         return segmentation.read(dataset, source.key) if segmentation.matches(dataset) else None
 
 
-def segments(path: Path) -> segmentation.Segments | None:
+def segments(path: Path) -> Segments | None:
     """What a segmentation object says of its segments and of the images it was drawn on; ``None`` for another file.
 
     Raises:
@@ -62,6 +63,16 @@ def segments(path: Path) -> segmentation.Segments | None:
     with _in_words(path):
         dataset = load(path, segmentation.TAGS)
         return segmentation.described(dataset) if segmentation.matches(dataset) else None
+
+
+def frame_of_reference(path: Path) -> str:
+    """The UID of the space that the positions in a file are in, empty where it is not stated.
+
+    Raises:
+        Problem: this is not a DICOM file.
+    """
+    with _in_words(path):
+        return str(load(path, ["SOPClassUID", "Rows", "FrameOfReferenceUID"]).get("FrameOfReferenceUID") or "")
 
 
 @contextmanager

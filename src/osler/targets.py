@@ -1,0 +1,246 @@
+"""What can be explained: a class of an image, or a finding at its place; and the image as each network sees it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from osler import calibration, data, diagnosis, places, sliding, volumes
+from osler.case import Box, Case, Finding, Mask
+from osler.explanations import log_odds, removed
+from osler.grid import Grid
+from osler.image import Image
+from osler.model import Model, Network
+from osler.problem import Problem
+
+Size = tuple[int, int, int]
+Heat = Float[np.ndarray, "_ _ _"]
+
+
+@dataclass(frozen=True, eq=False)
+class OfClass:
+    """The log-odds of one class of an image (of a regression the value); see :class:`osler.explanations.Target`."""
+
+    network: Network
+    task: str
+    number: int
+
+    @property
+    def dims(self) -> int:
+        return self.network.dims
+
+    @property
+    def pooling(self) -> nn.Module | None:
+        return self.network.pooling
+
+    def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Tensor]:
+        """The last feature maps."""
+        return [self.network.maps(x)]
+
+    def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
+        """:func:`osler.explanations.log_odds`."""
+        outputs = self.network.answer(self.network.vector(levels[-1], cases))[self.task]
+        return log_odds(outputs, self.network.tasks[self.task].question, self.number)
+
+    def raw(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b o"]:
+        """All outputs of the task."""
+        found: Tensor = self.network(x)[self.task]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class OfPlace:
+    """The log-odds of a finding at its place; ``finding`` lies in pixels of the window that the network sees."""
+
+    network: Network
+    finding: Finding
+
+    @property
+    def dims(self) -> int:
+        return self.network.dims
+
+    @property
+    def pooling(self) -> nn.Module | None:
+        return None
+
+    def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Tensor]:
+        """The feature maps of every level: the decoder joins them all."""
+        return self.network.levels(x)
+
+    def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
+        """``log_odds`` of the task."""
+        outputs = self.network.located(levels)[self.finding.task]
+        return self.network.dense[self.finding.task].log_odds(outputs, self.finding)
+
+    def raw(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b o"]:
+        """The score."""
+        return self.score(self.levels(x), len(x))[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What is explained, and of which image.
+
+    Attributes:
+        made: the model.
+        task, name: what is asked, and the class (or quantity) of the answer.
+        targets: one for each network.
+        inputs: the normalised image, or the part of it that is looked at, ``(1, t, c, d, h, w)`` for each network.
+        to_image: from a map ``(d, h, w)`` on the networks' grid to one on the image as it was read.
+        place: where the finding lies, in words; empty for a class of the whole image.
+    """
+
+    made: Model
+    task: str
+    name: str
+    targets: Sequence[OfClass | OfPlace]
+    inputs: Sequence[Tensor]
+    to_image: Callable[[Heat], Heat]
+    place: str = ""
+
+    def answers(self, kept: Iterable[Tensor]) -> NDArray[np.float64]:
+        """What the networks answer together when only that share ``(d, h, w)`` of the image is left, ``(n,)``.
+
+        The calibrated probability of a class, the value of a regression in standard deviations; of a finding at its
+        place the mean of the networks' scores, as a probability.
+        """
+        shares, raw = list(kept), []
+        for target, x in zip(self.targets, self.inputs, strict=True):
+            with torch.no_grad():
+                parts = [target.raw(part) for part in removed(x, (share.to(x) for share in shares))]
+            raw.append(torch.cat(parts).double().cpu().numpy())
+        first = self.targets[0]
+        if isinstance(first, OfPlace):
+            return np.asarray((1 / (1 + np.exp(-np.clip(raw, -700, 700)))).mean(0)[:, 0])
+        task = self.made.tasks[self.task]
+        if task.question.kind == "regression":
+            return np.asarray(np.mean(raw, 0)[:, 0])
+        fitted = diagnosis.calibrated(self.made, self.task)
+        return np.asarray(calibration.apply(task, fitted, np.stack(raw))[:, first.number], np.float64)
+
+
+def ask(made: Model, case: Case, finding: Finding | None = None) -> Asked:
+    """What is to be explained of a case.
+
+    Args:
+        made: the model.
+        case: with one image.
+        finding: see :func:`osler.explanation.explain`.
+
+    Raises:
+        Problem: there is no such task or class, the image cannot be given to the model, or nothing was found.
+    """
+    questions = made.recipe.tasks
+    if finding is not None:
+        if finding.task not in questions:
+            raise Problem(f"the model knows no task {finding.task!r}", fix=f"it has {', '.join(questions)}")
+        classes = questions[finding.task].classes
+        if finding.name not in classes:
+            raise Problem(f"the task {finding.task} knows no {finding.name!r}", fix=f"it has {', '.join(classes)}")
+    if not made.tasks or (finding is not None and questions[finding.task].dense):
+        if finding is None or (finding.box is None and finding.mask is None):
+            finding = _surest(made, case, finding)
+        return _of_place(made, data.the_image(case), finding)
+    return _of_class(made, data.the_image(case), finding)
+
+
+def _of_class(made: Model, image: Image, finding: Finding | None) -> Asked:
+    pixels = data.prepare(image, made.recipe.image)[None]
+    if finding is not None:
+        task, number = finding.task, made.tasks[finding.task].question.classes.index(finding.name)
+    else:
+        task = next(iter(made.tasks))
+        answered = diagnosis.answer(made, pixels)
+        exclusive = made.tasks[task].question.kind in ("multiclass", "ordinal")
+        number = int((answered.decision if exclusive else answered.probability)[task][0].argmax())
+    with torch.no_grad():
+        inputs = [network.normalise(torch.from_numpy(pixels).to(_device(network))) for network in made.networks]
+    where = data.place(image, made.recipe.image)
+
+    def to_image(heat: Heat) -> Heat:
+        window = tuple(slice(a, a + n) for a, n in zip(where.start, where.size, strict=True))
+        inside = Image(heat[window][None, None].astype(np.float32)).resample(where.original)
+        return np.asarray(inside.array[0, 0], np.float32).clip(0, 1)
+
+    targets = [OfClass(network.eval(), task, number) for network in made.networks]
+    return Asked(made, task, made.tasks[task].question.classes[number], targets, inputs, to_image)
+
+
+def _surest(made: Model, case: Case, wanted: Finding | None) -> Finding:
+    """The surest place that the model itself finds, of this class if one is wanted."""
+    found = [
+        finding
+        for answer in places.answer(made, data.the_image(case)).values()
+        for finding in answer.findings
+        if (finding.box or finding.mask)
+        and (wanted is None or (finding.task, finding.name) == (wanted.task, wanted.name))
+    ]
+    if not found:
+        what = "nothing" if wanted is None else f"no {wanted.name}"
+        raise Problem(f"{what} was found in this image, so there is nothing to explain", fix="ask of another image")
+    return max(found, key=lambda finding: finding.probability or 0)
+
+
+def _of_place(made: Model, image: Image, finding: Finding) -> Asked:
+    """The window of the networks around the finding, and the finding in it."""
+    where, moved = volumes.on_grid(image, made.recipe)
+    patch = made.recipe.image.size
+    whole, shift = sliding.padded(moved[finding.frame], patch)
+    start, local = _in_window(finding, where, shift, patch, whole.shape[1:])
+    window = tuple(slice(a, a + n) for a, n in zip(start, patch, strict=True))
+    pixels = torch.from_numpy(np.ascontiguousarray(whole[(slice(None), *window)]))[None, None]
+    with torch.no_grad():
+        inputs = [network.normalise_patches(pixels.to(_device(network))) for network in made.networks]
+
+    def to_image(heat: Heat) -> Heat:
+        full = np.zeros(whole.shape[1:], np.float32)
+        full[window] = heat
+        inside = full[tuple(slice(a, a + n) for a, n in zip(shift, where.size, strict=True))]
+        return np.asarray(where.back(inside[None])[0].clip(0, 1), np.float32)
+
+    targets = [OfPlace(network.eval(), local) for network in made.networks]
+    return Asked(made, finding.task, finding.name, targets, inputs, to_image, _in_words(finding))
+
+
+def _in_window(
+    finding: Finding, where: Grid, shift: Size, patch: Size, whole: tuple[int, ...]
+) -> tuple[Size, Finding]:
+    """Where a window around the middle of a finding begins in the padded working grid, and the finding inside."""
+    box = finding.box or (finding.mask.box if finding.mask else None)
+    assert box is not None
+    edges = where.boxes_to(np.array([[*box.start, *box.stop]]))[0].reshape(2, 3) + shift
+    start = [
+        int(np.clip(round(float(middle) - n / 2), 0, total - n))
+        for middle, n, total in zip(edges.mean(0), patch, whole, strict=True)
+    ]
+    low, high = (edges - start).clip(0, patch)
+    if finding.mask is None:
+        inside = np.zeros(patch, bool)
+        inside[tuple(slice(int(a), max(int(a) + 1, round(float(b)))) for a, b in zip(low, high, strict=True))] = True
+    else:
+        full = np.zeros(whole, np.uint8)
+        there = where.labels_to(finding.mask.within(where.original).astype(np.uint8))
+        full[tuple(slice(a, a + n) for a, n in zip(shift, where.size, strict=True))] = there
+        inside = full[tuple(slice(a, a + n) for a, n in zip(start, patch, strict=True))] > 0
+        if not inside.any():
+            # It is thinner than a pixel of the working grid.
+            inside[tuple(int(min((a + b) / 2, n - 1)) for a, b, n in zip(low, high, patch, strict=True))] = True
+    corners = [tuple(float(v) for v in corner) for corner in (low, np.maximum(high, low + 1e-3))]
+    local = replace(finding, box=Box(*corners), mask=Mask.cropped(inside))  # type: ignore[arg-type]
+    return (start[0], start[1], start[2]), local
+
+
+def _in_words(finding: Finding) -> str:
+    box = finding.box or (finding.mask.box if finding.mask else None)
+    assert box is not None
+    z, y, x = (round((a + b) / 2 - 0.5) for a, b in zip(box.start, box.stop, strict=True))
+    flat = box.start[0] == 0 and box.stop[0] == 1
+    return f"at column {x}, row {y}" + ("" if flat else f", slice {z}")
+
+
+def _device(network: Network) -> torch.device:
+    return next(network.parameters()).device

@@ -299,6 +299,7 @@ class Case:
 
     Attributes:
         maps: of each segmentation that is known, the label map ``(time, depth, height, width)`` on the image's grid.
+        sources: where each image was read from, by its name; what is written refers to it.
     """
 
     id: CaseId
@@ -308,6 +309,7 @@ class Case:
     covariates: Mapping[str, float | str | None] = field(default_factory=dict)
     metadata: Mapping[str, str | float | None] = field(default_factory=dict)
     maps: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    sources: Mapping[str, Source] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

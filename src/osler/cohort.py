@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from osler import draws, layouts
-from osler.case import Entry, Question
+from osler.case import Entry, Finding, Question
 from osler.problem import Problem
 
 
@@ -301,11 +301,30 @@ def apart(splits: Splits, copies: Sequence[set[str]]) -> tuple[Splits, dict[str,
     return Splits(training, validation, calibration, splits.test, splits.notes), left
 
 
+def _place(finding: Finding) -> tuple[object, ...]:
+    mask, box = finding.mask, finding.box
+    drawn = "" if mask is None else hashlib.sha256(repr(mask.start).encode() + mask.array.tobytes()).hexdigest()
+    return () if box is None and mask is None else (finding.frame, box and (box.start, box.stop), drawn)
+
+
+def _outlined(entry: Entry) -> str:
+    """What the files say that outline something: their bytes."""
+    digests = []
+    for outline in entry.outlines:
+        path = outline.source.path
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        content = "".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file())
+        digests.append(f"|{outline.task}|{outline.values}|{content}")
+    return "".join(sorted(digests))
+
+
 def digest(entries: Sequence[Entry], pixels: Sequence[str]) -> str:
     """SHA-256 of a cohort: of its pixels and labels, in whatever order and under whatever names they come."""
     different = {id(e.findings): e.findings for e in entries}
-    said = {k: str(sorted((f.task, f.name, f.probability, f.value) for f in v)) for k, v in different.items()}
-    rows = sorted(f"{pixel}|{said[id(e.findings)]}" for e, pixel in zip(entries, pixels, strict=True))
+    said = {
+        k: str(sorted((f.task, f.name, f.probability, f.value, *_place(f)) for f in v)) for k, v in different.items()
+    }
+    rows = sorted(f"{p}|{said[id(e.findings)]}{_outlined(e)}" for e, p in zip(entries, pixels, strict=True))
     total = hashlib.sha256()
     for number, row in enumerate(rows):
         total.update(f"\n{row}".encode() if number else row.encode())

@@ -68,9 +68,8 @@ def read_case(entry: Entry, questions: Sequence[Question] = ()) -> Case:
     found = outlines.read(entry, images[first], questions)
     if found.notes:
         images[first] = replace(images[first], notes=images[first].notes + found.notes)
-    return Case(
-        entry.id, entry.patient, images, entry.findings + found.findings, entry.covariates, entry.metadata, found.maps
-    )
+    findings = entry.findings + found.findings
+    return Case(entry.id, entry.patient, images, findings, entry.covariates, entry.metadata, found.maps, entry.images)
 
 
 def read_case_at(path: Path | str) -> Case:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from osler import burned_in, catalog, cohort, data, formats
 from osler.case import Entry, Question, Source
-from osler.cohort import Cohort
+from osler.cohort import Cohort, label_of
 from osler.inspections import Evidence, Look, Trouble, plane
 from osler.problem import Problem, shown_path
 from osler.pseudonym import pseudonym, remember
@@ -274,9 +274,16 @@ def _counts(values: Iterable[str], most: int = 12) -> dict[str, int]:
 
 
 def _classes(question: Question, entries: Sequence[Entry]) -> dict[str, int]:
-    """Cases of each class (several of one case where the task allows it), and those without a label."""
+    """Cases of each class (several of one case where the task allows it), and those without a label.
+
+    Of what is outlined in files only the number of those cases: what is in them is not looked at here.
+    """
+    if any(outline.task == question.task for entry in entries for outline in entry.outlines):
+        counted = Counter(label_of(entry, question) or "unlabelled" for entry in entries)
+        return {"outlined": counted["outlined"], "nothing": counted["nothing"], "unlabelled": counted["unlabelled"]}
     stated = [[f for f in entry.findings if f.task == question.task] for entry in entries]
-    known = Counter(f.name for findings in stated for f in findings if f.probability == 1 or f.value is not None)
+    there = ({f.name for f in findings if f.probability == 1 or f.value is not None} for findings in stated)
+    known = Counter(name for names in there for name in names)
     return {name: known[name] for name in question.classes} | {"unlabelled": sum(not findings for findings in stated)}
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from osler import data, modality, model, recipe
@@ -367,7 +367,8 @@ def _plan_rest(base: dict[str, Any], why: dict[str, str], code: object) -> None:
 def measure(plan: Recipe, chosen: Mapping[str, Any]) -> tuple[Recipe, float, dict[str, str]]:
     """The fastest precision and layout for this network here, in cases a second."""
     rates: dict[tuple[Precision, bool], float] = {}
-    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+    thin = plan.image.dims == 3 and not torch.cuda.is_available() and _thin(plan)
+    precisions: tuple[Precision, ...] = ("float32",) if thin else ("float32", "bfloat16")
     for precision in [chosen["precision"]] if "precision" in chosen else precisions:
         for layout in [chosen["channels_last"]] if "channels_last" in chosen else [True, False]:
             rates[precision, layout] = _rate(plan, precision, layout)
@@ -387,19 +388,15 @@ def measure(plan: Recipe, chosen: Mapping[str, Any]) -> tuple[Recipe, float, dic
 def _same_gradients(plan: Recipe, channels_last: bool) -> bool:
     """Whether bfloat16 gives the gradients of float32, to its precision.
 
-    Some 3D convolutions of oneDNN return memory that nobody wrote to as their bfloat16 gradient (seen with
-    PyTorch 2.13 on CPU: 32 to 32 channels, 3x3x3, two slices). Freed memory is filled with NaN before, so that it
-    shows; since it need not show every time, 3D networks on a CPU stay with float32 without being asked.
+    Freed memory is filled with NaN before, so that memory shows that nobody wrote to.
     """
     on_gpu = torch.cuda.is_available()
-    if plan.image.dims == 3 and not on_gpu:
-        return False
     device = "cuda" if on_gpu else "cpu"
     image = plan.image
     torch.manual_seed(0)
     network = Network(plan).to(device).eval()
     network.channels_last = channels_last
-    x = torch.randn(4, image.frames, image.channels, *image.size, device=device)
+    x = torch.randn(2 if plan.dense else 4, image.frames, image.channels, *image.size, device=device)
     gradients = []
     for precision in ("float32", "bfloat16", "bfloat16", "bfloat16"):
         junk = [torch.full((2**k,), math.nan, device=device) for k in range(8, 22)]
@@ -413,6 +410,27 @@ def _same_gradients(plan: Recipe, channels_last: bool) -> bool:
     exact = gradients[0]
     close = [functional.cosine_similarity(exact, other, dim=0) > 0.9 for other in gradients[1:]]
     return all(bool(torch.isfinite(other).all()) for other in gradients[1:]) and all(bool(c) for c in close)
+
+
+def _thin(plan: Recipe) -> bool:
+    """Whether any 3D convolution looks along an axis with fewer than three places.
+
+    There oneDNN returns memory that nobody wrote to as the gradient in bfloat16, or writes outside of its own
+    (PyTorch 2.13 on CPU; never seen with three places or more, in thousands of convolutions): it is not even tried.
+    """
+    found: list[bool] = []
+
+    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(layer, nn.Conv3d):
+            pairs = zip(layer.kernel_size, inputs[0].shape[2:], strict=True)
+            found.append(any(kernel > 1 and places < 3 for kernel, places in pairs))
+
+    network = Network(plan).eval()
+    for layer in network.modules():
+        layer.register_forward_pre_hook(look)
+    with torch.no_grad():
+        _answers(network, torch.zeros(1, plan.image.frames, plan.image.channels, *plan.image.size))
+    return any(found)
 
 
 def _answers(network: Network, x: Tensor) -> list[Tensor]:

@@ -88,7 +88,7 @@ def _truths(entries: Sequence[Entry], question: Question) -> Iterator[tuple[str,
             above = np.where(np.isnan(values), NAN, (values > np.nanmedian(values)).astype(np.float64))
             yield f"{question.classes[0]} above its median", above
         return
-    one = question.kind != "multilabel"
+    one = question.kind != "multilabel" and not question.dense
     for name in question.classes[1:] if one and len(question.classes) == 2 else question.classes:
         yield name, np.array([_state(each, name, one) for each in stated], np.float64)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -17,6 +18,8 @@ Size = tuple[int, int, int]
 Answer = TypeVar("Answer")
 # Pixels of patches that go through the network at once, at first.
 _AT_ONCE = 2**21
+# Bytes of an answer beyond which it lies in a file.
+MOST_IN_MEMORY = 2**31
 
 
 def starts(size: Sequence[int], patch: Sequence[int], overlap: float) -> list[Size]:
@@ -41,7 +44,7 @@ def bell(patch: Sequence[int]) -> Float[Tensor, "d h w"]:
     """
     along = [torch.exp(-0.5 * ((torch.arange(p) - (p - 1) / 2) / (p / 8)) ** 2) for p in patch]
     weight = along[0][:, None, None] * along[1][:, None] * along[2]
-    return weight.clamp(min=1e-3 * float(weight.max()))
+    return weight.clamp(min=1e-3)
 
 
 def padded(image: NDArray[np.float32], patch: Sequence[int]) -> tuple[NDArray[np.float32], Size]:
@@ -95,8 +98,21 @@ def _lacks_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in text
 
 
+def _room(*shape: int) -> Tensor:
+    """Zeros, in a file without a name where they would take too much of the memory."""
+    if 4 * math.prod(shape) <= MOST_IN_MEMORY:
+        return torch.zeros(shape)
+    with tempfile.TemporaryFile() as file:
+        try:
+            return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=shape))
+        except OSError as error:
+            raise Problem(
+                f"no room for the answer of so large an image ({error.strerror})", fix="free some space"
+            ) from error
+
+
 class Blend:
-    """The answers of patches, added up.
+    """The answers of patches, added up; what is too large for the memory lies in a file.
 
     Args:
         channels: of an answer.
@@ -107,8 +123,7 @@ class Blend:
     def __init__(self, channels: int, size: Sequence[int], patch: Size) -> None:
         self._weight = bell(patch)
         self._patch = patch
-        self._sum = torch.zeros(channels, *size)
-        self._total = torch.zeros(*size)
+        self._sum, self._total = _room(channels, *size), _room(*size)
 
     def add(self, places: Sequence[Size], answers: Float[Tensor, "b k d h w"]) -> None:
         """The answers of patches that begin there."""
@@ -118,6 +133,7 @@ class Blend:
             self._total[window] += self._weight
 
     def result(self, shift: Size, size: Sequence[int]) -> NDArray[np.float32]:
-        """Their mean ``(k, d, h, w)`` over the image without its padding."""
+        """Their mean ``(k, d, h, w)`` over the image without its padding; nothing can be added after that."""
         window = tuple(slice(s, s + n) for s, n in zip(shift, size, strict=True))
-        return np.asarray((self._sum[(slice(None), *window)] / self._total[window]).numpy(), np.float32)
+        self._sum /= self._total
+        return np.asarray(self._sum[(slice(None), *window)].numpy(), np.float32)

@@ -100,7 +100,7 @@ def test_a_label_map_comes_back_from_sure_probabilities(question: Question) -> N
     values = [0, *(group[0] for group in question.values)]
     labels = np.random.default_rng(0).choice(values, (3, 5, 7)).astype(np.uint8)
     raw = task._table[torch.from_numpy(labels).long()].movedim(-1, 0)[None] * 20 - 10
-    p = task.probabilities([raw])[0].numpy()
+    p = task.probabilities([raw], raw.shape[2:])[0].numpy()
     np.testing.assert_array_equal(task.decode(p), labels)
     assert float(task.uncertainty(p).max()) < 0.01
     assert float(task.uncertainty(np.full_like(p, 0.5 if task.regions else 1 / len(p))).min()) > 0.999
@@ -117,8 +117,9 @@ def test_a_region_is_never_outside_of_the_one_that_holds_it() -> None:
 
 def test_flat_and_deep_outputs_become_probabilities_of_one_shape() -> None:
     task = Segmentation(ORGANS)
-    assert task.probabilities([torch.randn(2, 3, 8, 6)]).shape == (2, 3, 1, 8, 6)
-    p = task.probabilities([torch.randn(2, 3, 4, 8, 6)])
+    assert task.probabilities([torch.randn(2, 3, 8, 6)], (1, 8, 6)).shape == (2, 3, 1, 8, 6)
+    assert task.probabilities([torch.randn(2, 3, 4, 3)], (1, 8, 6)).shape == (2, 3, 1, 8, 6)
+    p = task.probabilities([torch.randn(2, 3, 4, 8, 6)], (4, 8, 6))
     assert p.shape == (2, 3, 4, 8, 6)
     torch.testing.assert_close(p.sum(1), torch.ones(2, 4, 8, 6))
 

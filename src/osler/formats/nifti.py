@@ -1,5 +1,6 @@
 """NIfTI-1 and NIfTI-2: ``.nii``, ``.nii.gz`` and ``.hdr``/``.img`` pairs."""
 
+import gzip
 import importlib
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from osler import cache
 from osler.case import Source
-from osler.image import Affine, Geometry, Image, NoGeometry
+from osler.image import Affine, Geometry, Image, NoGeometry, Spacing
 from osler.problem import Problem
 
 _MILLIMETRES = {"mm": 1.0, "meter": 1000.0, "micron": 0.001}
@@ -205,3 +206,45 @@ def _times(header: Any, frames: int) -> tuple[float, ...]:
         return ()
     step = float(zooms[3]) * _SECONDS[unit]
     return tuple(step * frame for frame in range(frames))
+
+
+def write(image: Image, path: Path) -> None:
+    """Writes an image of one channel as NIfTI-1, gzipped where the name ends in ``.gz``; nothing is half-written.
+
+    The affine is that of the image, turned from LPS to RAS, in single precision; a sheared one stands in the sform
+    only, as a qform cannot say it. Where distances are known and the place is not, both form codes are 0; where
+    nothing is known, there is no unit either.
+
+    Raises:
+        Problem: several channels.
+    """
+    if image.channels != 1:
+        raise Problem(f"an image of {image.channels} channels cannot be written as NIfTI", path=path)
+    nibabel: Any = importlib.import_module("nibabel")
+    # (t, d, h, w) to (x, y, z, t)
+    array = image.array[:, 0].transpose(3, 2, 1, 0)
+    made = nibabel.Nifti1Image(array if image.frames > 1 else array[..., 0], None)
+    zooms, unit = (1.0, 1.0, 1.0), "unknown"
+    if isinstance(image.geometry, Affine):
+        affine = np.diag([-1.0, -1, 1, 1]) @ image.geometry.matrix
+        made.set_sform(affine, 1)
+        axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        if np.allclose(axes.T @ axes, np.eye(3), atol=1e-4):
+            made.set_qform(affine, 1)
+        zooms, unit = image.geometry.spacing, "mm"
+    elif isinstance(image.geometry, Spacing):
+        zooms, unit = (image.geometry.x, image.geometry.y, image.geometry.z or 1.0), "mm"
+    seconds = _even(image.times)
+    made.header.set_zooms((*zooms, seconds or 1.0) if image.frames > 1 else zooms)
+    made.header.set_xyzt_units(unit, "sec" if seconds else "unknown")
+    content: bytes = made.to_bytes()
+    part = path.with_name(path.name + ".part")
+    # Without the time of writing: the same image is the same file.
+    part.write_bytes(gzip.compress(content, 6, mtime=0) if path.suffix == ".gz" else content)
+    part.replace(path)
+
+
+def _even(times: tuple[float, ...]) -> float | None:
+    """Seconds between moments, where they are even."""
+    gaps = np.diff(times) if len(times) > 1 else np.zeros(1)
+    return float(gaps[0]) if gaps[0] > 0 and np.allclose(gaps, gaps[0], rtol=1e-3) else None

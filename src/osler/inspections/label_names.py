@@ -24,10 +24,11 @@ def find(evidence: Evidence) -> list[Trouble]:
         counted: Counter[str] = Counter()
         holders: dict[str, list[str]] = {}
         for entry in evidence.entries:
-            for finding in entry.findings:
-                if finding.task == question.task and finding.probability == 1:
-                    counted[finding.name] += 1
-                    holders.setdefault(finding.name, []).append(entry.id)
+            # Once a case, however many boxes it has.
+            stated = (f.name for f in entry.findings if f.task == question.task and f.probability == 1)
+            for name in dict.fromkeys(stated):
+                counted[name] += 1
+                holders.setdefault(name, []).append(entry.id)
         for rare, usual in _pairs(counted):
             troubles.append(
                 Trouble(

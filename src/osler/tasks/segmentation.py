@@ -103,11 +103,21 @@ class Segmentation(Dense):
         dice = (2 * both + _SMOOTH) / (either + _SMOOTH)
         return (entropy * known).sum() / known.sum().clamp(min=1) + 1 - dice.mean()
 
-    def probabilities(self, outputs: Sequence[Float[Tensor, "b o *size"]]) -> Float[Tensor, "b o d h w"]:
-        """What raw outputs of flat or deep patches mean: softmax over classes, or a sigmoid for each region."""
+    def probabilities(
+        self, outputs: Sequence[Float[Tensor, "b o *size"]], patch: Sequence[int]
+    ) -> Float[Tensor, "b o d h w"]:
+        """What raw outputs mean: softmax over classes, or a sigmoid for each region.
+
+        Args:
+            outputs: the finest first.
+            patch: ``(depth, height, width)`` that they are about; coarser ones are interpolated, in 2D depth is 1.
+        """
         raw = outputs[0].float()
-        p = raw.sigmoid() if self.regions else raw.softmax(1)
-        return p[:, :, None] if p.ndim == 4 else p
+        if raw.ndim == 4:
+            raw = raw[:, :, None]
+        if raw.shape[2:] != tuple(patch):
+            raw = functional.interpolate(raw, tuple(patch), mode="trilinear", align_corners=False)
+        return raw.sigmoid() if self.regions else raw.softmax(1)
 
     def log_odds(self, outputs: Sequence[Float[Tensor, "b o *size"]], finding: Finding) -> Float[Tensor, " b"]:
         """Of its class or region, the mean over the pixels of its mask (Vinogradova et al., 2020)."""

@@ -131,6 +131,11 @@ def label_of(entry: Entry, question: Question) -> str:
     return "+".join(sorted(f.name for f in stated if f.probability == 1))
 
 
+def is_known(entry: Entry, question: Question) -> bool:
+    """Whether anything is stated about it, be it that there is nothing."""
+    return any(said.task == question.task for said in (*entry.findings, *entry.outlines))
+
+
 Groups = list[tuple[str, list[Entry]]]
 
 

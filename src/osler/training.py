@@ -82,7 +82,7 @@ def train(
 
 def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     say(f"reading {len(found.entries)} cases")
-    loaded = data.load(found.entries, plan.image, file=out / "pixels")
+    loaded = data.load(found.entries, plan.image, None, out / "pixels", tuple(plan.tasks.values()))
     say_problems(loaded.problems, say)
     digest = cohort.digest(loaded.entries, loaded.digests)
     same_pixels(out, digest)

@@ -418,6 +418,12 @@ def contradicting() -> Dataset:
     return made
 
 
+def too_many() -> Dataset:
+    made = framed(slices())
+    made.NumberOfFrames = 2_000_000_000
+    return made
+
+
 def without_position() -> Dataset:
     made = framed(slices())
     del made.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence
@@ -450,6 +456,7 @@ RIGHT_FRAMES: dict[str, tuple[Callable[[], Dataset], dict[str, Any]]] = {
     ),
 }
 WRONG_FRAMES: dict[str, tuple[Callable[[], Dataset], str]] = {
+    "more frames than there can be": (too_many, "2000000000 frames, which its pixel data cannot hold"),
     "frames that lie unevenly": (lambda: framed(moved(slices(), 2, (0, 0, 0.7))), "not even"),
     "a frame is missing": (lambda: framed([s for n, s in enumerate(slices(7)) if n != 3]), "1 slices are missing"),
     "a frame without a position": (without_position, "1 of its 5 frames do not say where they lie"),

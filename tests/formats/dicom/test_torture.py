@@ -509,6 +509,15 @@ def test_rows_and_columns_do_not_change_places(tmp_path: Path) -> None:
     assert image.spacing == pytest.approx((SPACING[2], SPACING[0], SPACING[1]), abs=1e-6)
 
 
+def test_rounded_directions_do_not_stretch_the_image(tmp_path: Path) -> None:
+    axes = np.round(turned(20, -35, 50), 4)
+    assert np.abs(np.linalg.norm(axes, axis=1) - 1).max() > 1e-5
+    image = formats.read(
+        Source(saved(tmp_path, change_all(slices(), ImageOrientationPatient=axes[:2].ravel().tolist())[:1]))
+    )
+    assert image.spacing == pytest.approx((SPACING[2], SPACING[0], SPACING[1]), abs=1e-7)
+
+
 # What else lies in the folder of a good series, and words of the refusal; ``None`` where the volume is still right.
 def empty_file(folder: Path) -> None:
     (folder / "lost.dcm").touch()

@@ -112,7 +112,7 @@ def test_suppression_has_the_properties_of_a_maximum() -> None:
 def test_nothing_found_stays_nothing() -> None:
     none = drawn(0, 5)[:0]
     assert len(boxes.suppress(none, 0.5)) == len(boxes.fuse([none, none], 0.5)) == 0
-    assert len(boxes.merge([((0, 0, 0), none)], (1, 9, 9), 0.5)) == 0
+    assert len(boxes.from_tiles([((0, 0, 0), none)], (1, 9, 9), 0.5)) == 0
     one = drawn(0, 1)
     assert len(boxes.fuse([none, one], 0.5)) == 1
 
@@ -226,11 +226,11 @@ def test_tiles_give_each_object_once(image: tuple[int, int, int], size: tuple[in
         for start in lattice(image, size):
             noise = torch.randn(len(truth), 6, generator=g) * 0.2
             tiles.append((start, seen(truth, start, size, noise * torch.tensor([not flat, 1, 1, not flat, 1, 1]))))
-        found = boxes.merge(tiles, size, 0.3)
+        found = boxes.from_tiles(tiles, size, 0.3)
         assert len(found) == len(truth)
         assert (boxes.overlaps(truth.places, found.places).amax(1) > 0.7).all()
 
 
 def test_one_tile_is_left_as_it_is() -> None:
     found = boxes.suppress(drawn(5, 30), 0.2)
-    same(boxes.merge([((0, 0, 0), found)], (60, 60, 60), 0.2), found)
+    same(boxes.from_tiles([((0, 0, 0), found)], (60, 60, 60), 0.2), found)

@@ -169,6 +169,23 @@ def test_a_segmentation_says_what_it_is_of_and_who_drew_it(tmp_path: Path) -> No
     assert made.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion.endswith("ab")
 
 
+def test_names_in_any_script_are_kept(tmp_path: Path) -> None:
+    case = case_at(series(tmp_path / "in", SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Zoë"))
+    question = replace(ORGANS, classes=("läsion", "肝"))
+    findings = outlined("läsion", ONE), outlined("肝", TWO)
+    assert writing.write(said(*findings), case, tmp_path, {"mask": question}) == ()
+    check_standard(tmp_path / "mask.seg.dcm")
+    assert dcmread(tmp_path / "mask.seg.dcm").PatientName == "Müller^Zoë"
+    assert [s.label for s in dicom.segments(tmp_path / "mask.seg.dcm").segments] == ["läsion", "肝"]
+
+
+def test_an_image_that_nothing_can_refer_to_gives_a_sentence(tmp_path: Path) -> None:
+    case = case_at(series(tmp_path / "in", StudyInstanceUID=""))
+    (note,) = writing.write(said(outlined("liver", ONE)), case, tmp_path, {"mask": ORGANS})
+    assert note.startswith("mask: no DICOM segmentation was written: its image lacks a UID")
+    assert not list(tmp_path.glob("*.dcm")) and (tmp_path / "mask.nii.gz").exists()
+
+
 def test_each_lesion_is_a_segment_of_its_own_and_may_overlap_another(tmp_path: Path) -> None:
     case = case_at(series(tmp_path / "in"))
     near = mask((1, 3), (1, 4), (2, 6))

@@ -4,6 +4,7 @@ A box is a row of six numbers, ``z0 y0 x0 z1 y1 x1``, by its edges in pixels; in
 that the same few lines hold in 2D and 3D.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -155,73 +156,49 @@ def mirror(places: Float[Tensor, "n 6"], size: Sequence[int], axes: Sequence[int
     return result
 
 
-def in_image(found: Boxes, start: Sequence[int], patch: Sequence[int], size: Sequence[int]) -> tuple[Boxes, Tensor]:
-    """Boxes of a tile in the whole image, and which of them the tile's border may have cut.
+def from_tiles(tiles: Sequence[tuple[Sequence[int], Boxes]], patch: Sequence[int], overlap: float) -> Boxes:
+    """The boxes of overlapping tiles of one image, in its pixels, each object once.
+
+    A tile answers for its middle, up to halfway into what it shares with its neighbours and an eighth of that
+    further, so that no object falls between two; boxes whose middle lies beyond are dropped. What a tile sees only a
+    part of, because its border cuts it, has its middle near that border: of objects up to three quarters as long as
+    tiles overlap no fragment is left. Of longer ones, what touches a border is dropped where a box of its class that
+    touches none holds most of it. What two tiles saw is one box by :func:`suppress`.
 
     Args:
-        found: in pixels of the tile.
-        start: where it begins in the image, ``(depth, height, width)``.
-        patch: how large it is.
-        size: of the image; at its own edges nothing is cut.
-    """
-    shift = torch.tensor([*start, *start]).to(found.places)
-    low = torch.tensor([float(s > 0) for s in start]).to(found.places)
-    high = torch.tensor([float(s + p < n) for s, p, n in zip(start, patch, size, strict=True)]).to(found.places)
-    ends = torch.tensor([float(p) for p in patch]).to(found.places)
-    at_low = (found.places[:, :3] < 1) & (low > 0)
-    at_high = (found.places[:, 3:] > ends - 1) & (high > 0)
-    return Boxes(found.places + shift, found.scores, found.classes), (at_low | at_high).any(1)
-
-
-def from_tiles(tiles: Sequence[tuple[Boxes, Tensor]], overlap: float) -> Boxes:
-    """The boxes of all tiles of one image, each object once.
-
-    Tiles overlap, so that what the border of one cuts lies whole in another, if it is smaller than the overlap: a box
-    that may be cut is dropped where a box of its class that is not cut holds most of it. What is left of one object is
-    one box by :func:`suppress`.
-    """
-    every, cut = join([found for found, _ in tiles]), torch.cat([part for _, part in tiles])
-    whole, pieces = every[~cut], every[cut]
-    if len(whole) and len(pieces):
-        inside = shared(pieces.places[:, None], whole.places[None]) / volume(pieces.places)[:, None].clamp(min=1e-9)
-        same = pieces.classes[:, None] == whole.classes[None]
-        pieces = pieces[~((inside > 0.7) & same).any(1)]
-    return suppress(join([whole, pieces]), overlap)
-
-
-def merge(tiles: Sequence[tuple[Sequence[int], Boxes]], size: Sequence[int], overlap: float) -> Boxes:
-    """One answer of those to overlapping tiles of an image.
-
-    Each tile answers for its middle, up to halfway into what it shares with its neighbours and an eighth of that
-    further, so that no object falls between two: boxes whose middle lies beyond are dropped. What a tile sees only a
-    part of, because its edge cuts it, has its middle near that edge: of objects up to three quarters as long as tiles
-    overlap no fragment is left. Non-maximum suppression then takes away what two tiles saw.
-
-    Args:
-        tiles: where each begins in the image (depth, height, width), and its boxes, by its own pixels. The tiles lie
-            on a lattice: their starts are all combinations of starts along each axis.
-        size: of a tile, (depth, height, width).
+        tiles: where each begins in the image (depth, height, width), and its boxes, in its own pixels. They lie on a
+            lattice: their starts are all combinations of starts along each axis.
+        patch: (depth, height, width) of a tile.
         overlap: intersection over union from which two boxes of one class are one object.
     """
-    axes = [sorted({start[axis] for start, _ in tiles}) for axis in range(3)]
-    kept = []
-    for start, boxes in tiles:
-        limits = [_answers_for(axes[a], start[a], size[a]) for a in range(3)]
-        low, high = (boxes.places.new_tensor([limit[end] for limit in limits]) for end in (0, 1))
-        middle = (boxes.places[:, :3] + boxes.places[:, 3:]) / 2
-        inside = boxes[((middle >= low) & (middle < high)).all(1)]
-        kept.append(Boxes(inside.places + inside.places.new_tensor([*start, *start]), inside.scores, inside.classes))
-    return suppress(join(kept), overlap)
+    starts = [sorted({start[axis] for start, _ in tiles}) for axis in range(3)]
+    kept, cut = [], []
+    for start, found in tiles:
+        limits = [_answers_for(starts[a], start[a], patch[a]) for a in range(3)]
+        low, high = (found.places.new_tensor([limit[end] for limit in limits]) for end in (0, 1))
+        middle = (found.places[:, :3] + found.places[:, 3:]) / 2
+        inside = found[((middle >= low) & (middle < high)).all(1)]
+        ends = found.places.new_tensor(patch)
+        at_low = (inside.places[:, :3] < 1) & torch.isfinite(low)
+        at_high = (inside.places[:, 3:] > ends - 1) & torch.isfinite(high)
+        cut.append((at_low | at_high).any(1))
+        shift = found.places.new_tensor([*start, *start])
+        kept.append(Boxes(inside.places + shift, inside.scores, inside.classes))
+    every, pieces = join(kept), torch.cat(cut)
+    whole, parts = every[~pieces], every[pieces]
+    if len(whole) and len(parts):
+        held = shared(parts.places[:, None], whole.places[None]) / volume(parts.places)[:, None].clamp(min=1e-9)
+        same = parts.classes[:, None] == whole.classes[None]
+        parts = parts[~((held > 0.7) & same).any(1)]
+    return suppress(join([whole, parts]), overlap)
 
 
 def _answers_for(starts: Sequence[int], start: int, size: int) -> tuple[float, float]:
     """Along one axis, from where to where in a tile the middle of a box may lie."""
     number = starts.index(start)
-    low, high = float("-inf"), float("inf")
+    low, high = -math.inf, math.inf
     if number > 0:
-        shared = starts[number - 1] + size - start
-        low = shared * 0.375
+        low = 0.375 * (starts[number - 1] + size - start)
     if number + 1 < len(starts):
-        shared = start + size - starts[number + 1]
-        high = size - shared * 0.375
+        high = size - 0.375 * (start + size - starts[number + 1])
     return low, high

@@ -15,7 +15,7 @@ from osler.cohort import Training, Validation
 from osler.fitting import Course, Examples, Say, State, descend, loop, seed_of, start, statistics_of_taken_steps
 from osler.model import Network
 from osler.recipe import Recipe
-from osler.tasks.detection import Detection
+from osler.tasks.detection import OVERLAP, Detection
 from osler.tasks.segmentation import Segmentation
 from osler.volumes import Volume
 
@@ -147,7 +147,7 @@ def ask(networks: Sequence[Network], image: NDArray[np.float32], plan: Recipe) -
             probabilities[name] = np.add(probabilities[name], values, values) if name in probabilities else values
         for name, some in said.boxes.items():
             found.setdefault(name, []).append(some)
-    return Located(probabilities, {name: boxes.fuse(some, 0.55) for name, some in found.items()})
+    return Located(probabilities, {name: boxes.fuse(some, OVERLAP[networks[0].dims]) for name, some in found.items()})
 
 
 def _views(plan: Recipe) -> list[tuple[int, ...]]:
@@ -170,7 +170,7 @@ def _view(network: Network, image: NDArray[np.float32], plan: Recipe, axes: tupl
         name: sliding.Blend(task.outputs, whole.shape[1:], patch)
         for name, task in network.dense.items() if isinstance(task, Segmentation)
     }  # fmt: skip
-    found: dict[str, list[tuple[Boxes, torch.Tensor]]] = {
+    found: dict[str, list[tuple[sliding.Size, Boxes]]] = {
         name: [] for name, t in network.dense.items() if isinstance(t, Detection)
     }
 
@@ -188,14 +188,17 @@ def _view(network: Network, image: NDArray[np.float32], plan: Recipe, axes: tupl
             if name in blends:
                 blends[name].add(places, answer)
             else:
-                tiles = zip(answer, places, strict=True)
-                found[name] += [boxes.in_image(some, place, patch, whole.shape[1:]) for some, place in tiles]
+                found[name] += zip(places, answer, strict=True)
     probabilities = {name: blend.result(shift, size) for name, blend in blends.items()}
     if axes:
         back = tuple(axis + 1 for axis in axes)
         probabilities = {name: np.ascontiguousarray(np.flip(values, back)) for name, values in probabilities.items()}
     return Located(
-        probabilities, {n: _unpadded(boxes.from_tiles(t, 0.6), shift, size, axes) for n, t in found.items()}
+        probabilities,
+        {
+            n: _unpadded(boxes.from_tiles(t, patch, OVERLAP[network.dims]), shift, size, axes)
+            for n, t in found.items()
+        },
     )
 
 

@@ -18,7 +18,6 @@ from scipy import ndimage
 from osler import data, modality, planning, recipe
 from osler.case import Case, Question
 from osler.cohort import Cohort
-from osler.image import Image
 from osler.problem import Problem
 from osler.recipe import Recipe
 
@@ -27,7 +26,7 @@ SAMPLE = 32
 _PATCH = {"cpu": 56**3, "cuda": 128**3}
 _BATCH = {"cpu": 2**18, "cuda": 2**22}
 # Pixels that the thinnest structures keep on the working grid.
-_THIN, _SMALL = 6.0, 14.0
+_THIN, _SMALL = 6.0, 20.0
 _LEFT_OR_RIGHT = ("left", "right", "links", "rechts")
 
 
@@ -40,7 +39,8 @@ class Structures:
         spacings: ``(n, 3)`` millimetres, NaN where unknown.
         thickness: of the structures that are outlined, pixels: a low quantile of twice the mean depth below their
             surface; inf where nothing is.
-        side: of the boxes, pixels: a low quantile of the smaller in-plane side; inf where there are none.
+        side: of the boxes, pixels: of the class with the smallest ones, a low quantile of the smaller in-plane side;
+        inf where there are none.
     """
 
     sizes: NDArray[np.float64]
@@ -55,7 +55,8 @@ def look(cohort: Cohort, questions: Sequence[Question]) -> Structures:
     Raises:
         Problem: none of them can be read.
     """
-    sizes, spacings, thick, sides = [], [], [], []
+    sizes, spacings, thick = [], [], []
+    sides: dict[tuple[str, str], list[float]] = {}
     first: Problem | None = None
     for entry in cohort.entries[:: max(1, len(cohort.entries) // SAMPLE)]:
         try:
@@ -69,10 +70,16 @@ def look(cohort: Cohort, questions: Sequence[Question]) -> Structures:
         spacings.append([math.nan if s is None else s for s in known])
         for question in questions:
             thick += _thickness(case, question)
-            sides += _sides(case, question, image)
+            for name, side in _sides(case, question):
+                sides.setdefault((question.task, name), []).append(side)
     if not sizes:
         raise Problem(f"no case can be read (the first: {first})", path=cohort.root, fix="check the files")
-    return Structures(np.array(sizes, float), np.array(spacings, float), _low(thick), _low(sides))
+    return Structures(
+        np.array(sizes, float),
+        np.array(spacings, float),
+        _low(thick),
+        min(map(_low, sides.values()), default=math.inf),
+    )
 
 
 def _low(values: Sequence[float]) -> float:
@@ -95,11 +102,12 @@ def _thickness(case: Case, question: Question) -> list[float]:
     return found
 
 
-def _sides(case: Case, question: Question, image: Image) -> list[float]:
+def _sides(case: Case, question: Question) -> list[tuple[str, float]]:
+    """Class and smaller in-plane side of each box."""
     if question.kind != "detection":
         return []
-    boxes = [f.box for f in case.findings if f.task == question.task and f.box is not None]
-    return [min(b.stop[1] - b.start[1], b.stop[2] - b.start[2]) for b in boxes]
+    stated = [(f.name, f.box) for f in case.findings if f.task == question.task and f.box is not None]
+    return [(name, min(b.stop[1] - b.start[1], b.stop[2] - b.start[2])) for name, b in stated]
 
 
 def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Recipe, dict[str, str]]:
@@ -120,7 +128,8 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     questions = tuple(asked.values())
     _plan_grid(base, why, seen, questions, given.get("image", {}))
     _plan_pixels(base, why, found, cohort)
-    _plan_patch(base, why, seen, {**base["patches"], **given.get("patches", {})})
+    boxes = all(q.kind == "detection" for q in questions)
+    _plan_patch(base, why, seen, {**base["patches"], **given.get("patches", {})}, whole=boxes)
     _plan_network(base, why, seen, questions, given.get("network", {}))
     _plan_training(base, why, found, questions)
     _plan_augmentation(base, why, questions)
@@ -210,8 +219,14 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _plan_patch(base: dict[str, Any], why: dict[str, str], seen: Structures, patches: Mapping[str, Any]) -> None:
-    """The patch: the median image on the working grid, or as much of it as fits a step."""
+def _plan_patch(
+    base: dict[str, Any], why: dict[str, str], seen: Structures, patches: Mapping[str, Any], *, whole: bool
+) -> None:
+    """The patch: the median image on the working grid, or as much of it as fits a step.
+
+    Where only boxes are asked for, maps are coarse and steps cheap, so that flat images are seen whole: no object is
+    cut.
+    """
     three = base["image"]["dims"] == 3
     size = np.median(_on_grid(seen, patches), 0)
     patch = size.copy()
@@ -220,7 +235,7 @@ def _plan_patch(base: dict[str, Any], why: dict[str, str], seen: Structures, pat
             patch[patch.argmax()] *= 0.95
         base["image"]["size"] = [8 * math.ceil(n / 8) for n in patch]
     else:
-        limit = 320 if _device() == "cpu" else 512
+        limit = 640 if whole else 320 if _device() == "cpu" else 512
         sides = [planning.multiple(math.ceil(n / 32) * 32, 32) if n <= limit else 256 for n in patch[1:]]
         base["image"]["size"] = [1, *sides]
     shape = " x ".join(f"{n:.0f}" for n in size)
@@ -248,10 +263,18 @@ def _plan_network(
     given: Mapping[str, Any],
 ) -> None:
     network = base["network"]
-    network["backbone"] = given.get("backbone", "unet")
-    why["network.backbone"] = "U-Net: hard to beat where it is planned well (Isensee 2024)"
+    flat_boxes = base["image"]["dims"] == 2 and all(q.kind == "detection" for q in questions)
+    network["backbone"] = given.get("backbone", "resnet" if flat_boxes else "unet")
+    why["network.backbone"] = (
+        "ResNet-18: boxes need no map finer than a fourth of the pixels, where a U-Net spends most of its time"
+        if flat_boxes
+        else "U-Net: hard to beat where it is planned well (Isensee 2024)"
+    )
     network["pooling"], network["dropout"] = "average", 0.0
     why["network.dropout"] = "augmentation does it"
+    if network["backbone"] == "resnet":
+        network["options"] = {"depth": 18, "width": 64 if _device() == "cuda" else 32, "stem": "large"}
+        why["network.options.width"] = "64 as published; 32 trains three times as many epochs where there is no GPU"
     if network["backbone"] in ("unet", "residual_unet"):
         network["options"] = {"width": 32 if _device() == "cuda" else 24 if base["image"]["dims"] == 2 else 16}
         why["network.options.width"] = "32 as published; fewer train more steps where there is no GPU"
@@ -268,9 +291,13 @@ def _plan_training(
 ) -> None:
     training, patches = base["training"], base["patches"]
     voxels = math.prod(base["image"]["size"])
-    training["batch"] = int(np.clip(_BATCH[_device()] // voxels, 2, 16))
+    # ResNet's normalisation needs several images a step.
+    least = 8 if base["network"]["backbone"] == "resnet" else 2
+    training["batch"] = int(np.clip(_BATCH[_device()] // voxels, least, 16))
     why["training.batch"] = f"patches of {voxels:,} pixels; small batches make more steps"
     training["learning_rate"], training["weight_decay"], training["clip"] = 2e-3, 0.03, 5.0
+    if questions[0].kind == "detection":
+        training["learning_rate"] = 1e-3
     why["training.learning_rate"] = "AdamW: nearer to its best in few steps than SGD"
     why["training.clip"] = "one odd case must not undo an epoch"
     training["folds"] = min(5, found.patients) if found.patients < 500 and not found.split else 0
@@ -293,7 +320,8 @@ def _plan_augmentation(base: dict[str, Any], why: dict[str, str], questions: Seq
         "spatial": {
             "probability": 0.8, "rotation": 15.0 if boxes else 30.0, "scale": 0.3, "stretch": 0.1, "shear": 0.05,
             "translation": 0.0, "elastic": 0.03, "elastic_probability": 0.0 if boxes else 0.2,
-            "flip_x": not sided, "flip_y": colour and not sided,
+            "flip_x": not sided, "flip_y": (colour or (boxes and three)) and not sided,
+            **({"flip_z": True} if boxes and three and not sided else {}),
             **({"tilt": 15.0} if three else {}),
             **({"aspect_z": round(spacing[0] / spacing[2], 3)} if three and all(spacing) else {}),
         },

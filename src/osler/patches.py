@@ -12,10 +12,8 @@ from torch import Tensor
 from osler import draws
 from osler.augmentation import augment, augment_boxes, augment_masks
 from osler.recipe import Recipe
+from osler.transforms.spatial import VISIBLE
 from osler.volumes import Volume
-
-# The part of a box that must be inside of a window for it to count as there.
-VISIBLE = 0.35
 
 
 def starts(volume: Volume, plan: Recipe, key: NDArray[np.uint64]) -> tuple[int, int, int]:

@@ -1,9 +1,9 @@
 """A box around each: a dense head on several maps of a decoder, in 2D and 3D, without anchors.
 
-Each pixel of a map offers one box: where its centre lies from that pixel, how large it is, and a score for each class.
-Which offers shall answer for which object is decided anew at each step by how well they do so far (task-aligned
-assignment; Feng 2021), so that there is nothing to set by hand for objects of another size or shape; scores learn how
-well their box fits (quality focal loss; Li 2020), so that the surest box is also the best placed.
+Each pixel of a map offers one box: where its centre lies from that pixel, how large it is, and a score for each
+class. Which offers shall answer for which object is decided anew at each step by how well they do so far (task-
+aligned assignment; Feng 2021), so that there is nothing to set by hand for objects of another size or shape; scores
+learn how well their box fits (quality focal loss; Li 2020), so that the surest box is also the best placed.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from osler.backbones import convolution
 from osler.boxes import Boxes, generalised_overlap, overlaps, suppress
 from osler.case import Finding, Question
 from osler.tasks import Dense
@@ -56,8 +55,8 @@ class Offers(NamedTuple):
 class Detection(Dense):
     """Boxes of one question.
 
-    Targets are a list, one a patch: float32 ``(n, 7)`` z0 y0 x0 z1 y1 x1 in pixels of the patch and the number of the class,
-    or ``None`` where nothing is known.
+    Targets are a list, one a patch: float32 ``(n, 7)`` z0 y0 x0 z1 y1 x1 in pixels of the patch and the number of the
+    class, or ``None`` where nothing is known.
     """
 
     question: Question
@@ -151,8 +150,8 @@ def _assign(
 ) -> tuple[Float[Tensor, "a k"], Float[Tensor, "a 6"]]:
     """Which offers answer for which object: the score that each shall reach, and the box that it shall have.
 
-    Offers from within an object, or, where it is smaller than that, from within one pixel of the finest map around its
-    centre, are ranked by ``score ** 0.5 * overlap ** 6`` (Feng 2021), times a bell around the centre that decides
+    Offers from within an object, or, where it is smaller than that, from within one pixel of the finest map around
+    its centre, are ranked by ``score ** 0.5 * overlap ** 6`` (Feng 2021), times a bell around the centre that decides
     while nothing is learned yet.
     """
     objects, classes, dims = target[:, :6], target[:, 6].long(), points.shape[1]
@@ -185,7 +184,7 @@ class _Head(nn.Module):
     ) -> None:
         super().__init__()
         dims = len(strides[0])
-        conv = convolution(dims)
+        conv = nn.Conv2d if dims == 2 else nn.Conv3d
         self.used = used
         self.strides = [strides[n] for n in used]
         width = min(128 if dims == 2 else 64, max(32, widths[used[0]]))

@@ -127,7 +127,7 @@ def move_boxes(
 def _bend_at(
     control: NDArray[np.float32], places: NDArray[np.float64], lengths: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The displacement of :func:`_bend` at places ``(..., 2 or 3)`` in pixels from the corner: ``(..., 3)``, x y z."""
+    """The displacement of :func:`_bend` at places ``(..., 2 or 3)``, pixels from the corner: ``(..., 3)``, x y z."""
     flat = places.reshape(-1, places.shape[-1])
     weights = [_spline_at((flat[:, a] / lengths[a]).clip(0, 1 - 1e-9) * _CELLS) for a in range(flat.shape[1])]
     if len(weights) == 2:

@@ -133,7 +133,8 @@ def label_of(entry: Entry, question: Question) -> str:
 
 def is_known(entry: Entry, question: Question) -> bool:
     """Whether anything is stated about it, be it that there is nothing."""
-    return any(said.task == question.task for said in (*entry.findings, *entry.outlines))
+    said = {finding.task for finding in entry.findings} | {outline.task for outline in entry.outlines}
+    return question.task in said
 
 
 Groups = list[tuple[str, list[Entry]]]

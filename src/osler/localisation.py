@@ -136,24 +136,6 @@ def ask(networks: Sequence[Network], image: NDArray[np.float32], plan: Recipe) -
 
     Probabilities are averaged over networks and mirrored views; boxes are fused.
     """
-<<<<<<< HEAD
-    said = [_view(network, image, plan, axes) for network in networks for axes in _views(plan)]
-    probabilities = {
-        name: np.asarray(np.mean([one.probabilities[name] for one in said], 0), np.float32)
-        for name in said[0].probabilities
-    }
-    overlap = OVERLAP[networks[0].dims]
-    fused = {name: boxes.fuse([one.boxes[name] for one in said], overlap) for name in said[0].boxes}
-    return Located(probabilities, fused)
-||||||| 0db87b5
-    said = [_view(network, image, plan, axes) for network in networks for axes in _views(plan)]
-    probabilities = {
-        name: np.asarray(np.mean([one.probabilities[name] for one in said], 0), np.float32)
-        for name in said[0].probabilities
-    }
-    fused = {name: boxes.fuse([one.boxes[name] for one in said], 0.55) for name in said[0].boxes}
-    return Located(probabilities, fused)
-=======
     views = [(network, axes) for network in networks for axes in _views(plan)]
     probabilities: dict[str, NDArray[np.float32]] = {}
     found: dict[str, list[Boxes]] = {}
@@ -165,8 +147,8 @@ def ask(networks: Sequence[Network], image: NDArray[np.float32], plan: Recipe) -
             probabilities[name] = np.add(probabilities[name], values, values) if name in probabilities else values
         for name, some in said.boxes.items():
             found.setdefault(name, []).append(some)
-    return Located(probabilities, {name: boxes.fuse(some, 0.55) for name, some in found.items()})
->>>>>>> main
+    overlap = OVERLAP[networks[0].dims]
+    return Located(probabilities, {name: boxes.fuse(some, overlap) for name, some in found.items()})
 
 
 def _views(plan: Recipe) -> list[tuple[int, ...]]:

@@ -99,7 +99,7 @@ def planned() -> Any:
             "augmentation": {name: {} for name in ("spatial", "intensity", "blur", "noise", "bias")},
         }
     )
-    return planning._measure(plan, {})[0]
+    return pace.measure(plan, {})[0]
 
 
 def ours(tick: Tick) -> None:

@@ -35,7 +35,7 @@ def ours(tick: Tick) -> None:
     question = {"kind": "multiclass", "classes": [str(n) for n in range(CLASSES)]}
     given = recipe.read(RECIPE)
     plan = recipe.build({**given, "tasks": {"label": question}})
-    plan, _, _ = planning._measure(plan, given["training"])
+    plan, _, _ = pace.measure(plan, given["training"])
     examples = fitting.Examples(Training(()), pixels[:, None, :, None], {"label": labels[:, None].astype("float32")})
     state = fitting.start(examples, plan, 0)
     while True:

@@ -9,15 +9,15 @@ cohort with masks: each image is explained by the network that has not seen its 
 Prints for each method, over images with a lesion of which the network is right: the pointing game (share of maps
 whose hottest place lies inside the lesion) with Wilson's interval, the mean share of the map's energy inside with a
 bootstrap interval by patient, both against the mean share of the image that the lesion covers (chance), and against a
-map that is hottest in the middle of the image (middle); how many maps passed their own tests; and how many of the same
-maps, turned by half a turn and therefore mostly wrong, the removal test would have let pass.
+map that is hottest in the middle of the image (middle); how many maps passed their own tests; and how many of the
+same maps, turned by half a turn and therefore mostly wrong, the removal test would have let pass.
 """
 
 import argparse
 import csv
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from osler import cohort, data, diagnosis, explanation, model, targets, training
-from osler.case import Case, Entry, Finding
+from osler.case import Case, Finding
 from osler.explanation import Explanation
 from osler.metrics import pointing
 from osler.metrics.auroc import auroc
@@ -114,23 +114,23 @@ def _unseen(run: Path, folder: Path, cohort_file: Path | None, wanted: int) -> l
     of = {
         entry.id: fold[digest] for entry, digest in zip(loaded.entries, loaded.digests, strict=True) if digest in fold
     }
-    right = list(_right(made, [entry for entry in loaded.entries if entry.id in of], of))
+    seen = [entry for entry in loaded.entries if entry.id in of]
+    right = list(_right(made, (data.read_case(entry, found.questions) for entry in seen), of))
     print(f"{len(right)} images with an outlined lesion that their own fold's network calls what they are")
     chosen = np.unique(np.linspace(0, len(right) - 1, min(wanted, len(right))).astype(int))
     return [right[number] for number in chosen]
 
 
-def _right(made: Model, entries: list[Entry], fold: dict[str, int]) -> Iterator[Tested]:
+def _right(made: Model, cases: Iterable[Case], fold: dict[str, int]) -> Iterator[Tested]:
     task = next(iter(made.tasks))
     classes = made.tasks[task].question.classes
-    for entry in entries:
-        case = data.read_case(entry)
+    for case in cases:
         masks = [finding.mask for finding in case.findings if finding.mask is not None]
         named = [finding.name for finding in case.findings if finding.task == task and finding.probability == 1]
         if not masks or not named:
             continue
         image = data.the_image(case)
-        alone = Model(made.recipe, [made.networks[fold[entry.id]]], made.calibration)
+        alone = Model(made.recipe, [made.networks[fold[case.id]]], made.calibration)
         said = diagnosis.answer(alone, data.prepare(image, made.recipe.image)[None]).probability[task][0]
         if classes[int(said.argmax())] == named[0]:
             mask = np.logical_or.reduce([one.within(image.size) for one in masks])

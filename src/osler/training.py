@@ -6,6 +6,7 @@ there, whenever it was killed.
 
 import csv
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -139,6 +140,7 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     _training_page(out, card, plan)
     made.save(out / "model.safetensors")
     store.remove(out / "pixels")
+    shutil.rmtree(out / "volumes", ignore_errors=True)
     return made
 
 

@@ -28,6 +28,7 @@ LAYERS = (
     ("patches",),
     ("volumes",),
     ("planning", "report", "novelty", "fitting", "writing"),
+    ("pace",),
     ("model", "weights", "pages"),
     ("calibration", "cohort", "data", "augmentation", "decoder", "grid", "sliding"),
     ("dense_scoring",),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from osler import cohort, patch_planning, planning, recipe
+from osler import cohort, pace, patch_planning, recipe
 from osler.recipe import Recipe
 
 RNG = np.random.default_rng(0)
@@ -19,7 +19,7 @@ RNG = np.random.default_rng(0)
 @pytest.fixture(autouse=True)
 def _ten_patches_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules are tested, not this machine."""
-    monkeypatch.setattr(planning, "measure", lambda plan, chosen: (plan, 10.0, {"training.precision": "measured"}))
+    monkeypatch.setattr(pace, "measure", lambda plan, chosen: (plan, 10.0, {"training.precision": "measured"}))
 
 
 def volumes(

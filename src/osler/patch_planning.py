@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from osler import data, modality, planning, recipe
+from osler import data, modality, pace, planning, recipe
 from osler.case import Case, Question
 from osler.cohort import Cohort
 from osler.problem import Problem
@@ -138,7 +138,7 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     for key in planning.leaves(given):
         why[key] = "given"
     chosen = given.get("training", {})
-    plan, rate, measured = planning.measure(plan, chosen)
+    plan, rate, measured = pace.measure(plan, chosen)
     why |= {key: text for key, text in measured.items() if why.get(key) != "given"}
     moments = found.frames * sum(entry.split != "test" for entry in cohort.entries)
     return _plan_time(plan, why, moments, rate, minutes, given)

@@ -17,9 +17,9 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)
-def _ten_patches_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def _fifty_patches_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules are tested, not this machine."""
-    monkeypatch.setattr(pace, "measure", lambda plan, chosen: (plan, 10.0, {"training.precision": "measured"}))
+    monkeypatch.setattr(pace, "measure", lambda plan, chosen: (plan, 50.0, {"training.precision": "measured"}))
 
 
 def volumes(
@@ -138,7 +138,13 @@ def test_minutes_become_epochs_and_test_cases_take_none_of_them(tmp_path: Path) 
     # 10 of 20 cases are not for testing; each of 5 networks sees 8 of them.
     assert short.training.folds == 5
     patches = short.training.epochs * short.patches.per_case * 8 * 5
-    assert 0.5 * 20 * 60 * 10 <= patches <= 20 * 60 * 10
+    assert 0.5 * 20 * 60 * 50 <= patches <= 20 * 60 * 50
+
+
+def test_without_time_for_five_networks_there_is_one(tmp_path: Path) -> None:
+    plan, why = derived(pictures(tmp_path / "set", 256, 40), 1)
+    assert plan.training.folds == 0
+    assert "no time for 5 networks" in why["training.folds"]
 
 
 def test_what_is_given_goes_first(tmp_path: Path) -> None:

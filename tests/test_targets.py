@@ -33,6 +33,10 @@ def plan(size: tuple[int, int, int] = (1, 32, 32), question: Question = SPOTS, *
 class Bright(nn.Module):
     """One level: what is brighter than 2 after a little smoothing."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = nn.Parameter(torch.zeros(1))
+
     def levels(self, x: Tensor) -> list[Tensor]:
         return [(functional.avg_pool2d(x, 3, 1, 1) - 2).clamp(min=0)]
 

@@ -114,7 +114,7 @@ class Network(nn.Module):
         return x if self.normalise.intensity == "image" else self.normalise(x)
 
     def _decoder(self, image: recipe.ImagePlan) -> tuple[Decoder, int, list[tuple[int, ...]]]:
-        """A decoder over the levels that tasks look at, the first of them, and how much smaller than a patch they are."""
+        """A decoder over the levels that tasks look at, the first of them, and pixels of a patch to one of each."""
         size = image.size[3 - image.dims :]
         was, self.backbone = self.backbone.training, self.backbone.eval()
         with torch.no_grad():
@@ -132,12 +132,12 @@ class Network(nn.Module):
         levels = self.levels(x)
         return self.located(levels), self.vector(levels[-1], len(x))
 
-    def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Float[Tensor, "bf k *size"]]:
+    def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Float[Tensor, "bf _ ..."]]:
         """Feature maps of every level of the backbone, finest first."""
         found: list[Tensor] = self.backbone.levels(self._folded(x))
         return found
 
-    def located(self, levels: Sequence[Float[Tensor, "bf k *size"]]) -> dict[str, Any]:
+    def located(self, levels: Sequence[Float[Tensor, "bf _ ..."]]) -> dict[str, Any]:
         """Outputs of the dense tasks for the feature maps of :meth:`levels`."""
         maps = self.decoder(list(levels)[self.finest :])
         return {name: head(maps) for name, head in zip(self.dense, self.places, strict=True)}

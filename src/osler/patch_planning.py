@@ -24,6 +24,8 @@ from osler.recipe import Recipe
 SAMPLE = 32
 # Voxels of a patch, and a batch's worth of them, that a step of a second or two can take.
 _PATCH = {"cpu": 56**3, "cuda": 128**3}
+# Steps that a network needs before a second one is worth more.
+_STEPS = 1000
 _BATCH = {"cpu": 2**18, "cuda": 2**22}
 # Pixels that the thinnest structures keep on the working grid.
 _THIN, _SMALL = 6.0, 20.0
@@ -355,6 +357,12 @@ def _plan_time(
 ) -> tuple[Recipe, dict[str, str]]:
     """Patches a case, so that an epoch is long enough to be worth a look; epochs, as many as the time allows."""
     chosen = given.get("training", {})
+    # Windows are cut, moved and watched beside the step that was measured.
+    possible = minutes * 60 * rate * 0.7
+    folds = plan.training.folds
+    if folds and "folds" not in chosen and possible / folds / plan.training.batch < _STEPS:
+        plan = replace(plan, training=replace(plan.training, folds=0))
+        why["training.folds"] = f"no time for {folds} networks of {_STEPS} steps; with folds every case would train one"
     networks = plan.training.folds or plan.training.members
     share = (plan.training.folds - 1) / plan.training.folds if plan.training.folds else 0.8
     seen = max(1, moments * share)
@@ -363,9 +371,7 @@ def _plan_time(
         plan = replace(plan, patches=replace(plan.patches, per_case=per_case))
         why["patches.per_case"] = f"{seen:.0f} images a network: an epoch has about 100 steps or more"
     if "epochs" not in chosen:
-        # Windows are cut, moved and watched beside the step that was measured.
-        patches = minutes * 60 * rate * 0.7 / networks
-        epochs = int(np.clip(patches / (seen * plan.patches.per_case), 3, 1000))
+        epochs = int(np.clip(possible / networks / (seen * plan.patches.per_case), 3, 1000))
         plan = replace(plan, training=replace(plan.training, epochs=epochs))
         why["training.epochs"] = (
             f"{rate:.3g} patches/s on {os.cpu_count()} cores, {minutes:g} minutes for {networks} "

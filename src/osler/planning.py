@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from osler import data, modality, model, pace, recipe
-from osler.case import Entry, Question
-from osler.cohort import Cohort, label_of
+from osler.case import Question
+from osler.cohort import Cohort, is_known, label_of
 from osler.image import Image
 from osler.problem import Problem
 from osler.recipe import Recipe
@@ -123,7 +123,7 @@ def check(cohort: Cohort) -> None:
         raise Problem("the cohort has no labels", path=cohort.root, fix="add a column label, or class folders")
     for question in cohort.questions:
         counts = Counter(label_of(entry, question) for entry in cohort.entries)
-        known = sum(question.task in _tasks(entry) for entry in cohort.entries)
+        known = sum(is_known(entry, question) for entry in cohort.entries)
         if question.kind in ("multiclass", "ordinal"):
             present = [label for label, count in counts.items() if label and count]
             if known == 0:
@@ -138,11 +138,6 @@ def check(cohort: Cohort) -> None:
                 f"only {known} cases have a known {question.task}: too few to train and check a model",
                 path=cohort.root, fix="collect at least 10, better some hundred",
             )  # fmt: skip
-
-
-def _tasks(entry: Entry) -> set[str]:
-    """What something is known of."""
-    return {finding.task for finding in entry.findings} | {outline.task for outline in entry.outlines}
 
 
 def derive(

@@ -206,7 +206,7 @@ class _Head(nn.Module):
             nn.init.zeros_(last.bias)
         nn.init.constant_(self.score[-1].bias, -torch.log(torch.tensor(1 / _PRIOR - 1)).item())
 
-    def forward(self, maps: list[Float[Tensor, "b w *size"]]) -> Offers:
+    def forward(self, maps: list[Float[Tensor, "b _ ..."]]) -> Offers:
         parts = []
         for enter, number, stride in zip(self.enter, self.used, self.strides, strict=True):
             x = enter(maps[number])

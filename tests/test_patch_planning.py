@@ -120,6 +120,15 @@ def test_nothing_is_mirrored_where_a_name_tells_left_from_right(tmp_path: Path) 
     assert "left from right" in why["augmentation"]
 
 
+def test_pictures_are_mirrored_and_outlined_volumes_are_not(tmp_path: Path) -> None:
+    flat, _ = derived(pictures(tmp_path / "flat", 256, 40))
+    deep, _ = derived(volumes(tmp_path / "deep"))
+    assert flat.patches.mirror
+    assert flat.augmentation["spatial"]["flip_x"]
+    assert not deep.patches.mirror
+    assert not deep.augmentation["spatial"]["flip_x"]
+
+
 def test_what_is_thin_is_seen_as_it_is_and_what_is_thick_at_a_smaller_size(tmp_path: Path) -> None:
     thin, _ = derived(pictures(tmp_path / "thin", 512, 4))
     thick, why = derived(pictures(tmp_path / "thick", 512, 80))

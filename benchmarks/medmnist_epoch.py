@@ -88,7 +88,7 @@ def ready(plan: Any) -> Any:
 
 
 def planned() -> Any:
-    from osler import planning, recipe
+    from osler import pace, recipe
 
     plan = recipe.build(
         {

@@ -28,7 +28,7 @@ RECIPE = Path(__file__).parent.parent / "recipes" / "reference_cnn.toml"
 
 
 def ours(tick: Tick) -> None:
-    from osler import draws, fitting, planning, recipe
+    from osler import draws, fitting, pace, recipe
     from osler.cohort import Training
 
     pixels, labels = cases()

@@ -18,6 +18,7 @@ SOURCE = ROOT / "src" / "osler"
 LAYERS = (
     ("cli",),
     ("server", "demonstration"),
+    ("dense_evaluation",),
     ("evaluation", "estimator", "pretraining", "inspection", "ablation"),
     ("explanation",),
     ("targets",),
@@ -68,7 +69,7 @@ LAYERS = (
 VARIANTS = ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "layouts", "inspections")
 # The one import that goes up, inside of a function: a diagnosis is written with the map that explains it, and the
 # tests of a map ask the same function for answers as everybody else.
-UPWARD = {("diagnosis", "explanation")}
+UPWARD = {("diagnosis", "explanation"), ("evaluation", "dense_evaluation")}
 # 450 lines are a habit. What is longer, and how long it may be.
 LONG = {
     "fitting.py": 470,  # one loop, readable in one sitting

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 
 from metrics.masks import ball, box
 from metrics.test_boxes import SETS, by_coco
-from osler.case import Question
-from osler.dense_rows import NO_BOXES, Boxes, Row, detection_row, quality, segmentation_rows
+from osler.case import Answer, Box, Case, Finding, Mask, Question
+from osler.dense_rows import NO_BOXES, Boxes, Row, detection_row, of_case, quality, segmentation_rows
 from osler.dense_scoring import describe, summary
+from osler.image import Image, Spacing
 
 SIZE, SPACING = (12, 24, 24), (3.0, 1.0, 1.0)
 HEART = Question("mask", "segmentation", ("muscle", "cavity"), values=((1,), (2,)), ignore=255)
@@ -129,6 +131,42 @@ def test_quality_orders_cases() -> None:
     half = detection_row("anna", truth, boxes((0, 0, 0, 0.9), (0, 70, 0, 0.9), (1, 50, 50, 0.1)), BOXES)
     assert quality(half) == pytest.approx(0.5)
     assert math.isnan(quality(detection_row("anna", NO_BOXES, NO_BOXES, BOXES)))
+
+
+def test_a_case_and_an_answer_become_rows() -> None:
+    pixels = np.zeros((2, 1, *SIZE), np.uint8)
+    image = Image(pixels, Spacing(1.0, 1.0, 3.0))
+    maps = np.concatenate([heart(8), heart(10)])
+    findings = tuple(
+        Finding("mask", name, "model", 0.9, box=mask.box, mask=mask, frame=frame)
+        for frame, radius in enumerate((8, 6))
+        for name, mask in (
+            ("muscle", Mask.cropped(heart(radius)[0] == 1)),
+            ("cavity", Mask.cropped(heart(radius)[0] == 2)),
+        )
+    )
+    unsure = replace(findings[0], probability=0.1, mask=Mask(np.ones((2, 2, 2), bool)))
+    answer = Answer("mask", "segmentation", (*findings, unsure), (), threshold=0.5)
+    case = Case("case", "anna", {"image": image}, maps={"mask": maps})
+    found = of_case(case, image, answer, HEART)
+    expected = segmentation_rows("anna", maps, np.concatenate([heart(8), heart(6)]), HEART, SPACING)
+    assert [one.numbers for one in found] == [one.numbers for one in expected]
+    assert of_case(replace(case, maps={}), image, answer, HEART) == []
+
+
+def test_a_case_with_boxes_becomes_rows_of_the_classes_that_are_stated() -> None:
+    image = Image(np.zeros((1, 1, 1, 60, 60), np.uint8))
+    place = Box((0, 5, 5), (1, 15, 15))
+    case = Case("case", "anna", {"image": image}, (Finding("boxes", "nodule", probability=1, box=place),))
+    said = tuple(Finding("boxes", name, "model", 0.8, box=place) for name in BOXES.classes)
+    answer = Answer("boxes", "detection", said, ("nodule",), threshold=0.5)
+    (row,) = of_case(case, image, answer, BOXES)
+    assert row.matches["nodule"].hit.all()
+    assert set(row.matches) == {"nodule"}
+    healthy = replace(case, findings=(Finding("boxes", "nodule", probability=0),))
+    (row,) = of_case(healthy, image, answer, BOXES)
+    assert (row.matches["nodule"].count.tolist(), row.matches["nodule"].hit.any()) == ([0], False)
+    assert of_case(replace(case, findings=()), image, answer, BOXES) == []
 
 
 # --- summary -------------------------------------------------------------------------------------------------

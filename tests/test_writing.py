@@ -169,6 +169,23 @@ def test_a_segmentation_says_what_it_is_of_and_who_drew_it(tmp_path: Path) -> No
     assert made.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion.endswith("ab")
 
 
+def test_names_in_any_script_are_kept(tmp_path: Path) -> None:
+    case = case_at(series(tmp_path / "in", SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Zoë"))
+    question = replace(ORGANS, classes=("läsion", "肝"))
+    findings = outlined("läsion", ONE), outlined("肝", TWO)
+    assert writing.write(said(*findings), case, tmp_path, {"mask": question}) == ()
+    check_standard(tmp_path / "mask.seg.dcm")
+    assert dcmread(tmp_path / "mask.seg.dcm").PatientName == "Müller^Zoë"
+    assert [s.label for s in dicom.segments(tmp_path / "mask.seg.dcm").segments] == ["läsion", "肝"]
+
+
+def test_an_image_that_nothing_can_refer_to_gives_a_sentence(tmp_path: Path) -> None:
+    case = case_at(series(tmp_path / "in", StudyInstanceUID=""))
+    (note,) = writing.write(said(outlined("liver", ONE)), case, tmp_path, {"mask": ORGANS})
+    assert note.startswith("mask: no DICOM segmentation was written: its image lacks a UID")
+    assert not list(tmp_path.glob("*.dcm")) and (tmp_path / "mask.nii.gz").exists()
+
+
 def test_each_lesion_is_a_segment_of_its_own_and_may_overlap_another(tmp_path: Path) -> None:
     case = case_at(series(tmp_path / "in"))
     near = mask((1, 3), (1, 4), (2, 6))
@@ -345,6 +362,18 @@ def test_boxes_are_drawn_at_their_edges_on_the_moment_in_which_they_lie(tmp_path
     rows, columns = (shown != grey[..., None]).any(-1).nonzero()
     assert (rows.min(), rows.max() + 1) == (factor, 4 * factor)
     assert (columns.min(), columns.max() + 1) == (2 * factor, 6 * factor)
+
+
+def test_a_box_lies_in_the_slices_whose_middle_it_holds() -> None:
+    case = case_of(NoGeometry())
+    wide = Finding("boxes", "nodule", probability=0.8, box=Box((1.0, 1.0, 1.0), (2.4, 4.0, 5.0)))
+    other = Finding("boxes", "nodule", probability=0.8, box=Box((2.0, 1.0, 1.0), (3.0, 3.0, 4.0)))
+    content = writing.pictures(
+        said(wide, other, task="boxes", kind="detection").answers["boxes"], BOXES, case.images["image"]
+    )
+    shown = np.asarray(Pillow.open(io.BytesIO(content[0])))
+    # Slice 1 holds the larger box only; the other one does not reach it.
+    assert (shown[-1] == np.repeat(case.images["image"].array[0, 0, 1, -1], len(shown) // 6)[:, None]).all()
 
 
 def test_the_table_has_a_row_for_each_measurement_and_no_name(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def fuse(answers: Sequence[Boxes], overlap: float) -> Boxes:
         return answers[0]
     boxes = join(answers)
     boxes = boxes[boxes.scores.argsort(descending=True, stable=True)]
-    groups = [_clusters(boxes[boxes.classes == c], overlap, len(answers)) for c in boxes.classes.unique().tolist()]
+    groups = [_clusters(boxes[boxes.classes == c], overlap, len(answers)) for c in torch.unique(boxes.classes).tolist()]
     fused = join(groups) if groups else boxes
     return fused[fused.scores.argsort(descending=True, stable=True)]
 

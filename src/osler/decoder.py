@@ -42,7 +42,7 @@ class Decoder(nn.Module):
         )
         initialise(self)
 
-    def forward(self, levels: list[Float[Tensor, "b k *size"]]) -> list[Float[Tensor, "b k *size"]]:
+    def forward(self, levels: list[Float[Tensor, "b _ ..."]]) -> list[Float[Tensor, "b _ ..."]]:
         """One map a level, finest first; the coarsest is the backbone's own."""
         maps = [levels[-1]]
         steps = list(zip(levels[:-1], self.reduced, self.joined, strict=True))

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy.typing import NDArray
 
-from osler.case import Mask, Question
+from osler.case import Answer, Case, Finding, Mask, Question
+from osler.image import Image
 from osler.metrics import boxes, lesions, overlap, surface
 from osler.metrics.boxes import Matches
 
@@ -64,6 +65,45 @@ class Row:
     size_unit: str = ""
 
 
+def of_case(case: Case, image: Image, answer: Answer, question: Question) -> list[Row]:
+    """The rows of a case, one a frame; none where nothing is known of its truth.
+
+    Masks are those of findings from the answer's threshold on, also where the answer was withheld; average precision
+    and FROC look at all findings.
+
+    Args:
+        case: with label maps, or with boxes and statements of absence.
+        image: its image, for size and spacing.
+        answer: of a model, on the grid of the image.
+        question: its question.
+    """
+    frames = [[f for f in answer.findings if f.frame == frame and f.box is not None] for frame in range(image.frames)]
+    predicted = [_boxes(found, question) for found in frames]
+    if question.kind == "detection":
+        mine = [f for f in case.findings if f.task == question.task]
+        stated = {f.name for f in mine}
+        there = [[f for f in mine if f.frame == frame and f.box is not None] for frame in range(image.frames)]
+        pairs = zip(there, predicted, strict=True)
+        rows = [
+            detection_row(case.patient, _boxes(ours, question), said, question, [*stated]) for ours, said in pairs
+        ]
+        return rows if stated else []
+    if question.task not in case.maps:
+        return []
+    masks = np.zeros((len(question.classes), image.frames, *image.size), bool)
+    for finding in (f for found in frames for f in found):
+        if finding.mask is not None and (finding.probability or 0) >= (answer.threshold or 0):
+            masks[question.classes.index(finding.name), finding.frame] |= finding.mask.within(image.size)
+    return segmentation_rows(case.patient, case.maps[question.task], masks, question, image.spacing, predicted)
+
+
+def _boxes(findings: Sequence[Finding], question: Question) -> Boxes:
+    places = [(*f.box.start, *f.box.stop) for f in findings if f.box is not None]
+    classes = [question.classes.index(f.name) for f in findings]
+    scores = [1.0 if f.probability is None else f.probability for f in findings]
+    return Boxes(np.array(places, float).reshape(-1, 6), np.array(classes, np.int64), np.array(scores, float))
+
+
 def segmentation_rows(
     patient: str,
     reference: UInt8[np.ndarray, "t d h w"],
@@ -93,7 +133,7 @@ def segmentation_rows(
     size = float(np.prod(scale[1:])) if flat else float(np.prod(scale)) / (1000 if known else 1)
     found = []
     for frame, truth in enumerate(reference):
-        counted = None if question.ignore is None else truth != question.ignore
+        counted = truth != question.unknown
         numbers, matches = {}, {}
         for number, name in enumerate(question.classes):
             ours = _of_class(truth, question, number)
@@ -101,8 +141,7 @@ def segmentation_rows(
                 theirs = _of_class(predicted[frame], question, number)
             else:
                 theirs = predicted[number, frame]
-            if counted is not None:
-                ours, theirs = ours & counted, theirs & counted
+            ours, theirs = ours & counted, theirs & counted
             numbers[name] = _numbers(ours, theirs, scale, tolerance)
             numbers[name]["size"] *= size
             if question.separate:
@@ -194,3 +233,9 @@ def quality(row: Row, threshold: float = 0.5) -> float:
     stated = [(one, one.score >= threshold) for one in row.matches.values()]
     both = sum(int(one.count.sum() + kept.sum()) for one, kept in stated)
     return 2 * sum(int(one.hit[kept, 0].sum()) for one, kept in stated) / both if both else float("nan")
+
+
+def mean_quality(rows: Sequence[Row], threshold: float = 0.5) -> float:
+    """:func:`quality` of a case, the mean over its frames; nan where there is nothing in any of them."""
+    found = [value for value in (quality(row, threshold) for row in rows) if np.isfinite(value)]
+    return float(np.mean(found)) if found else float("nan")

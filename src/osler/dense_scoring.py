@@ -275,7 +275,8 @@ def describe(result: Mapping[str, Any]) -> list[str]:
         return list(result["notes"])
     metrics, cases = result["metrics"], f"Of {result['n']:,} images of {result['patients']:,} patients"
     told = ", ".join(f"{name} is in {entry['n']:,}" for name, entry in result["classes"].items())
-    sentences = [f"{cases}, {told}."]
+    means = " Figures of all classes together are their mean." if len(result["order"]) > 1 else ""
+    sentences = [f"{cases}, {told}.{means}"]
     if result["unknown"]:
         sentences.append(f"{result['unknown']:,} more have no known answer and are not counted.")
     if "dice" in metrics:
@@ -293,7 +294,7 @@ def describe(result: Mapping[str, Any]) -> list[str]:
     if "lesion_sensitivity" in metrics:
         sentences.append(
             f"{said(metrics['lesion_sensitivity'], percent=True)} of the lesions are found, with "
-            f"{said(metrics['false_lesions'])} false ones an image."
+            f"{said(metrics['false_lesions'])} false ones an image{' and class' if means else ''}."
         )
     if metrics["drawn_without"]["n"]:
         share = said(metrics["drawn_without"], percent=True)

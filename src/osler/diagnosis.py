@@ -1,21 +1,22 @@
 """The one path from an image to an answer: the command line, Python and the server all go through here."""
 
+import io
 import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import calibration, catalog, data, layouts, model, novelty, places
+from osler import calibration, catalog, data, layouts, model, novelty, places, writing
 from osler.calibration import Calibrated
 from osler.case import DENSE, Answer, Case, Diagnosis, Entry, Finding, Novelty
 from osler.image import Image
-from osler.model import Model
+from osler.model import Model, Network
 from osler.problem import Problem, shown_path
 from osler.pseudonym import pseudonym, remember
 from osler.tasks.classification import Classification
@@ -97,8 +98,13 @@ def calibrated(made: Model, task: str) -> Calibrated:
     )
 
 
-def diagnose(made: Model, case: Case) -> Diagnosis:
+def diagnose(made: Model, case: Case, networks: Sequence[Network] | None = None) -> Diagnosis:
     """One case to one diagnosis: calibrated answers, how sure they are, and whether they are withheld.
+
+    Args:
+        made: the model.
+        case: with its pixels.
+        networks: those of the model that say where things are; all by default.
 
     Raises:
         Problem: the case's image cannot be given to this model (several images, colour for grey).
@@ -108,7 +114,9 @@ def diagnose(made: Model, case: Case) -> Diagnosis:
     pixels = data.prepare(image, made.recipe.image)
     found = conclude(made, case.id, image, answer(made, pixels[None]), 0, 0.0)
     if made.recipe.dense:
-        found = replace(found, answers={**found.answers, **places.answer(made, image, withheld=found.abstained)})
+        found = replace(
+            found, answers={**found.answers, **places.answer(made, image, networks, withheld=found.abstained)}
+        )
     return replace(found, seconds=time.perf_counter() - began, peak_mib=_peak_mib())
 
 
@@ -286,6 +294,7 @@ def diagnose_paths(
     except OSError as error:
         raise Problem(f"the folder cannot be made ({error.strerror})", path=out, fix="give another --out") from error
     done: list[Diagnosis] = []
+    plain: list[dict[str, Any]] = []
     names: list[str] = []
     failed = 0
     for path in inputs:
@@ -310,11 +319,12 @@ def diagnose_paths(
                 failed += 1
                 continue
             done.append(replace(found, case=pseudonym(found.case)))
+            plain.append(writing.as_data(found, case, made.recipe.tasks))
             names.append(named.id)
             say(f"{shown_path(Path(entry.id) if len(entries) > 1 else path)}: {in_one_line(found)}")
     if done:
         remember(out, names)
-        _replace_text(out / "diagnoses.json", json.dumps([asdict(d) for d in done], indent=1, ensure_ascii=False))
+        _replace_text(out / "diagnoses.json", json.dumps(plain, indent=1, ensure_ascii=False))
         report.diagnoses_page(done, out / "index.html", {d.case: f"{d.case}/diagnosis.html" for d in done})
     return len(done), failed
 
@@ -343,20 +353,23 @@ def in_one_line(diagnosis: Diagnosis) -> str:
 
 
 def _places_in_one_line(given: Answer) -> str:
-    """``lesion 87 % (60 to 95 %), 2.3 ml; and 2 more``."""
+    """``lesion 87 % (60 to 95 %), 2.3 ml; and 2 more``: what is sure enough to be stated."""
+    placed = [f for f in given.findings if f.box is not None]
+    certain = [f for f in placed if (f.probability or 0.0) >= (given.threshold or 0.0)]
     said = []
-    for finding in given.findings[:3]:
+    for finding in (certain or placed[:1])[:3]:
         low, high = finding.interval or (float("nan"), float("nan"))
         size = "".join(f", {m.value:.3g} {m.unit}" for m in finding.measurements[:1])
         said.append(f"{finding.name} {finding.probability:.0%} ({low:.0%} to {high:.0%}){size}")
-    more = len(given.findings) - len(said)
-    return ("; ".join(said) or "nothing found") + (f"; and {more} more" if more else "")
+    text = "; ".join(said)
+    if not certain:
+        return f"nothing stated (most likely {text})" if said else "nothing found"
+    return text + (f"; and {len(certain) - len(said)} more" if len(certain) > len(said) else "")
 
 
-def to_json(diagnosis: Diagnosis) -> str:
-    """The diagnosis as it is, under a pseudonym."""
-    content = asdict(replace(diagnosis, case=pseudonym(diagnosis.case)))
-    return json.dumps(content, indent=1, ensure_ascii=False)
+def to_json(diagnosis: Diagnosis, case: Case, made: Model) -> str:
+    """The diagnosis as it is, under a pseudonym; places by numbers (see ``osler.writing``)."""
+    return json.dumps(writing.as_data(diagnosis, case, made.recipe.tasks), indent=1, ensure_ascii=False)
 
 
 def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, method: str = "auto") -> Path:
@@ -373,19 +386,39 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
     folder.mkdir(parents=True, exist_ok=True)
     image = data.the_image(case)
     shown = explanation.picture(image)
-    overlays = {}
-    if method != "none":
-        why = explanation.explain(made, case, method=method)
+    overlays: dict[str, tuple[NDArray[np.uint8], str]] = {}
+    surest = max((f for a in diagnosis.answers.values() for f in a.findings if f.box is not None),
+                 key=lambda f: f.probability or 0.0, default=None)  # fmt: skip
+    if made.recipe.dense:
+        overlays |= _outlined(diagnosis, case, made)
+    if method != "none" and (surest is not None or made.tasks):
+        why = explanation.explain(made, case, surest if not made.tasks else None, method=method)
         plane = int(why.heatmap.sum((1, 2)).argmax())
         shown = explanation.picture(image, plane)
         caption = " ".join(why.sentences)
         overlays[why.method] = (explanation.overlay(shown, why.heatmap[plane], passed=why.passed), caption)
         Picture.fromarray(overlays[why.method][0]).save(folder / "overlay.png")
-    _replace_text(folder / "diagnosis.json", to_json(diagnosis))
-    report.diagnosis_page(
-        replace(diagnosis, case=pseudonym(diagnosis.case)), shown, overlays, folder / "diagnosis.html"
-    )
+    _replace_text(folder / "diagnosis.json", to_json(diagnosis, case, made))
+    unsure = {task: a.uncertainty for task, a in diagnosis.answers.items() if a.uncertainty is not None}
+    unwritten = writing.write(diagnosis, case, folder, made.recipe.tasks, unsure) if made.recipe.dense else ()
+    told = replace(diagnosis, case=pseudonym(diagnosis.case), notes=(*diagnosis.notes, *unwritten))
+    report.diagnosis_page(told, shown, overlays, folder / "diagnosis.html")
     return folder
+
+
+def _outlined(diagnosis: Diagnosis, case: Case, made: Model) -> dict[str, tuple[NDArray[np.uint8], str]]:
+    """For the page: the image of each moment with what was found drawn on it, and what the drawing says."""
+    from PIL import Image as Picture
+
+    image, shown = data.the_image(case), {}
+    for task, given in diagnosis.answers.items():
+        if given.kind not in DENSE:
+            continue
+        for frame, drawn in writing.pictures(given, made.recipe.tasks[task], image).items():
+            name = f"{task}, moment {frame + 1}" if image.frames > 1 else task
+            caption = "Whole lines: stated. Broken lines: less likely, for those who want to look."
+            shown[name] = (np.asarray(Picture.open(io.BytesIO(drawn)).convert("RGB")), caption)
+    return shown
 
 
 def _replace_text(path: Path, text: str) -> None:

@@ -83,14 +83,18 @@ def evaluate(
     run, out = Path(run), Path(out)
     made = model.load(run)
     found = cohort.read(Path(cohort_path), None if cohort_file is None else Path(cohort_file))
+    if made.recipe.dense:
+        from osler import dense_evaluation
+
+        return dense_evaluation.evaluate(run, made, found, out, out_of_fold=out_of_fold, draws=draws, say=say)
     found, notes = _in_the_models_words(found, made)
     for problem in found.problems[:5]:
         say(f"left out: {problem}")
     answers, more = _out_of_fold(made, run, found, say) if out_of_fold else _unseen(made, found, say)
     notes += more
     digest = cohort.digest(answers.entries, answers.digests)
-    _make(out)
-    times = _log(run, digest, len(answers.entries))
+    make(out)
+    times = log(run, digest, len(answers.entries))
     tasks, tables = {}, []
     for name in made.tasks:
         table = _predictions(made, name, answers)
@@ -402,14 +406,15 @@ def _compare(other: Path, answers: Answers, tables: Sequence[Predictions], say: 
 # --- what is written ---------------------------------------------------------------------------------------
 
 
-def _make(out: Path) -> None:
+def make(out: Path) -> None:
+    """A folder for what is written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Problem(f"the folder cannot be made ({error.strerror})", path=out, fix="give another --out") from error
 
 
-def _log(run: Path, digest: str, cases: int) -> int:
+def log(run: Path, digest: str, cases: int) -> int:
     """Notes this evaluation beside the model; returns how often this cohort was evaluated there."""
     path = (run if run.is_dir() else run.parent) / "evaluations.jsonl"
     before = []
@@ -431,8 +436,8 @@ def _log(run: Path, digest: str, cases: int) -> int:
 
 def _write(out: Path, result: dict[str, Any], tables: Sequence[Predictions], answers: Answers) -> None:
     try:
-        _replace(out / "evaluation.json", json.dumps(result, indent=1, allow_nan=False, default=_plain))
-        _replace(out / "predictions.csv", _csv(tables, answers))
+        replace_text(out / "evaluation.json", json.dumps(result, indent=1, allow_nan=False, default=_plain))
+        replace_text(out / "predictions.csv", _csv(tables, answers))
         remember(out, [entry.id for entry in answers.entries])
         report.evaluation_page(result, list(tables), out / "evaluation.html")
     except OSError as error:
@@ -443,7 +448,8 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value.tolist()
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """A text file that is there whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

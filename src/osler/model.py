@@ -132,12 +132,12 @@ class Network(nn.Module):
         levels = self.levels(x)
         return self.located(levels), self.vector(levels[-1], len(x))
 
-    def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Float[Tensor, "bf k *size"]]:
+    def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Float[Tensor, "bf _ ..."]]:
         """Feature maps of every level of the backbone, finest first."""
         found: list[Tensor] = self.backbone.levels(self._folded(x))
         return found
 
-    def located(self, levels: Sequence[Float[Tensor, "bf k *size"]]) -> dict[str, Any]:
+    def located(self, levels: Sequence[Float[Tensor, "bf _ ..."]]) -> dict[str, Any]:
         """Outputs of the dense tasks for the feature maps of :meth:`levels`."""
         maps = self.decoder(list(levels)[self.finest :])
         return {name: head(maps) for name, head in zip(self.dense, self.places, strict=True)}

@@ -140,7 +140,8 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     chosen = given.get("training", {})
     plan, rate, measured = planning.measure(plan, chosen)
     why |= {key: text for key, text in measured.items() if why.get(key) != "given"}
-    return _plan_time(plan, why, found, rate, minutes, given)
+    moments = found.frames * sum(entry.split != "test" for entry in cohort.entries)
+    return _plan_time(plan, why, moments, rate, minutes, given)
 
 
 def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,7 +210,7 @@ def _plan_pixels(base: dict[str, Any], why: dict[str, str], found: planning.Fing
     image["modality"], why["image.modality"] = modality.decide(found.modalities, cohort.modality)
     if "HU" in found.units:
         image["intensity"], why["image.intensity"] = "window", "Hounsfield units"
-    elif found.modalities or found.dtypes != ("uint8",):
+    elif found.modalities or found.dtypes != ("uint8",) or found.size[0] > 1:
         image["intensity"], why["image.intensity"] = "image", "no scale in common between images"
     else:
         image["intensity"], why["image.intensity"] = "cohort", "8-bit images on one scale"
@@ -347,7 +348,7 @@ def _plan_augmentation(base: dict[str, Any], why: dict[str, str], questions: Seq
 def _plan_time(
     plan: Recipe,
     why: dict[str, str],
-    found: planning.Fingerprint,
+    moments: int,
     rate: float,
     minutes: float,
     given: Mapping[str, Any],
@@ -356,15 +357,15 @@ def _plan_time(
     chosen = given.get("training", {})
     networks = plan.training.folds or plan.training.members
     share = (plan.training.folds - 1) / plan.training.folds if plan.training.folds else 0.8
-    cases = max(1, found.cases * share)
+    seen = max(1, moments * share)
     if "per_case" not in given.get("patches", {}):
-        per_case = max(1, round(50 * plan.training.batch / cases))
+        per_case = max(1, round(100 * plan.training.batch / seen))
         plan = replace(plan, patches=replace(plan.patches, per_case=per_case))
-        why["patches.per_case"] = f"{cases:.0f} cases: an epoch has about 50 steps or more"
+        why["patches.per_case"] = f"{seen:.0f} images a network: an epoch has about 100 steps or more"
     if "epochs" not in chosen:
         # Windows are cut, moved and watched beside the step that was measured.
         patches = minutes * 60 * rate * 0.7 / networks
-        epochs = int(np.clip(patches / (cases * plan.patches.per_case), 3, 1000))
+        epochs = int(np.clip(patches / (seen * plan.patches.per_case), 3, 1000))
         plan = replace(plan, training=replace(plan.training, epochs=epochs))
         why["training.epochs"] = (
             f"{rate:.3g} patches/s on {os.cpu_count()} cores, {minutes:g} minutes for {networks} "

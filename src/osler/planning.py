@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from osler import data, modality, model, recipe
-from osler.case import Entry, Question
-from osler.cohort import Cohort, label_of
+from osler.case import Question
+from osler.cohort import Cohort, is_known, label_of
 from osler.image import Image
 from osler.model import Network
 from osler.problem import Problem
@@ -128,7 +128,7 @@ def check(cohort: Cohort) -> None:
         raise Problem("the cohort has no labels", path=cohort.root, fix="add a column label, or class folders")
     for question in cohort.questions:
         counts = Counter(label_of(entry, question) for entry in cohort.entries)
-        known = sum(question.task in _tasks(entry) for entry in cohort.entries)
+        known = sum(is_known(entry, question) for entry in cohort.entries)
         if question.kind in ("multiclass", "ordinal"):
             present = [label for label, count in counts.items() if label and count]
             if known == 0:
@@ -143,11 +143,6 @@ def check(cohort: Cohort) -> None:
                 f"only {known} cases have a known {question.task}: too few to train and check a model",
                 path=cohort.root, fix="collect at least 10, better some hundred",
             )  # fmt: skip
-
-
-def _tasks(entry: Entry) -> set[str]:
-    """What something is known of."""
-    return {finding.task for finding in entry.findings} | {outline.task for outline in entry.outlines}
 
 
 def derive(

@@ -402,7 +402,8 @@ def write(recipe: Recipe, reasons: Mapping[str, str], path: Path) -> None:
 def to_toml(content: Mapping[str, Any], reasons: Mapping[str, str], where: str = "") -> str:
     """A nested mapping of plain types as TOML."""
     lines = []
-    plain = {key: value for key, value in content.items() if not isinstance(value, Mapping)}
+    # TOML has no word for nothing: a key without a value is left out.
+    plain = {key: value for key, value in content.items() if value is not None and not isinstance(value, Mapping)}
     for key, value in plain.items():
         reason = reasons.get(f"{where}{key}", "")
         line = f"{_toml_key(key)} = {json.dumps(value, ensure_ascii=False)}"

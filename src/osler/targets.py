@@ -212,7 +212,7 @@ def _in_window(
     """Where a window around the middle of a finding begins in the padded working grid, and the finding inside."""
     box = finding.box or (finding.mask.box if finding.mask else None)
     assert box is not None
-    edges = where.boxes_to(np.array([[*box.start, *box.stop]]))[0].reshape(2, 3) + shift
+    edges = where.boxes_to(np.array([[*box.start, *box.stop]], np.float64))[0].reshape(2, 3) + shift
     start = [
         int(np.clip(round(float(middle) - n / 2), 0, total - n))
         for middle, n, total in zip(edges.mean(0), patch, whole, strict=True)

@@ -269,10 +269,11 @@ def as_data(diagnosis: Diagnosis, case: Case, questions: Mapping[str, Question])
     known.
     """
     image, _ = _the_image(case)
-    bare = {task: replace(answer, findings=()) for task, answer in diagnosis.answers.items()}
+    bare = {task: replace(answer, findings=(), uncertainty=None) for task, answer in diagnosis.answers.items()}
     content = asdict(replace(diagnosis, case=pseudonym(diagnosis.case), answers=bare))
     for task, answer in diagnosis.answers.items():
         stated = {id(finding) for finding in answer.stated}
+        del content["answers"][task]["uncertainty"]
         content["answers"][task]["findings"] = [
             _finding(finding, questions.get(task), image, id(finding) in stated) for finding in answer.findings
         ]

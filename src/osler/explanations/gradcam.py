@@ -23,11 +23,11 @@ class Options:
     Attributes:
         gradient: ``mean`` over the map, as published; ``place``: at each place its own, which is exact where a
             linear layer follows the map (HiResCAM; Draelos and Carin, 2020, arXiv:2011.08891). With average
-            pooling both are the same. Of several levels always ``place``.
+            pooling both are the same. Of one place always ``place``.
         shifts: the mean over so many copies of the image, along each axis on which the map is coarser than the
             image, each moved by a part of the map's step and moved back: it shows where between two places of the
-            map the evidence lies. 1 is the image alone, as published; so it is for several levels, of which the
-            finest is fine enough.
+            map the evidence lies. 1 is the image alone, as published; so it is for one place, which
+            must not move.
     """
 
     gradient: Literal["mean", "place"] = "mean"
@@ -43,7 +43,7 @@ def explain(target: Target, x: Float[Tensor, "1 t c d h w"], options: Options) -
     """The sum over channels of weight times feature, its positive part, enlarged from the feature map's grid."""
     with torch.no_grad():
         first = target.levels(x)
-    if len(first) > 1:
+    if target.pooling is None:
         return _once(target, x, options)
     steps = [n // places for n, places in zip(x.shape[8 - first[0].ndim :], first[0].shape[2:], strict=True)]
     total, times = x.new_zeros(x.shape[3:]), x.new_zeros(x.shape[3:])
@@ -75,10 +75,10 @@ def _once(target: Target, x: Float[Tensor, "1 t c d h w"], options: Options) -> 
     for maps, gradient in zip(found, gradients, strict=True):
         if gradient is None:
             continue
-        if options.gradient == "mean" and len(found) == 1:
+        if options.gradient == "mean" and target.pooling is not None:
             gradient = gradient.mean(tuple(range(2, maps.ndim)), keepdim=True)
         # Moments share the answer among them; undone here, a longer sequence is no colder.
         evidence = (gradient * maps).sum(1).clamp(min=0) * x.shape[1]
-        share = evidence[0].numel() / x[0, 0, 0].numel() if len(found) > 1 else 1.0
+        share = 1.0 if target.pooling is not None else evidence[0].numel() / x[0, 0, 0].numel()
         heat = heat + on_the_grid(evidence.float(), x, target.dims) * share
     return heat

@@ -93,7 +93,7 @@ class Desk:
                 case = data.read_case(replace(layouts.single(path), id="image", patient="image"))
             found = replace(diagnosis.diagnose(self.made, case), case=uploads.case_name(filename))
             if not as_page:
-                return diagnosis.to_json(found)
+                return diagnosis.to_json(found, case, self.made)
             written = diagnosis.write_diagnosis(found, case, self.made, Path(folder) / "answer")
             return (written / "diagnosis.html").read_text(encoding="utf-8")
 

@@ -30,6 +30,7 @@ _COPIED = {
     ),
     **dict.fromkeys(("TimezoneOffsetFromUTC", "IssuerOfPatientID"), False),
 }
+_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 # Context groups of Segmented Property Types (PS3.16), each with its category of CID 7150; the first with the name.
 _GROUPS = (
     ("cid7194", Code("SCT", "49755003", "Morphologically Abnormal Structure")),
@@ -84,6 +85,8 @@ def write(path: Path, source: Source, drawn: Sequence[Drawn], maker: Maker) -> N
         arranged = Arranged(arranged.datasets, arranged.where[[source.frame]], arranged.geometry)
     if arranged.where.shape[1] > 1 and not isinstance(arranged.geometry, Affine):
         raise Problem("its slices have no place in the patient, so no DICOM segmentation can be made of them")
+    if not all(each.get(name) for each in arranged.datasets for name in _UIDS):
+        raise Problem("its image lacks a UID of its study, series or instance, so nothing can refer to it")
     made = _common(arranged, maker)
     _describe(made, arranged, drawn, maker)
     _frames(made, arranged, drawn)
@@ -117,11 +120,13 @@ def _common(arranged: Arranged, maker: Maker) -> "Dataset":
     made, first, now = Dataset(), arranged.datasets[0], datetime.now(UTC)
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    if first.get("SpecificCharacterSet"):
-        made.SpecificCharacterSet = first.SpecificCharacterSet
+    # Names of patients and of classes, in any script.
+    made.SpecificCharacterSet = "ISO_IR 192"
     for name, always in _COPIED.items():
         if name in first:
             made[name] = first[name]
+            if first[name].VR == "PN":
+                setattr(made, name, str(first[name].value))
         elif always:
             setattr(made, name, "")
     made.SOPClassUID, made.SOPInstanceUID = _SEGMENTATION_STORAGE, uid.generate_uid()

@@ -1,0 +1,237 @@
+"""How well a model finds and outlines what is there, on cases that it has not seen."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osler import cohort, data, dense_rows, dense_scoring, diagnosis, doubt, evaluation, model, places, report
+from osler.case import Entry
+from osler.cohort import Cohort, Test
+from osler.dense_rows import Row
+from osler.model import Model, Network
+from osler.pages import overlays
+from osler.pages.overlays import Example
+from osler.problem import Problem
+from osler.pseudonym import pseudonym, remember
+
+Say = Callable[[str], None]
+
+
+@dataclass(eq=False)
+class Reviewed:
+    """What was said about the cases of a cohort beside what is known of them.
+
+    Attributes:
+        entries, digests: those that were answered.
+        rows: of each task, a list for each case: a row for each of its moments; empty where nothing is known.
+        examples: of each task, for the page: cases of known truth with what was drawn on them.
+        abstained: whether the model withheld its answer.
+        seconds: wall time a case, reading included.
+        seen, unread: how many the model had seen before, and how many could not be read.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    rows: dict[str, list[list[Row]]] = field(default_factory=dict)
+    examples: dict[str, list[Example]] = field(default_factory=dict)
+    abstained: list[bool] = field(default_factory=list)
+    seconds: float = 0.0
+    seen: int = 0
+    unread: int = 0
+
+
+def evaluate(
+    run: Path, made: Model, found: Cohort, out: Path, *, out_of_fold: bool, draws: int, say: Say
+) -> dict[str, Any]:
+    """Measures a model that says where things are; see :func:`osler.evaluation.evaluate`.
+
+    Raises:
+        Problem: nothing can be measured honestly.
+    """
+    found, notes = _asked(found, made)
+    part = Test(tuple([e for e in found.entries if e.split == "test"] or found.entries))
+    if out_of_fold:
+        part = Test(found.entries)
+        fold = _folds(made, run)
+        reviewed = review(made, part, say, lambda digest: _network_of(made, fold, digest))
+        notes.append("each case is answered by the network that was trained without its patient")
+        notes.append("what makes findings sure (a few numbers) was fitted on the answers of all folds")
+    else:
+        seen = frozenset(made.calibration.get("seen", np.empty(0, np.int64)).tolist())
+        reviewed = review(made, part, say, lambda digest: None if int(digest[:15], 16) in seen else made.networks)
+    if reviewed.unread:
+        notes.append(f"{reviewed.unread} cases could not be read and are not counted")
+    if reviewed.seen:
+        what = "are not in the folds of this run" if out_of_fold else "the model saw their pixels in training"
+        notes.append(f"{reviewed.seen} cases were left out: {what}")
+    if not reviewed.entries:
+        raise Problem(
+            "no case of this cohort is left to measure on", path=found.root,
+            fix="evaluate on other cases, or with --out-of-fold where it was trained with folds",
+        )  # fmt: skip
+    evaluation.make(out)
+    digest = cohort.digest(reviewed.entries, reviewed.digests)
+    times = evaluation.log(run, digest, len(reviewed.entries))
+    tasks = {name: _summary(made, name, reviewed, draws) for name in made.networks[0].dense}
+    result: dict[str, Any] = {
+        "schema_version": 1,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": made.sha256,
+        "cohort": digest,
+        "part": "out of fold" if out_of_fold else "unseen" if reviewed.seen else
+                "test" if any(e.split == "test" for e in found.entries) else "all",
+        "times_evaluated": times,
+        "cases": len(reviewed.entries),
+        "patients": len({entry.patient for entry in reviewed.entries}),
+        "abstained": sum(reviewed.abstained),
+        "refused_as_novel": None,
+        "grouping": found.grouping or "each case its own patient",
+        "seconds_per_case": reviewed.seconds / len(reviewed.entries),
+        "notes": notes,
+        "tasks": tasks,
+    }  # fmt: skip
+    _write(out, result, reviewed)
+    for note in notes:
+        say(note)
+    for one in tasks.values():
+        for line in dense_scoring.describe(one):
+            say(line)
+    say(f"this cohort was evaluated {times} time{'s' if times > 1 else ''} with models of this run folder")
+    return result
+
+
+def _asked(found: Cohort, made: Model) -> tuple[Cohort, list[str]]:
+    """The cohort with the questions of the model.
+
+    Raises:
+        Problem: it does not say where what the model looks for is.
+    """
+    known = {question.task: question for question in found.questions}
+    notes = []
+    for name, task in made.networks[0].dense.items():
+        given = known.get(name)
+        if given is None or not given.dense:
+            where = ", ".join(q.task for q in found.questions if q.dense) or "nothing of the kind"
+            raise Problem(f"the model answers {name!r}, the cohort says where of {where}", path=found.root)
+        strange = [c for c in given.classes if c not in task.question.classes]
+        if strange:
+            raise Problem(
+                f"the cohort has classes that the model does not know: {', '.join(strange)}", path=found.root
+            )
+        if given.values and task.question.values and given.values != task.question.values:
+            notes.append(f"the label maps of {name} have other values than those of the training")
+    questions = tuple(
+        replace(known[name], kind=task.question.kind, separate=task.question.separate)
+        for name, task in made.networks[0].dense.items()
+    )
+    return replace(found, questions=questions), notes
+
+
+def _folds(made: Model, run: Path) -> dict[int, int]:
+    path = run / "out_of_fold.safetensors"
+    if not path.exists():
+        raise Problem("this run has no out-of-fold answers", path=run, fix="train with folds=5")
+    _, held = model.read_tensors(path)
+    return dict(zip(held["digest"].tolist(), held["fold"].tolist(), strict=True))
+
+
+def _network_of(made: Model, fold: dict[int, int], digest: str) -> list[Network] | None:
+    number = fold.get(int(digest[:15], 16))
+    return None if number is None else [made.networks[number]]
+
+
+def review(made: Model, part: Test, say: Say, networks: Callable[[str], Sequence[Network] | None]) -> Reviewed:
+    """Every case of a part, answered as ``diagnose`` does it, and compared with what is known.
+
+    Args:
+        made: the model.
+        part: what is evaluated.
+        say: takes one line at a time.
+        networks: from the digest of a case to the networks that may answer it; ``None`` leaves it out.
+    """
+    if not isinstance(part, Test):
+        raise TypeError("a model is evaluated on Test, nothing else")
+    tasks = made.networks[0].dense
+    result = Reviewed(rows={name: [] for name in tasks}, examples={name: [] for name in tasks})
+    began = last = time.monotonic()
+    for number, entry in enumerate(part.entries):
+        try:
+            case = data.read_case(entry, [task.question for task in tasks.values()])
+            image = data.the_image(case)
+            digest = data.pixel_digest(image)
+            asked = networks(digest)
+            if asked is None:
+                result.seen += 1
+                continue
+            said = diagnosis.diagnose(made, case, asked)
+            answers = {name: (image, said.answers[name], task.question) for name, task in tasks.items()}
+            rows = {name: dense_rows.of_case(case, *answer) for name, answer in answers.items()}
+        except Problem as problem:
+            result.unread += 1
+            say(f"left out: {problem}")
+            continue
+        result.entries.append(entry)
+        result.digests.append(digest)
+        result.abstained.append(said.abstained)
+        shown = replace(case, id=pseudonym(entry.id))
+        for name, row in rows.items():
+            result.rows[name].append(row)
+            if row:
+                quality = dense_rows.mean_quality(row, said.answers[name].threshold or 0.0)
+                result.examples[name].append(overlays.example(shown, *answers[name], quality))
+        if time.monotonic() - last > 10:
+            last = time.monotonic()
+            share = (number + 1) / len(part.entries)
+            say(f"{share:.0%} of {len(part.entries)} cases, about {(last - began) * (1 / share - 1):.0f} s left")
+    result.seconds = time.monotonic() - began
+    return result
+
+
+def _summary(made: Model, name: str, reviewed: Reviewed, draws: int) -> dict[str, Any]:
+    question = made.networks[0].dense[name].question
+    learned = places.of(made, list(made.networks[0].dense).index(name))
+    limit = doubt.chance(learned.doubt, float(learned.doubt.threshold[0]))[0]
+    rows = [row for case in reviewed.rows[name] for row in case]
+    unknown = sum(not case for case in reviewed.rows[name])
+    return dense_scoring.summary(rows, question, threshold=limit, unknown=unknown, draws=draws)
+
+
+def _write(out: Path, result: dict[str, Any], reviewed: Reviewed) -> None:
+    try:
+        evaluation.replace_text(out / "evaluation.json", json.dumps(result, indent=1, allow_nan=False))
+        evaluation.replace_text(out / "predictions.csv", _csv(reviewed))
+        report.evaluation_page(result, [], out / "evaluation.html", reviewed.examples)
+        remember(out, [entry.id for entry in reviewed.entries])
+    except OSError as error:
+        raise Problem(f"cannot be written ({error.strerror})", path=out, fix="free some space") from error
+
+
+def _csv(reviewed: Reviewed) -> str:
+    """A row for each moment of a case: the figures of each class of each task."""
+    lines: list[dict[str, Any]] = []
+    for number, entry in enumerate(reviewed.entries):
+        frames = max((len(rows[number]) for rows in reviewed.rows.values()), default=0)
+        for frame in range(max(1, frames)):
+            line: dict[str, Any] = {"case": pseudonym(entry.id), "patient": pseudonym(entry.patient), "frame": frame}
+            for name, rows in reviewed.rows.items():
+                for row in rows[number][frame : frame + 1]:
+                    for label, numbers in row.numbers.items():
+                        line |= {f"{name}.{label}.{key}": value for key, value in numbers.items()}
+                    for label, matched in row.matches.items():
+                        line[f"{name}.{label}.boxes"] = int(matched.count.sum())
+                        line[f"{name}.{label}.predicted"] = len(matched.score)
+            lines.append(line | {"abstained": int(reviewed.abstained[number])})
+    names = list(dict.fromkeys(key for line in lines for key in line))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()

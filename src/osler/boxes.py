@@ -83,8 +83,8 @@ def suppress(boxes: Boxes, overlap: float) -> Boxes:
     A box is dropped where one of its class that was kept has a higher score (or the same, and came first) and
     an intersection over union above ``overlap``. The surest are looked at together, some at a time: who of them is
     kept is the fixed point of "nobody kept drops me", reached in as many steps as the longest chain is long
-    (Cluster-NMS; Zheng 2021), and the same as going one by one. They drop what they drop of all the others, and so on;
-    memory grows with the number of boxes, not with its square.
+    (Cluster-NMS; Zheng 2021), and the same as going one by one. They drop what they drop of all the others, and so
+    on; memory grows with the number of boxes, not with its square.
     """
     rest = boxes[boxes.scores.argsort(descending=True, stable=True)]
     kept: list[Boxes] = []
@@ -118,7 +118,9 @@ def fuse(answers: Sequence[Boxes], overlap: float) -> Boxes:
         return answers[0]
     boxes = join(answers)
     boxes = boxes[boxes.scores.argsort(descending=True, stable=True)]
-    groups = [_clusters(boxes[boxes.classes == c], overlap, len(answers)) for c in torch.unique(boxes.classes).tolist()]
+    groups = [
+        _clusters(boxes[boxes.classes == c], overlap, len(answers)) for c in torch.unique(boxes.classes).tolist()
+    ]
     fused = join(groups) if groups else boxes
     return fused[fused.scores.argsort(descending=True, stable=True)]
 

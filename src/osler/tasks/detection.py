@@ -199,6 +199,7 @@ class _Head(nn.Module):
                 ]
             last = conv(width, outputs, 3, padding=1)
             nn.init.normal_(last.weight, std=0.01)
+            assert last.bias is not None
             nn.init.constant_(last.bias, start)
             return nn.Sequential(*layers, last)
 

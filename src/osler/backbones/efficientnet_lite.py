@@ -88,7 +88,7 @@ class EfficientNetLite(Backbone):
         """The map before each halving, and the last one: a half to a 32nd of the places along each axis."""
         x, maps = self.stem(x), []
         for block in self.blocks:
-            if block.depthwise.stride > 1:
+            if int(block.depthwise.stride) > 1:  # type: ignore[arg-type]
                 maps.append(x)
             x = block(x)
         return [*maps, self.head(x)]

@@ -1,13 +1,16 @@
 """Masks and label maps that the test drew itself: what is found in them is known."""
 
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from osler import data, outlines
+from osler import cohort, data, inspection, outlines
 from osler.case import Box, Entry, Finding, Mask, Outline, Question, Source
 from osler.problem import Problem
+from osler.recipe import ImagePlan
 
 LESION = Question("mask", "segmentation", ("lesion",), values=((1,),), separate=True)
 ORGANS = Question("mask", "segmentation", ("liver", "spleen"), values=((1, 3), (2,)), ignore=255)
@@ -304,3 +307,61 @@ def test_moments_and_places_must_be_those_of_the_image(tmp_path, flat):
     boxes_of = Question("boxes", "detection", ("cell",))
     outside = Finding("boxes", "cell", probability=1.0, box=Box((0, 2, 2), (1, 8, 31)))
     assert "ends at 31, 8 in an image of 30 x 20 pixels" in refused(case(flat, findings=(outside,)), boxes_of)
+
+
+# --- a whole cohort ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Three cases that fit, and one whose mask is of another size."""
+    for name, width in (("a", 30), ("b", 31), ("c", 30), ("d", 30)):
+        png(tmp_path / f"{name}.png", np.random.default_rng(ord(name)).integers(0, 99, (20, 30)).astype(np.uint8))
+        drawn = np.zeros((20, width), np.uint8)
+        drawn[2:5, 3:6] = 255
+        png(tmp_path / f"{name}_mask.png", drawn)
+    rows = "".join(f"{name}.png,{name}_mask.png\n" for name in "abcd")
+    (tmp_path / "cases.csv").write_text(f"image,mask\n{rows}")
+    return tmp_path
+
+
+def test_a_mask_that_does_not_fit_costs_its_case_and_the_others_go_on(mixed):
+    found = cohort.read(mixed)
+    plan = ImagePlan(size=(1, 20, 30), dims=2, channels=1)
+    loaded = data.load(found.entries, plan, questions=found.questions)
+    assert [entry.id for entry in loaded.entries] == ["a.png", "c.png", "d.png"]
+    assert "b_mask.png: the mask is of 31 x 20 pixels" in str(loaded.problems[0])
+    # Where nobody asks, nobody looks.
+    assert len(data.load(found.entries, plan).entries) == 4
+
+
+def test_an_inspection_says_which_masks_do_not_fit(mixed):
+    evidence, problems = inspection.gather(cohort.read(mixed), lambda _: None)
+    assert len(evidence.entries) == 3 and list(problems) == ["b.png"]
+    assert "b_mask.png" in str(problems["b.png"])
+
+
+def test_the_digest_of_a_cohort_changes_with_what_is_drawn(mixed):
+    def digest() -> str:
+        return cohort.digest(cohort.read(mixed).entries, list("abcd"))
+
+    before = digest()
+    assert digest() == before
+    png(mixed / "a_mask.png", np.eye(20, 30).astype(np.uint8) * 255)
+    assert digest() != before
+    box = Finding("boxes", "cell", probability=1.0, box=Box((0, 1, 1), (1, 3, 3)))
+    moved = replace(box, box=Box((0, 1, 1), (1, 3, 4)))
+    entries = [Entry("a", "a", {}, (finding,)) for finding in (box, moved, replace(box, box=None))]
+    assert len({cohort.digest([entry], ["pixels"]) for entry in entries}) == 3
+
+
+def test_a_label_for_counting_of_what_lies_somewhere(mixed):
+    found = cohort.read(mixed)
+    assert {cohort.label_of(entry, found.questions[0]) for entry in found.entries} == {"outlined"}
+    boxes_of = Question("boxes", "detection", ("a", "b"))
+    there = [Finding("boxes", name, probability=1.0, box=Box((0, 0, 0), (1, 1, 1))) for name in "bab"]
+    none = [Finding("boxes", name, probability=0.0) for name in "ab"]
+    words = [cohort.label_of(Entry("", "", {}, tuple(said)), boxes_of) for said in (there, none, there[:1], [])]
+    assert words == ["a+b", "nothing", "b", ""]
+    known = [cohort.is_known(Entry("", "", {}, tuple(said)), boxes_of) for said in (there, none, [])]
+    assert known == [True, True, False]

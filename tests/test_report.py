@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from osler import report
-from osler.case import Answer, Diagnosis, Finding, Novelty, Question
+from osler import dense_rows, dense_scoring, report
+from osler.case import Answer, Box, Case, Diagnosis, Finding, Mask, Novelty, Question
+from osler.image import Image
+from osler.pages import overlays
 from osler.predictions import Predictions
 from osler.scoring import compare, score
 
@@ -133,6 +135,53 @@ def test_an_evaluation_shows_its_figures_and_its_images(tmp_path):
     hard = given.probability[np.arange(60), given.target.astype(int)].argmin()
     assert np.array_equal(next(page.pictures()), np.full((20, 30), hard))
     assert f"case {hard}" in page.words
+
+
+DENSE = {
+    "mask": Question("mask", "segmentation", ("organ", "<b>lesion</b>"), values=((1,), (2,))),
+    "boxes": Question("boxes", "detection", ("nodule", "<b>mass</b>")),
+}
+
+
+def answered(task, number):
+    """A case with a square of each class, and an answer that is off by so many pixels."""
+    question, findings, said = DENSE[task], [], []
+    labels = np.zeros((1, 1, 40, 40), np.uint8)
+    for k, name in enumerate(question.classes):
+        here, there = (Box((0, 2 + d, 2 + 18 * k), (1, 14 + d, 14 + 18 * k)) for d in (0, number))
+        for place, into, by in ((here, findings, "reader"), (there, said, "model")):
+            full = np.zeros((1, 40, 40), bool)
+            full[0, int(place.start[1]) : int(place.stop[1]), int(place.start[2]) : int(place.stop[2])] = True
+            if by == "reader":
+                labels[0, full] = k + 1
+            mask = Mask.cropped(full) if task == "mask" else None
+            into.append(Finding(task, name, by, 1.0 if by == "reader" else 0.9, box=place, mask=mask))
+    image = Image(np.full((1, 1, 1, 40, 40), 7, np.uint8))
+    maps = {task: labels} if task == "mask" else {}
+    case = Case(f"case {number}", f"patient {number}", {}, () if maps else tuple(findings), maps=maps)
+    return case, image, Answer(task, question.kind, tuple(said), question.classes, threshold=0.5), question
+
+
+def test_an_evaluation_of_places_shows_cases_and_curves(tmp_path):
+    tasks, examples = {}, {}
+    for task, question in DENSE.items():
+        given = [answered(task, number) for number in range(9)]
+        rows = [dense_rows.of_case(*one)[0] for one in given]
+        tasks[task] = dense_scoring.summary(rows, question, draws=50)
+        pairs = zip(given, rows, strict=True)
+        examples[task] = [overlays.example(*one, dense_rows.quality(row)) for one, row in pairs]
+    content = evaluation(predictions()) | {"tasks": tasks, "cases": 9, "patients": 9}
+    report.evaluation_page(content, [], tmp_path / "page.html", examples)
+    page = Page(tmp_path / "page.html")
+    assert_safe(page)
+    for task, key in (("mask", "dice"), ("boxes", "map50"), ("boxes", "cpm")):
+        assert f"{tasks[task]['metrics'][key]['value']:.3f}" in page.words
+    words = page.words.replace("\xa0", " ")
+    assert all(title in words for title in ("Best", "Median", "Worst", "Found against false", "Precision and recall"))
+    # of each task the three best are the first, off by the least
+    assert [words.index(f"case {number}") for number in (0, 8)] == sorted(words.index(f"case {n}") for n in (0, 8))
+    assert page.source.count('class="overlay"') == 18
+    assert "<b>" not in page.source.replace('<b style="left', "")
 
 
 def test_the_hundredth_look_at_a_cohort_is_warned_of(tmp_path):

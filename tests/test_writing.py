@@ -364,6 +364,18 @@ def test_boxes_are_drawn_at_their_edges_on_the_moment_in_which_they_lie(tmp_path
     assert (columns.min(), columns.max() + 1) == (2 * factor, 6 * factor)
 
 
+def test_a_box_lies_in_the_slices_whose_middle_it_holds() -> None:
+    case = case_of(NoGeometry())
+    wide = Finding("boxes", "nodule", probability=0.8, box=Box((1.0, 1.0, 1.0), (2.4, 4.0, 5.0)))
+    other = Finding("boxes", "nodule", probability=0.8, box=Box((2.0, 1.0, 1.0), (3.0, 3.0, 4.0)))
+    content = writing.pictures(
+        said(wide, other, task="boxes", kind="detection").answers["boxes"], BOXES, case.images["image"]
+    )
+    shown = np.asarray(Pillow.open(io.BytesIO(content[0])))
+    # Slice 1 holds the larger box only; the other one does not reach it.
+    assert (shown[-1] == np.repeat(case.images["image"].array[0, 0, 1, -1], len(shown) // 6)[:, None]).all()
+
+
 def test_the_table_has_a_row_for_each_measurement_and_no_name(tmp_path: Path) -> None:
     findings = outlined("liver", ONE), replace(outlined("strange thing", TWO, 0.2), measurements=())
     writing.write(said(*findings), case_of(affine()), tmp_path, {"mask": ORGANS})

@@ -131,6 +131,12 @@ def label_of(entry: Entry, question: Question) -> str:
     return "+".join(sorted(f.name for f in stated if f.probability == 1))
 
 
+def is_known(entry: Entry, question: Question) -> bool:
+    """Whether anything is stated about it, be it that there is nothing."""
+    said = {finding.task for finding in entry.findings} | {outline.task for outline in entry.outlines}
+    return question.task in said
+
+
 Groups = list[tuple[str, list[Entry]]]
 
 

@@ -174,7 +174,11 @@ _Read = tuple[NDArray[np.float32], str, str, NDArray[Any]]
 
 
 def load(
-    entries: Sequence[Entry], plan: ImagePlan, progress: Progress | None = None, file: Path | None = None
+    entries: Sequence[Entry],
+    plan: ImagePlan,
+    progress: Progress | None = None,
+    file: Path | None = None,
+    questions: Sequence[Question] = (),
 ) -> Loaded:
     """Reads and prepares many cases; those that cannot be read become ``problems``.
 
@@ -184,13 +188,14 @@ def load(
         progress: is told how many are read, of how many.
         file: where pixels may go that are too many for the memory (see ``osler.store``); what was read there before,
             from the same files by the same plan, is taken from there.
+        questions: cases whose outlines do not answer these become problems, too.
 
     Raises:
         Problem: none can be read, or the disk is full.
     """
     stamp = "" if file is None else _stamp(entries, plan)
     if file is not None:
-        before = _reopened(entries, plan, file, stamp)
+        before = _reopened(entries, plan, questions, file, stamp)
         if before is not None:
             return before
         store.remove(file)
@@ -203,7 +208,7 @@ def load(
 
     def pieces() -> Iterator[NDArray[np.float32]]:
         number = 0
-        for piece in _in_turn(entries, plan, max(1, min(256, 2**18 // math.prod(shape)))):
+        for piece in _in_turn(entries, plan, questions, max(1, min(256, 2**18 // math.prod(shape)))):
             read = []
             for result in piece:
                 if isinstance(result, Problem):
@@ -233,14 +238,16 @@ def load(
     return Loaded(kept, pixels, tuple(digests), tuple(modalities), tuple(problems), marks[: len(numbers)])
 
 
-def _reopened(entries: Sequence[Entry], plan: ImagePlan, file: Path, stamp: str) -> Loaded | None:
+def _reopened(
+    entries: Sequence[Entry], plan: ImagePlan, questions: Sequence[Question], file: Path, stamp: str
+) -> Loaded | None:
     """What was read before; cases that could not be read then are tried again, so that it is said why."""
     before = store.reopen(file, stamp)
     if before is None:
         return None
     array, facts = before
     there = set(facts.numbers)
-    again = [_prepared(entry, plan) for number, entry in enumerate(entries) if number not in there]
+    again = [_prepared(entry, plan, questions) for number, entry in enumerate(entries) if number not in there]
     failed = tuple(result for result in again if isinstance(result, Problem))
     if len(failed) < len(again):
         return None
@@ -249,9 +256,9 @@ def _reopened(entries: Sequence[Entry], plan: ImagePlan, file: Path, stamp: str)
     return Loaded(kept, pixels, tuple(facts.digests), tuple(facts.modalities), failed, facts.marks)
 
 
-def _prepared(entry: Entry, plan: ImagePlan) -> _Read | Problem:
+def _prepared(entry: Entry, plan: ImagePlan, questions: Sequence[Question]) -> _Read | Problem:
     try:
-        image = the_image(read_case(entry))
+        image = the_image(read_case(entry, questions))
         return prepare(image, plan), pixel_digest(image), image.modality, duplicates.mark(image, plane(image))
     except Problem as problem:
         return problem
@@ -259,12 +266,14 @@ def _prepared(entry: Entry, plan: ImagePlan) -> _Read | Problem:
         return Problem(f"case {entry.id} does not fit into memory", fix="lower image.size")
 
 
-def _in_turn(entries: Sequence[Entry], plan: ImagePlan, together: int) -> Iterator[list[_Read | Problem]]:
+def _in_turn(
+    entries: Sequence[Entry], plan: ImagePlan, questions: Sequence[Question], together: int
+) -> Iterator[list[_Read | Problem]]:
     """Some cases at a time, in order, a few of them read ahead: neither tasks nor pixels pile up."""
     workers = os.cpu_count() or 1
 
     def read(start: int) -> list[_Read | Problem]:
-        return [_prepared(entry, plan) for entry in entries[start : start + together]]
+        return [_prepared(entry, plan, questions) for entry in entries[start : start + together]]
 
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque[Future[list[_Read | Problem]]] = deque()
@@ -281,7 +290,8 @@ def _stamp(entries: Sequence[Entry], plan: ImagePlan) -> str:
     digest = hashlib.sha256(repr(plan).encode())
     last, state = "", ""
     for entry in entries:
-        for name, source in sorted(entry.images.items()):
+        outlined = [(outline.task, outline.source) for outline in entry.outlines]
+        for name, source in (*sorted(entry.images.items()), *outlined):
             text = repr(source)
             if str(source.path) != last:
                 last = str(source.path)

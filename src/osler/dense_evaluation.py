@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from osler import cohort, data, dense_rows, dense_scoring, diagnosis, doubt, evaluation, model, places
-from osler.case import Answer, Case, Diagnosis, Entry, Finding, Question
+from osler import cohort, data, dense_rows, dense_scoring, diagnosis, doubt, evaluation, model, places, report
+from osler.case import Entry
 from osler.cohort import Cohort, Test
-from osler.dense_rows import Boxes, Row
-from osler.image import Image
+from osler.dense_rows import Row
 from osler.model import Model, Network
+from osler.pages import overlays
+from osler.pages.overlays import Example
 from osler.problem import Problem
 from osler.pseudonym import pseudonym, remember
 
@@ -32,6 +32,7 @@ class Reviewed:
     Attributes:
         entries, digests: those that were answered.
         rows: of each task, a list for each case: a row for each of its moments; empty where nothing is known.
+        examples: of each task, for the page: cases of known truth with what was drawn on them.
         abstained: whether the model withheld its answer.
         seconds: wall time a case, reading included.
         seen, unread: how many the model had seen before, and how many could not be read.
@@ -40,6 +41,7 @@ class Reviewed:
     entries: list[Entry] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     rows: dict[str, list[list[Row]]] = field(default_factory=dict)
+    examples: dict[str, list[Example]] = field(default_factory=dict)
     abstained: list[bool] = field(default_factory=list)
     seconds: float = 0.0
     seen: int = 0
@@ -158,7 +160,7 @@ def review(made: Model, part: Test, say: Say, networks: Callable[[str], Sequence
     if not isinstance(part, Test):
         raise TypeError("a model is evaluated on Test, nothing else")
     tasks = made.networks[0].dense
-    result = Reviewed(rows={name: [] for name in tasks})
+    result = Reviewed(rows={name: [] for name in tasks}, examples={name: [] for name in tasks})
     began = last = time.monotonic()
     for number, entry in enumerate(part.entries):
         try:
@@ -170,7 +172,8 @@ def review(made: Model, part: Test, say: Say, networks: Callable[[str], Sequence
                 result.seen += 1
                 continue
             said = diagnosis.diagnose(made, case, asked)
-            rows = {name: compare(case, image, said, task.question) for name, task in tasks.items()}
+            answers = {name: (image, said.answers[name], task.question) for name, task in tasks.items()}
+            rows = {name: dense_rows.of_case(case, *answer) for name, answer in answers.items()}
         except Problem as problem:
             result.unread += 1
             say(f"left out: {problem}")
@@ -178,64 +181,18 @@ def review(made: Model, part: Test, say: Say, networks: Callable[[str], Sequence
         result.entries.append(entry)
         result.digests.append(digest)
         result.abstained.append(said.abstained)
+        shown = replace(case, id=pseudonym(entry.id))
         for name, row in rows.items():
             result.rows[name].append(row)
+            if row:
+                quality = dense_rows.mean_quality(row, said.answers[name].threshold or 0.0)
+                result.examples[name].append(overlays.example(shown, *answers[name], quality))
         if time.monotonic() - last > 10:
             last = time.monotonic()
             share = (number + 1) / len(part.entries)
             say(f"{share:.0%} of {len(part.entries)} cases, about {(last - began) * (1 / share - 1):.0f} s left")
     result.seconds = time.monotonic() - began
     return result
-
-
-def compare(case: Case, image: Image, said: Diagnosis, question: Question) -> list[Row]:
-    """The rows of one case: what the model would state, also where it withholds it, beside what is known."""
-    answer = said.answers[question.task]
-    boxes = [_boxes(answer, question, frame) for frame in range(image.frames)]
-    if question.kind == "segmentation":
-        if question.task not in case.maps:
-            return []
-        drawn = np.stack([_masks(answer, question, image, frame) for frame in range(image.frames)], 1)
-        truth = case.maps[question.task]
-        scored = boxes if question.separate else ()
-        return dense_rows.segmentation_rows(case.patient, truth, drawn, question, image.spacing, scored)
-    stated = [f for f in case.findings if f.task == question.task]
-    known = [name for name in question.classes if any(f.name == name for f in stated)]
-    if not known:
-        return []
-    rows = []
-    for frame in range(image.frames):
-        there = [f for f in stated if f.box is not None and f.frame == frame and f.probability]
-        rows.append(dense_rows.detection_row(case.patient, _of(there, question), boxes[frame], question, known))
-    return rows
-
-
-def certain(answer: Answer) -> list[Finding]:
-    """What would be stated if nothing were withheld: figures count all cases."""
-    limit = answer.threshold or 0.0
-    return [f for f in answer.findings if f.box is not None and (f.probability or 0.0) >= limit]
-
-
-def _masks(answer: Answer, question: Question, image: Image, frame: int) -> NDArray[np.bool_]:
-    """A mask for each class ``(k, d, h, w)``."""
-    drawn = np.zeros((len(question.classes), *image.size), bool)
-    for f in certain(answer):
-        if f.mask is not None and f.frame == frame:
-            drawn[question.classes.index(f.name)] |= f.mask.within(image.size)
-    return drawn
-
-
-def _boxes(answer: Answer, question: Question, frame: int) -> Boxes:
-    return _of([f for f in answer.findings if f.box is not None and f.frame == frame], question)
-
-
-def _of(findings: Sequence[Finding], question: Question) -> Boxes:
-    placed = [f for f in findings if f.box is not None and f.name in question.classes]
-    if not placed:
-        return dense_rows.NO_BOXES
-    places = [(*f.box.start, *f.box.stop) for f in placed if f.box is not None]
-    classes = np.array([question.classes.index(f.name) for f in placed])
-    return Boxes(np.array(places, float), classes, np.array([f.probability or 0.0 for f in placed], float))
 
 
 def _summary(made: Model, name: str, reviewed: Reviewed, draws: int) -> dict[str, Any]:
@@ -251,6 +208,7 @@ def _write(out: Path, result: dict[str, Any], reviewed: Reviewed) -> None:
     try:
         evaluation.replace_text(out / "evaluation.json", json.dumps(result, indent=1, allow_nan=False))
         evaluation.replace_text(out / "predictions.csv", _csv(reviewed))
+        report.evaluation_page(result, [], out / "evaluation.html", reviewed.examples)
         remember(out, [entry.id for entry in reviewed.entries])
     except OSError as error:
         raise Problem(f"cannot be written ({error.strerror})", path=out, fix="free some space") from error

@@ -233,3 +233,9 @@ def quality(row: Row, threshold: float = 0.5) -> float:
     stated = [(one, one.score >= threshold) for one in row.matches.values()]
     both = sum(int(one.count.sum() + kept.sum()) for one, kept in stated)
     return 2 * sum(int(one.hit[kept, 0].sum()) for one, kept in stated) / both if both else float("nan")
+
+
+def mean_quality(rows: Sequence[Row], threshold: float = 0.5) -> float:
+    """:func:`quality` of a case, the mean over its frames; nan where there is nothing in any of them."""
+    found = [value for value in (quality(row, threshold) for row in rows) if np.isfinite(value)]
+    return float(np.mean(found)) if found else float("nan")

@@ -353,14 +353,18 @@ def in_one_line(diagnosis: Diagnosis) -> str:
 
 
 def _places_in_one_line(given: Answer) -> str:
-    """``lesion 87 % (60 to 95 %), 2.3 ml; and 2 more``."""
+    """``lesion 87 % (60 to 95 %), 2.3 ml; and 2 more``: what is sure enough to be stated."""
+    placed = [f for f in given.findings if f.box is not None]
+    certain = [f for f in placed if (f.probability or 0.0) >= (given.threshold or 0.0)]
     said = []
-    for finding in given.findings[:3]:
+    for finding in (certain or placed[:1])[:3]:
         low, high = finding.interval or (float("nan"), float("nan"))
         size = "".join(f", {m.value:.3g} {m.unit}" for m in finding.measurements[:1])
         said.append(f"{finding.name} {finding.probability:.0%} ({low:.0%} to {high:.0%}){size}")
-    more = len(given.findings) - len(said)
-    return ("; ".join(said) or "nothing found") + (f"; and {more} more" if more else "")
+    text = "; ".join(said)
+    if not certain:
+        return f"nothing stated (most likely {text})" if said else "nothing found"
+    return text + (f"; and {len(certain) - len(said)} more" if len(certain) > len(said) else "")
 
 
 def to_json(diagnosis: Diagnosis, case: Case, made: Model) -> str:

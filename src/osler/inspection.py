@@ -11,13 +11,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import burned_in, catalog, cohort, data, formats
+from osler import burned_in, catalog, cohort, data, formats, outlines
 from osler.case import Entry, Question, Source
 from osler.cohort import Cohort, label_of
 from osler.inspections import Evidence, Look, Trouble, plane
@@ -113,7 +114,7 @@ def gather(found: Cohort, say: Say = print) -> tuple[Evidence, dict[str, Problem
     kept: list[Entry] = []
     problems: dict[str, Problem] = {}
     progress = _Progress(len(found.entries), say)
-    for number, (entry, result) in enumerate(_in_order(found.entries, measures), start=1):
+    for number, (entry, result) in enumerate(_in_order(found, measures), start=1):
         if isinstance(result, Problem):
             problems[entry.id] = result
         else:
@@ -138,8 +139,10 @@ Measure = Callable[[Look], NDArray[Any]]
 Looked = tuple[dict[str, Fact], dict[str, NDArray[Any]]]
 
 
-def _in_order(entries: Sequence[Entry], measures: Mapping[str, Measure]) -> Iterator[tuple[Entry, Looked | Problem]]:
+def _in_order(found: Cohort, measures: Mapping[str, Measure]) -> Iterator[tuple[Entry, Looked | Problem]]:
     """Entries with what was seen of them; a bounded number is under way, however many there are."""
+    entries = found.entries
+    look = partial(_look, questions=found.questions, measures=measures)
     threads = os.cpu_count() or 1
     size = max(1, min(64, len(entries) // (8 * threads)))
     with ThreadPoolExecutor(threads) as pool:
@@ -147,7 +150,7 @@ def _in_order(entries: Sequence[Entry], measures: Mapping[str, Measure]) -> Iter
         try:
             for start in range(0, len(entries), size):
                 chunk = entries[start : start + size]
-                under_way.append((chunk, pool.submit(lambda some: [_look(one, measures) for one in some], chunk)))
+                under_way.append((chunk, pool.submit(lambda some: [look(one) for one in some], chunk)))
                 if len(under_way) > 2 * threads:
                     done, future = under_way.popleft()
                     yield from zip(done, future.result(), strict=True)
@@ -158,12 +161,14 @@ def _in_order(entries: Sequence[Entry], measures: Mapping[str, Measure]) -> Iter
             pool.shutdown(cancel_futures=True)
 
 
-def _look(entry: Entry, measures: Mapping[str, Measure]) -> Looked | Problem:
+def _look(entry: Entry, questions: Sequence[Question], measures: Mapping[str, Measure]) -> Looked | Problem:
     # Of several images the first by name: the others are seen when networks can take them.
     source = entry.images[min(entry.images)]
     try:
         image = formats.read(source)
         data.require_numbers(image.array)
+        # What is outlined must fit its image, else the case is of no use.
+        outlines.read(entry, image, questions)
         look = Look(entry, image, plane(image))
         return _facts(look, source), {name: measure(look) for name, measure in measures.items()}
     except Problem as problem:

@@ -147,7 +147,8 @@ def ask(networks: Sequence[Network], image: NDArray[np.float32], plan: Recipe) -
             probabilities[name] = np.add(probabilities[name], values, values) if name in probabilities else values
         for name, some in said.boxes.items():
             found.setdefault(name, []).append(some)
-    return Located(probabilities, {name: boxes.fuse(some, OVERLAP[networks[0].dims]) for name, some in found.items()})
+    overlap = OVERLAP[networks[0].dims]
+    return Located(probabilities, {name: boxes.fuse(some, overlap) for name, some in found.items()})
 
 
 def _views(plan: Recipe) -> list[tuple[int, ...]]:

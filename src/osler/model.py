@@ -114,7 +114,7 @@ class Network(nn.Module):
         return x if self.normalise.intensity == "image" else self.normalise(x)
 
     def _decoder(self, image: recipe.ImagePlan) -> tuple[Decoder, int, list[tuple[int, ...]]]:
-        """A decoder over the levels that tasks look at, the first of them, and how much smaller than a patch they are."""
+        """A decoder over the levels that tasks look at, the first of them, and pixels of a patch to one of each."""
         size = image.size[3 - image.dims :]
         was, self.backbone = self.backbone.training, self.backbone.eval()
         with torch.no_grad():

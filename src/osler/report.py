@@ -18,8 +18,10 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from osler.case import Answer, Diagnosis
+from osler import dense_scoring
+from osler.case import DENSE, Answer, Diagnosis
 from osler.pages import figures
+from osler.pages.overlays import Example, chosen
 from osler.pages.wording import FIGURES, HEADLINES, answer_in_words, row, shown
 from osler.predictions import Predictions
 from osler.scoring import describe
@@ -54,34 +56,49 @@ def _data_uri(picture: Picture, side: int | None = None) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def evaluation_page(evaluation: Mapping[str, Any], predictions: Sequence[Predictions], path: str | Path) -> None:
+def evaluation_page(
+    evaluation: Mapping[str, Any],
+    predictions: Sequence[Predictions],
+    path: str | Path,
+    examples: Mapping[str, Sequence[Example]] | None = None,
+) -> None:
     """What an evaluation found: the answer in sentences and four numbers, then every figure behind it.
 
     Args:
         evaluation: the content of ``evaluation.json`` (docs/schemas/evaluation.schema.json).
         predictions: of each task in it, for the best and worst cases; may be empty.
         path: the HTML file to write.
+        examples: of each segmentation and detection, every case with what was drawn on it; the best, the middle and
+            the worst are shown.
     """
     keys = ("model", "cohort", "part", "cases", "patients", "times_evaluated", "date", "grouping")
     about = {key: evaluation.get(key) for key in keys} | {"notes": evaluation.get("notes", [])}
     other = evaluation.get("comparison", {})
     about["other"] = other.get("model", "")
     by_task = {one.question.task: one for one in predictions}
-    tasks = [_task(name, result, by_task.get(name)) for name, result in evaluation["tasks"].items()]
+    tasks = [
+        _task(name, result, by_task.get(name), (examples or {}).get(name, ()))
+        for name, result in evaluation["tasks"].items()
+    ]
     for task in tasks:
         differences = other.get("tasks", {}).get(task["name"], {}).get("differences", {})
         task["differences"] = [row(key, found) for key, found in differences.items()]
     _write(path, "evaluation.html", about=about, tasks=tasks)
 
 
-def _task(name: str, result: Mapping[str, Any], predictions: Predictions | None) -> dict[str, Any]:
-    metrics, binary = result["metrics"], result["kind"] != "multilabel" and len(result["order"]) == 2
+def _task(
+    name: str, result: Mapping[str, Any], predictions: Predictions | None, examples: Sequence[Example]
+) -> dict[str, Any]:
+    metrics, dense = result["metrics"], result["kind"] in DENSE
+    binary = not dense and result["kind"] != "multilabel" and len(result["order"]) == 2
     headlines = HEADLINES["binary" if binary else result["kind"]]
     selective = {key: value for key, value in result["selective"].items() if key in FIGURES}
     best, worst = ([], []) if predictions is None else _best_and_worst(predictions)
     return {
         "name": name,
-        "summary": describe(dict(result)),
+        "dense": dense,
+        "examples": chosen(examples),
+        "summary": dense_scoring.describe(result) if dense else describe(dict(result)),
         "tiles": [_fitted(row(key, metrics[key]), key, result) for key in headlines if key in metrics],
         "figures": _figures(result, binary),
         "subgroups": _subgroup_tables(result),
@@ -101,6 +118,8 @@ def _fitted(entry: dict[str, Any], key: str, result: Mapping[str, Any]) -> dict[
     if key in ("mae", "rmse", "interval_width"):
         unit = result["unit"] or "the unit of the quantity"
         return entry | {"meaning": f"in {unit}" if number else "in ranks"}
+    if key in ("hd95", "assd"):
+        return entry | {"meaning": f"{entry['meaning']}; in {result['unit']}"}
     return entry
 
 
@@ -128,6 +147,7 @@ def _figures(result: Mapping[str, Any], binary: bool) -> list[dict[str, Any]]:
         caption = "How often answers are wrong if the least certain are withheld; the dot is the gate as it was used."
         curve = figures.risk_coverage(curves["risk_coverage"], result["kind"])
         drawn.append(("What does withholding buy?", curve, caption))
+    drawn += figures.of_places(curves)
     return [{"title": title, "drawing": drawing, "caption": caption} for title, drawing, caption in drawn]
 
 
@@ -148,7 +168,10 @@ def _subgroup_tables(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _class_table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    keys = ("auroc", "sensitivity", "specificity", "ppv", "calibration_slope")
+    keys: Sequence[str] = ("auroc", "sensitivity", "specificity", "ppv", "calibration_slope")
+    if result["kind"] in DENSE:
+        every = (*HEADLINES[result["kind"]], "false_lesions", "drawn_without")
+        keys = [key for key in every if any(key in entry["metrics"] for entry in result["classes"].values())]
     return [
         {
             "name": name,

@@ -6,6 +6,7 @@ there, whenever it was killed.
 
 import csv
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -82,7 +83,7 @@ def train(
 
 def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     say(f"reading {len(found.entries)} cases")
-    loaded = data.load(found.entries, plan.image, file=out / "pixels")
+    loaded = data.load(found.entries, plan.image, None, out / "pixels", tuple(plan.tasks.values()))
     say_problems(loaded.problems, say)
     digest = cohort.digest(loaded.entries, loaded.digests)
     same_pixels(out, digest)
@@ -139,6 +140,7 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     _training_page(out, card, plan)
     made.save(out / "model.safetensors")
     store.remove(out / "pixels")
+    shutil.rmtree(out / "volumes", ignore_errors=True)
     return made
 
 

@@ -109,6 +109,15 @@ def test_a_bad_line_costs_its_image_and_the_others_go_on(tmp_path, line, said):
     assert "a." in str(problem) and said in str(problem)
 
 
+def test_other_text_files_beside_a_list_of_classes_are_no_labels(tmp_path):
+    for name in ("ill", "well"):
+        (tmp_path / name).mkdir()
+        Pillow.fromarray(np.zeros((20, 40), np.uint8)).save(tmp_path / name / "a.png")
+    (tmp_path / "classes.txt").write_text("ill\nwell\n")
+    (tmp_path / "notes.txt").write_text("2 classes\n")
+    assert layouts.read(tmp_path).questions[0].kind == "multiclass"
+
+
 def test_folders_that_are_not_there_are_a_sentence(tmp_path):
     write(tmp_path, {"train/a": "0 .5 .5 .5 .5"}, f"train: elsewhere\n{NAMES}")
     with pytest.raises(Problem, match="none of the folders that the YAML file names"):

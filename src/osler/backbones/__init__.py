@@ -89,8 +89,9 @@ class Stage:
 def stages_of(size: tuple[int, ...], aspects: tuple[float, ...], depth: int = 0) -> list[Stage]:
     """Kernels and strides of the stages of a U-Net, by the rules of nnU-Net (Isensee et al., 2021, supplement 3).
 
-    A stage halves an axis that keeps 4 places and whose pixels are at most twice as long as the shortest; it looks
-    along an axis (3 places) once its pixels are that alike and there are 3 places to look at.
+    A stage halves an axis that keeps 4 places, unless its pixels are twice as long as those of another such axis. It
+    looks along an axis (3 places) once its pixels are less than twice as long as the shortest, and there are 3 places
+    to look at.
 
     Args:
         size: of the input.
@@ -100,18 +101,24 @@ def stages_of(size: tuple[int, ...], aspects: tuple[float, ...], depth: int = 0)
     places, lengths = list(size), list(aspects)
     stages: list[Stage] = []
     while True:
-        alike = [length < 2 * min(lengths) for length in lengths]
-        halved = [near and n >= 8 for n, near in zip(places, alike, strict=True)]
-        if not stages:
-            halved = [False] * len(places)
-        elif not any(halved) and not depth:
-            break
-        elif not any(halved):
+        free = [n >= 8 for n in places]
+        if not any(free) and depth and stages:
             # More stages were asked for than 4 places allow: then down to 2.
-            halved = [n >= 4 for n in places]
+            free = [n >= 4 for n in places]
+        if not any(free) and not depth and stages:
+            break
+        shortest = min((length for length, can in zip(lengths, free, strict=True) if can), default=0.0)
+        halved = [bool(stages) and can and length < 2 * shortest for length, can in zip(lengths, free, strict=True)]
         places = [(n + 1) // 2 if half else n for n, half in zip(places, halved, strict=True)]
         lengths = [length * 2 if half else length for length, half in zip(lengths, halved, strict=True)]
+        alike = [length < 2 * min(lengths) for length in lengths]
         kernel = tuple(3 if near and n >= 3 else 1 for n, near in zip(places, alike, strict=True))
+        if stages:
+            # What looked along an axis once goes on to.
+            kernel = tuple(
+                3 if n >= 3 and before == 3 else k
+                for k, n, before in zip(kernel, places, stages[-1].kernel, strict=True)
+            )
         stages.append(Stage(kernel, tuple(2 if half else 1 for half in halved)))
         if len(stages) == depth:
             break

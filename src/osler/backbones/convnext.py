@@ -49,6 +49,16 @@ class ConvNeXt(Backbone):
         maps: Tensor = self.layers(x)
         return maps
 
+    def levels(self, x: Float[Tensor, "b c *size"]) -> list[Float[Tensor, "b k *smaller"]]:
+        """The map of each of the four stages."""
+        maps = []
+        for number, layer in enumerate(self.layers):
+            # A stage begins with a normalisation; so does the stem end, and the last stage.
+            if isinstance(layer, _Norm) and 1 < number < len(self.layers) - 1:
+                maps.append(x)
+            x = layer(x)
+        return [*maps, x]
+
 
 class _Norm(nn.LayerNorm):
     """Layer normalisation over the channels of each place."""

@@ -84,6 +84,15 @@ class EfficientNetLite(Backbone):
         maps: Tensor = self.head(self.blocks(self.stem(x)))
         return maps
 
+    def levels(self, x: Float[Tensor, "b c *size"]) -> list[Float[Tensor, "b k *smaller"]]:
+        """The map before each halving, and the last one: a half to a 32nd of the places along each axis."""
+        x, maps = self.stem(x), []
+        for block in self.blocks:
+            if block.depthwise.stride > 1:
+                maps.append(x)
+            x = block(x)
+        return [*maps, self.head(x)]
+
 
 class _Convolution(nn.Module):
     """Convolution padded as in TensorFlow, batch normalisation, and ReLU6 where active."""

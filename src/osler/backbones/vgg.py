@@ -72,6 +72,15 @@ class VGG(Backbone):
         maps: Tensor = self.layers(x)
         return maps
 
+    def levels(self, x: Float[Tensor, "b c *size"]) -> list[Float[Tensor, "b k *smaller"]]:
+        """The map after each of the five poolings."""
+        maps = []
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, MaxPoolReLU):
+                maps.append(x)
+        return maps
+
 
 def build(options: Options, *, channels: int, dims: int, size: tuple[int, ...]) -> VGG:
     """A VGG network.

@@ -9,6 +9,7 @@ tools write; no other YAML.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from osler.problem import Problem
 BOXES, MASKS = "boxes", "mask"
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 _NAMES = ("classes.txt", "obj.names")
+# So many text files are looked at for one that holds labels.
+_LOOKED_AT = 1000
 _PARTS = ("train", "val", "test")
 
 
@@ -32,7 +35,14 @@ def matches(path: Path) -> bool:
     if any("names" in _yaml(file) for file in _yamls(path)):
         return True
     folders = [path, path / "labels", path / "images"]
-    return any((folder / name).is_file() for folder in folders for name in _NAMES) and any(path.rglob("*.txt"))
+    named = any((folder / name).is_file() for folder in folders for name in _NAMES)
+    return named and any(_is_label(file) for file in islice(path.rglob("*.txt"), _LOOKED_AT))
+
+
+def _is_label(file: Path) -> bool:
+    """Whether the first line is that of an object."""
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        return re.match(r"\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*$", lines.readline()) is not None
 
 
 def _yamls(path: Path) -> list[Path]:

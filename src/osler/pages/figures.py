@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 # Stand-ins that are drawn by matplotlib and then replaced by the page's own colours.
 INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
@@ -24,6 +24,7 @@ SERIES = tuple(f"#0500{number:02x}" for number in range(8))
 _COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)"} | {
     colour: f"var(--c{number})" for number, colour in enumerate(SERIES)
 }
+_UNITS = {"mm2": "mm²", "px2": "pixels", "voxels": "voxels"}
 _STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -252,6 +253,86 @@ def agreement(curve: Mapping[str, Sequence[float]], quantity: str) -> Markup:
         axes.plot(ends, ends, color=MUTED, linewidth=1, dashes=(3, 3))
         axes.set(xlabel=f"true {quantity}", ylabel=f"predicted {quantity}")
         return _svg(figure, "Predicted against true value")
+
+
+def sizes(curves: Mapping[str, Any]) -> Markup:
+    """Dice against how large a class is, a dot an image, and the median of each fifth of the sizes."""
+    with _style("Dice against size"):
+        figure = _figure()
+        axes = figure.subplots()
+        for colour, (name, curve) in zip(SERIES, curves.items(), strict=False):
+            size, dice = np.asarray(curve["size"]), np.asarray(curve["dice"])
+            axes.plot(size, dice, "o", color=colour, markersize=3.6, alpha=0.5, markeredgewidth=0)
+            order = np.argsort(size)
+            fifths = [part for part in np.array_split(order, min(5, max(1, len(order) // 4))) if len(part)]
+            medians = [[np.median(values[part]) for part in fifths] for values in (size, dice)]
+            axes.plot(*medians, color=colour, label=name, marker="s", markersize=4, markeredgecolor=PAPER)
+        axes.set_xscale("log")
+        unit = next((curve["unit"] for curve in curves.values()), "")
+        axes.set(ylim=(-0.03, 1.03), ylabel="Dice", xlabel=f"size in the reference, {_UNITS.get(unit, unit)}")
+        # A narrow range may hold no power of ten.
+        low, high = axes.get_xlim()
+        ticks = [step * 10.0**power for power in range(-6, 10) for step in (1, 1.5, 2, 3, 5, 7)]
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks([tick for tick in ticks if low <= tick <= high], minor=False)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        if len(curves) > 1:
+            axes.legend(loc="lower right")
+        return _svg(figure, "Dice against size")
+
+
+def froc(curves: Mapping[str, Any]) -> Markup:
+    """Lesions found against false ones an image, with a band."""
+    with _style("FROC curve"):
+        figure = _figure()
+        axes = figure.subplots()
+        for colour, (name, curve) in zip(SERIES, curves.items(), strict=False):
+            low, high = (np.array(curve[key], float) for key in ("low", "high"))
+            if len(curves) <= 3:
+                axes.fill_between(curve["rate"], low, high, color=colour, alpha=0.14, linewidth=0)
+            axes.plot(curve["rate"], np.array(curve["value"], float), color=colour, label=name)
+        axes.set_xscale("log", base=2)
+        ticks = [2.0**power for power in range(-3, 4)]
+        axes.set_xticks(ticks, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
+        axes.set(xlim=(0.118, 8.5), ylim=(-0.02, 1.02), xlabel="false boxes an image", ylabel="sensitivity")
+        if len(curves) > 1:
+            axes.legend(loc="lower right")
+        return _svg(figure, "FROC curve")
+
+
+def precision_recall(curves: Mapping[str, Any]) -> Markup:
+    """The highest precision at each recall or above, at an intersection over union of one half."""
+    with _style("Precision and recall"):
+        figure = _figure()
+        axes = figure.subplots()
+        for colour, (name, curve) in zip(SERIES, curves.items(), strict=False):
+            # the first precision holds down to a recall of 0, and behind the last one there is none
+            recall = [0.0, *curve["recall"], curve["recall"][-1]]
+            precision = [curve["precision"][0], *curve["precision"], 0.0]
+            axes.step(recall, precision, where="pre", color=colour, label=name)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="recall (sensitivity)", ylabel="precision")
+        if len(curves) > 1:
+            axes.legend(loc="lower left")
+        return _svg(figure, "Precision and recall")
+
+
+def of_places(curves: Mapping[str, Any]) -> list[tuple[str, Markup, str]]:
+    """Title, drawing and caption of each figure of outlines and boxes that there is something for."""
+    drawn = []
+    if curves.get("sizes"):
+        caption = (
+            "A dot an image that has the class; squares are medians. One pixel more or less is much of a small one."
+        )
+        drawn.append(("Does it depend on the size?", sizes(curves["sizes"]), caption))
+    if curves.get("froc"):
+        caption = (
+            "How many lesions are found if so many false boxes are accepted (IoU 0.1); the band is the 95 % range."
+        )
+        drawn.append(("Found against false", froc(curves["froc"]), caption))
+    if curves.get("precision_recall"):
+        caption = "The area below is the average precision (IoU 0.5)."
+        drawn.append(("Precision and recall", precision_recall(curves["precision_recall"]), caption))
+    return drawn
 
 
 def history(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], across: str) -> Markup:

@@ -56,6 +56,21 @@ FIGURES: dict[str, tuple[str, str, str, tuple[float, float] | None]] = {
         "decimal",
         _PLAIN,
     ),
+    "dice": ("Dice", "overlap with the reader's outlines, where there is something", "decimal", _SHARE),
+    "iou": ("Intersection over union", "the same as a share of both together", "decimal", _SHARE),
+    "hd95": ("Hausdorff distance, 95 %", "95 % of the outline lie nearer", "decimal", _PLAIN),
+    "assd": ("Mean surface distance", "from outline to outline, both ways", "decimal", _PLAIN),
+    "nsd": ("Normalised surface distance", "share of the outlines within the tolerance", "percent", _SHARE),
+    "volume_error": ("Error of the volume", "mean share; above 0 outlines are too large", "decimal", (-1, 1)),
+    "volume_error_absolute": ("Absolute error of the volume", "too large or too small", "percent", _PLAIN),
+    "drawn_without": ("Drawn where there is nothing", "share of images without it", "percent", _SHARE),
+    "lesion_sensitivity": ("Lesions found", "share of all that there are", "percent", _SHARE),
+    "lesion_precision": ("Lesions that are real", "share of all that were stated", "percent", _SHARE),
+    "false_lesions": ("False lesions an image", "stated where the reader has none", "decimal", _PLAIN),
+    "map50": ("Average precision, IoU 0.5", "over all thresholds of the score", "decimal", _SHARE),
+    "map": ("Average precision, IoU 0.5 to 0.95", "mean over ten overlaps, as in COCO", "decimal", _SHARE),
+    "map10": ("Average precision, IoU 0.1", "pointing at the lesion is enough", "decimal", _SHARE),
+    "cpm": ("FROC, mean sensitivity", "at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false boxes an image", "decimal", _SHARE),
 }
 HEADLINES = {
     "binary": ("auroc", "sensitivity", "specificity", "calibration_slope"),
@@ -63,6 +78,8 @@ HEADLINES = {
     "ordinal": ("quadratic_kappa", "accuracy", "mae", "set_coverage"),
     "multilabel": ("auroc", "sensitivity", "specificity", "set_coverage"),
     "regression": ("mae", "r2", "spearman", "interval_coverage"),
+    "segmentation": ("dice", "hd95", "nsd", "lesion_sensitivity"),
+    "detection": ("map50", "map", "cpm", "lesion_sensitivity"),
 }
 
 

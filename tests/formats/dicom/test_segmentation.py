@@ -165,6 +165,16 @@ def broken(path: Path, change: Any) -> Path:
 
 
 BROKEN = {
+    "more frames than there can be": (
+        lambda d: setattr(d, "NumberOfFrames", 2_000_000_000),
+        "says that it has 2000000000 frames, which its pixel data cannot hold",
+    ),
+    "a moment that is far away": (
+        lambda d: setattr(
+            d.PerFrameFunctionalGroupsSequence[0].FrameContentSequence[0], "TemporalPositionIndex", 1 << 31
+        ),
+        "would make an image of 2147483648 moments",
+    ),
     "a frame of an unknown segment": (
         lambda d: setattr(
             d.PerFrameFunctionalGroupsSequence[0].SegmentIdentificationSequence[0], "ReferencedSegmentNumber", 9

@@ -418,6 +418,12 @@ def contradicting() -> Dataset:
     return made
 
 
+def too_many() -> Dataset:
+    made = framed(slices())
+    made.NumberOfFrames = 2_000_000_000
+    return made
+
+
 def without_position() -> Dataset:
     made = framed(slices())
     del made.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence
@@ -450,6 +456,7 @@ RIGHT_FRAMES: dict[str, tuple[Callable[[], Dataset], dict[str, Any]]] = {
     ),
 }
 WRONG_FRAMES: dict[str, tuple[Callable[[], Dataset], str]] = {
+    "more frames than there can be": (too_many, "2000000000 frames, which its pixel data cannot hold"),
     "frames that lie unevenly": (lambda: framed(moved(slices(), 2, (0, 0, 0.7))), "not even"),
     "a frame is missing": (lambda: framed([s for n, s in enumerate(slices(7)) if n != 3]), "1 slices are missing"),
     "a frame without a position": (without_position, "1 of its 5 frames do not say where they lie"),
@@ -500,6 +507,15 @@ def test_rows_and_columns_do_not_change_places(tmp_path: Path) -> None:
     """PixelSpacing states the distance between rows first (PS3.3 10.7.1.3), the affine goes along columns first."""
     image = formats.read(Source(saved(tmp_path, slices(axes=turned(20, -35, 50)))))
     assert image.spacing == pytest.approx((SPACING[2], SPACING[0], SPACING[1]), abs=1e-6)
+
+
+def test_rounded_directions_do_not_stretch_the_image(tmp_path: Path) -> None:
+    axes = np.round(turned(20, -35, 50), 4)
+    assert np.abs(np.linalg.norm(axes, axis=1) - 1).max() > 1e-5
+    image = formats.read(
+        Source(saved(tmp_path, change_all(slices(), ImageOrientationPatient=axes[:2].ravel().tolist())[:1]))
+    )
+    assert image.spacing == pytest.approx((SPACING[2], SPACING[0], SPACING[1]), abs=1e-7)
 
 
 # What else lies in the folder of a good series, and words of the refusal; ``None`` where the volume is still right.

@@ -15,6 +15,19 @@ _AGAIN = "export it again from where it came from"
 _OTHERWISE = "export it uncompressed, or as JPEG 2000, JPEG-LS or RLE"
 
 
+def count(dataset: "Dataset") -> int:
+    """How many frames there are, one where it is not said.
+
+    Raises:
+        Problem: more are said to be there than there are bits of pixel data: nothing is ever made ready for those.
+    """
+    stated = max(1, int(dataset.get("NumberOfFrames") or 1))
+    kinds = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+    if stated > 1 and stated > 8 * max(len(dataset.get(name) or b"") for name in kinds):
+        raise Problem(f"it says that it has {stated} frames, which its pixel data cannot hold", fix=_AGAIN)
+    return stated
+
+
 def frames(dataset: "Dataset", notes: list[str]) -> tuple[NDArray[Any], str]:
     """Values ``(frame, channel, height, width)`` and their unit (``"HU"`` or empty).
 

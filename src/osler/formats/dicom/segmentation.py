@@ -1,5 +1,6 @@
 """Segmentation objects (SEG; PS3.3 A.51, C.8.20.2): frames that say which pixels belong to which segment."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ TAGS = [
 ]
 _CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _AGAIN = "export it again from where it came from"
-# A depth that only a wrong step between frames makes.
-_DEEPEST = 20_000
+# Pixels of a label map that only a wrong place of a frame makes: 60 moments of 256 slices of 512 x 512.
+_LARGEST = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,16 @@ def read(dataset: "Dataset", key: str = "") -> Image:
         raise Problem("one of its frames is of a segment that it does not describe", fix=_AGAIN)
     notes: list[str] = []
     levels, place = _place(dataset, frames, notes)
-    shape = (max(frame.moment for frame in frames) + 1, 1, int(levels.max()) + 1, dataset.Rows, dataset.Columns)
+    shape = (
+        max(frame.moment for frame in frames) + 1,
+        1,
+        int(levels.max()) + 1,
+        int(dataset.Rows),
+        int(dataset.Columns),
+    )
+    if math.prod(shape) > _LARGEST:
+        what = f"its frames would make an image of {shape[0]} moments and {shape[2]} slices"
+        raise Problem(what, fix=_AGAIN)
     drawn = np.zeros(shape, np.uint8 if max(known) < 256 else np.uint16)
     seen: set[tuple[int, int, int]] = set()
     inside = _inside(dataset, [frame for frame in frames if chosen is None or frame.segment in (0, chosen)], notes)
@@ -171,7 +181,7 @@ def _chosen(key: str, known: set[int]) -> int | None:
 
 
 def _frames(dataset: "Dataset") -> Iterator[_Frame]:
-    kind, count = str(dataset.get("SegmentationType") or ""), max(1, int(dataset.get("NumberOfFrames") or 1))
+    kind, count = str(dataset.get("SegmentationType") or ""), pixels.count(dataset)
     if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
         raise Problem(f"this segmentation is of the unknown type {kind!r}", fix="export it as binary")
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
@@ -207,8 +217,6 @@ def _place(dataset: "Dataset", frames: list[_Frame], notes: list[str]) -> tuple[
         one = geometry.of_one(dataset, notes, 0) if depth is None else geometry.thick(planes[0], depth, frame)
         return levels, one
     at = geometry.multiples(ordered, (stated, ordered[0].thickness))
-    if at[-1] >= _DEEPEST:
-        raise Problem(f"its frames would make a volume of {at[-1] + 1} slices", fix=_AGAIN)
     if at[-1] >= len(ordered):
         notes.append(f"{at[-1] + 1 - len(ordered)} slices between its frames are empty.")
     return at[levels], geometry.volume(ordered, at, frame, notes)

@@ -118,7 +118,7 @@ def arrange(path: Path, uid: str, notes: list[str]) -> Arranged:
 
 
 def _planes(dataset: "Dataset") -> list[geometry.Plane | None]:
-    count = int(dataset.get("NumberOfFrames") or 1)
+    count = pixels.count(dataset)
     try:
         return [geometry.plane(dataset, frame if count > 1 else None) for frame in range(count)]
     except Problem as problem:
@@ -127,7 +127,7 @@ def _planes(dataset: "Dataset") -> list[geometry.Plane | None]:
 
 def _of_file(dataset: "Dataset", notes: list[str]) -> Arranged:
     """A single slice, a volume of frames, or a loop."""
-    count = max(1, int(dataset.get("NumberOfFrames") or 1))
+    count = pixels.count(dataset)
     loop = np.stack([np.zeros(count, np.int64), np.arange(count)], axis=1)
     if count == 1:
         return Arranged([dataset], loop[None], geometry.of_one(dataset, notes))

@@ -1,0 +1,164 @@
+"""From what a cohort with outlines looks like to a recipe: the rules, not their numbers."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from osler import cohort, pace, patch_planning, recipe
+from osler.recipe import Recipe
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _fifty_patches_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules are tested, not this machine."""
+    monkeypatch.setattr(pace, "measure", lambda plan, chosen: (plan, 50.0, {"training.precision": "measured"}))
+
+
+def volumes(
+    folder: Path,
+    size: tuple[int, int, int] = (24, 32, 28),
+    spacing: tuple[float, float, float] = (1.2, 1.2, 1.2),
+    names: tuple[str, str] = ("head", "tail"),
+    count: int = 10,
+) -> Path:
+    """An nnU-Net folder; sizes and spacings as (depth, height, width)."""
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    affine = np.diag([*spacing[::-1], 1.0])
+    for number in range(count):
+        image = RNG.normal(100, 20, size[::-1]).astype(np.float32)
+        labels = np.zeros(size[::-1], np.uint8)
+        middle = [n // 2 for n in labels.shape]
+        labels[middle[0] - 4 : middle[0], middle[1] - 4 : middle[1] + 4, middle[2] - 1 : middle[2] + 2] = 1
+        labels[middle[0] : middle[0] + 4, middle[1] - 4 : middle[1] + 4, middle[2] - 1 : middle[2] + 2] = 2
+        nib.save(nib.Nifti1Image(image, affine), folder / "imagesTr" / f"case_{number:03d}_0000.nii.gz")
+        nib.save(nib.Nifti1Image(labels, affine), folder / "labelsTr" / f"case_{number:03d}.nii.gz")
+    (folder / "dataset.json").write_text(
+        json.dumps(
+            {
+                "channel_names": {"0": "MRI"},
+                "labels": {"background": 0, names[0]: 1, names[1]: 2},
+                "numTraining": count,
+                "file_ending": ".nii.gz",
+            }
+        )
+    )
+    return folder
+
+
+def pictures(folder: Path, side: int, thick: int, count: int = 20) -> Path:
+    """A folder of PNG photographs with a table of masks: bands of that thickness."""
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    rows = ["case,image,mask,split"]
+    for number in range(count):
+        mask = np.zeros((side, side), np.uint8)
+        mask[side // 2 : side // 2 + thick] = 255
+        image = RNG.integers(0, 200, (side, side, 3)).astype(np.uint8)
+        Picture.fromarray(image).save(folder / "images" / f"{number}.png")
+        Picture.fromarray(mask).save(folder / "masks" / f"{number}.png")
+        part = "test" if number >= count // 2 else "train"
+        rows.append(f"{number},images/{number}.png,masks/{number}.png,{part}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def derived(folder: Path, minutes: float = 30, **given: Any) -> tuple[Recipe, dict[str, str]]:
+    return patch_planning.derive(cohort.read(folder), given, minutes)
+
+
+def test_even_volumes_are_seen_in_3d_on_their_own_grid_with_a_reason_beside_each_choice(tmp_path: Path) -> None:
+    plan, why = derived(volumes(tmp_path / "set"))
+    assert plan.image.dims == 3
+    assert plan.patches.unit == "mm"
+    assert plan.patches.spacing == (1.2, 1.2, 1.2)
+    # The whole median image fits a step, and the network halves it evenly.
+    assert all(p >= n and p % 8 == 0 for p, n in zip(plan.image.size, (24, 32, 28), strict=True))
+    assert plan.image.intensity == "image"
+    assert plan.network.backbone == "unet"
+    assert plan.patches.deep > 1
+    assert plan.training.folds == 5
+    chosen = {"image.dims", "image.size", "image.intensity", "network.backbone", "training.batch", "training.folds"}
+    chosen |= {"patches.spacing", "patches.deep", "patches.per_case", "training.epochs", "augmentation"}
+    assert chosen <= why.keys()
+    assert recipe.build(recipe.to_dict(plan)) == plan
+
+
+def test_slices_far_apart_are_looked_at_one_by_one(tmp_path: Path) -> None:
+    plan, _ = derived(volumes(tmp_path / "set", (10, 48, 48), (9.0, 1.5, 1.5)))
+    assert plan.image.dims == 2
+    assert plan.image.size[0] == 1
+    assert plan.patches.spacing == (0.0, 1.5, 1.5)
+    assert plan.augmentation["spatial"].get("tilt", 0) == 0
+
+
+def test_somewhat_thick_slices_are_halved_later(tmp_path: Path) -> None:
+    plan, _ = derived(volumes(tmp_path / "set", (16, 40, 40), (2.5, 1.0, 1.0)))
+    assert plan.image.dims == 3
+    assert plan.network.options["aspect_z"] == 2.5
+    assert plan.augmentation["spatial"]["aspect_z"] == 2.5
+
+
+def test_a_large_volume_is_seen_in_patches_that_keep_its_shape(tmp_path: Path) -> None:
+    plan, _ = derived(volumes(tmp_path / "set", (60, 120, 100)))
+    assert math.prod(plan.image.size) <= patch_planning._PATCH[patch_planning._device()]
+    assert plan.image.size[0] <= plan.image.size[2] <= plan.image.size[1]
+
+
+def test_nothing_is_mirrored_where_a_name_tells_left_from_right(tmp_path: Path) -> None:
+    plan, why = derived(volumes(tmp_path / "set", names=("left lung", "right lung")))
+    assert not any(plan.augmentation["spatial"].get(f"flip_{axis}") for axis in "xyz")
+    assert not plan.patches.mirror
+    assert "left from right" in why["augmentation"]
+
+
+def test_pictures_are_mirrored_and_outlined_volumes_are_not(tmp_path: Path) -> None:
+    flat, _ = derived(pictures(tmp_path / "flat", 256, 40))
+    deep, _ = derived(volumes(tmp_path / "deep"))
+    assert flat.patches.mirror
+    assert flat.augmentation["spatial"]["flip_x"]
+    assert not deep.patches.mirror
+    assert not deep.augmentation["spatial"]["flip_x"]
+
+
+def test_what_is_thin_is_seen_as_it_is_and_what_is_thick_at_a_smaller_size(tmp_path: Path) -> None:
+    thin, _ = derived(pictures(tmp_path / "thin", 512, 4))
+    thick, why = derived(pictures(tmp_path / "thick", 512, 80))
+    assert thin.patches.longest == 0
+    assert thin.image.size == (1, 256, 256)
+    assert 0 < thick.patches.longest < 512
+    assert "82 pixels thick" in why["patches.longest"]
+    assert (thin.patches.unit, thin.image.intensity, thin.image.channels) == ("px", "cohort", 3)
+
+
+def test_minutes_become_epochs_and_test_cases_take_none_of_them(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "set", 256, 40)
+    short, _ = derived(folder, 20)
+    long, _ = derived(folder, 60)
+    assert math.isclose(long.training.epochs / short.training.epochs, 3, rel_tol=0.1)
+    # 10 of 20 cases are not for testing; each of 5 networks sees 8 of them.
+    assert short.training.folds == 5
+    patches = short.training.epochs * short.patches.per_case * 8 * 5
+    assert 0.5 * 20 * 60 * 50 <= patches <= 20 * 60 * 50
+
+
+def test_without_time_for_five_networks_there_is_one(tmp_path: Path) -> None:
+    plan, why = derived(pictures(tmp_path / "set", 256, 40), 1)
+    assert plan.training.folds == 0
+    assert "no time for 5 networks" in why["training.folds"]
+
+
+def test_what_is_given_goes_first(tmp_path: Path) -> None:
+    given = {"image": {"size": [16, 16, 16]}, "training": {"epochs": 3, "folds": 0}, "patches": {"deep": 1}}
+    plan, why = derived(volumes(tmp_path / "set"), **given)
+    assert plan.image.size == (16, 16, 16)
+    assert (plan.training.epochs, plan.training.folds, plan.patches.deep) == (3, 0, 1)
+    assert {why[k] for k in ("image.size", "training.epochs", "training.folds", "patches.deep")} == {"given"}

@@ -1,4 +1,4 @@
-"""How fast a training step is on this machine, in which precision and layout."""
+"""What a training step costs on this machine, and in which precision it can be trusted."""
 
 import math
 import time

@@ -86,7 +86,7 @@ def test_suppression_is_the_greedy_loop(flat: bool, ties: bool, overlap: float) 
 def test_suppression_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     found = drawn(1, 200)
     whole = boxes.suppress(found, 0.2)
-    monkeypatch.setattr(boxes, "_BLOCK", 16)
+    monkeypatch.setattr(boxes, "_BLOCK", 7)
     same(boxes.suppress(found, 0.2), whole)
 
 

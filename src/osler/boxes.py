@@ -8,12 +8,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# Pairs of boxes that are compared at a time: 64 MB of float32 in 2,048 x 2,048, six numbers each.
-_BLOCK = 2048
+# Boxes that are looked at together. Fewer take more rounds, more compare boxes that are dropped anyway.
+_BLOCK = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +60,13 @@ def shared(a: Float[Tensor, "*#n 6"], b: Float[Tensor, "*#n 6"]) -> Float[Tensor
 
 
 def overlaps(a: Float[Tensor, "n 6"], b: Float[Tensor, "m 6"]) -> Float[Tensor, "n m"]:
-    """Intersection over union of each with each; 0 where both are empty."""
-    both = shared(a[:, None], b[None])
-    return both / (volume(a)[:, None] + volume(b)[None] - both).clamp(min=1e-9)
+    """Intersection over union of each with each; 0 where both are empty. Without gradients."""
+    # Axis by axis and in place: three times as fast as with the axes in a dimension of their own.
+    both = torch.ones((), dtype=a.dtype, device=a.device)
+    for axis in range(3):
+        low = torch.maximum(a[:, axis, None], b[:, axis])
+        both = torch.minimum(a[:, axis + 3, None], b[:, axis + 3]).sub_(low).clamp_(min=0).mul_(both)
+    return both.div_((volume(a)[:, None] + volume(b)).sub_(both).clamp_(min=1e-9))
 
 
 def generalised_overlap(a: Float[Tensor, "*n 6"], b: Float[Tensor, "*n 6"]) -> Float[Tensor, "*n"]:
@@ -76,29 +81,26 @@ def suppress(boxes: Boxes, overlap: float) -> Boxes:
     """Greedy non-maximum suppression, class by class, in the order of the scores, the surest first.
 
     A box is dropped where one of its class that was kept has a higher score (or the same, and came first) and
-    an intersection over union above ``overlap``. The boxes are looked at in blocks, so that memory stays bounded;
-    within a block, who is kept is the fixed point of "nobody kept drops me", which is reached in as many steps as
-    the longest chain is long (Cluster-NMS; Zheng 2021) and is the same as going one by one.
+    an intersection over union above ``overlap``. The surest are looked at together, some at a time: who of them is
+    kept is the fixed point of "nobody kept drops me", reached in as many steps as the longest chain is long
+    (Cluster-NMS; Zheng 2021), and the same as going one by one. They drop what they drop of all the others, and so
+    on; memory grows with the number of boxes, not with its square.
     """
-    order = boxes.scores.argsort(descending=True, stable=True)
+    rest = boxes[boxes.scores.argsort(descending=True, stable=True)]
     kept: list[Boxes] = []
-    for rows in order.split(_BLOCK):
-        block = boxes[rows]
-        for before in kept:
-            block = block[~_drops(before, block, overlap).any(0)] if len(block) else block
-        drops = _drops(block, block, overlap).triu(1)
-        keep = torch.ones(len(block), dtype=torch.bool, device=drops.device)
-        while True:
-            after = ~(drops & keep[:, None]).any(0)
-            if torch.equal(after, keep):
-                break
+    while len(rest):
+        first, rest = rest[:_BLOCK], rest[_BLOCK:]
+        drops = _drops(first, first, overlap).triu_(1)
+        keep = ~drops.any(0)
+        while not torch.equal(keep, after := ~drops[keep].any(0)):
             keep = after
-        kept.append(block[keep])
+        kept.append(first[keep])
+        rest = rest[~_drops(kept[-1], rest, overlap).any(0)]
     return join(kept) if kept else boxes
 
 
 def _drops(a: Boxes, b: Boxes, overlap: float) -> Bool[Tensor, "n m"]:
-    return (overlaps(a.places, b.places) > overlap) & (a.classes[:, None] == b.classes[None])
+    return (overlaps(a.places, b.places) > overlap).logical_and_(a.classes[:, None] == b.classes)
 
 
 def fuse(answers: Sequence[Boxes], overlap: float) -> Boxes:
@@ -116,30 +118,39 @@ def fuse(answers: Sequence[Boxes], overlap: float) -> Boxes:
         return answers[0]
     boxes = join(answers)
     boxes = boxes[boxes.scores.argsort(descending=True, stable=True)]
-    groups = [_clusters(boxes[boxes.classes == c], overlap, len(answers)) for c in boxes.classes.unique().tolist()]
+    groups = [
+        _clusters(boxes[boxes.classes == c], overlap, len(answers)) for c in torch.unique(boxes.classes).tolist()
+    ]
     fused = join(groups) if groups else boxes
     return fused[fused.scores.argsort(descending=True, stable=True)]
 
 
 def _clusters(boxes: Boxes, overlap: float, answers: int) -> Boxes:
     """Fusion of boxes of one class, the surest first."""
-    n = len(boxes)
+    # One box after the other: numpy takes a tenth of torch's time for each of so many small steps.
+    places, sure = boxes.places.cpu().numpy().astype(np.float64), boxes.scores.cpu().numpy().astype(np.float64)
     # Sums over the members of each cluster: its edges times their scores, its scores, its count.
-    edges, fused = boxes.places.new_zeros(n, 6), boxes.places.new_zeros(n, 6)
-    total, count, clusters = boxes.scores.new_zeros(n), boxes.scores.new_zeros(n), 0
-    for place, score in zip(boxes.places, boxes.scores, strict=True):
-        at = clusters
-        if clusters:
-            best, nearest = overlaps(place[None], fused[:clusters])[0].max(0)
-            at = int(nearest) if best > overlap else clusters
+    edges, fused = np.zeros_like(places), np.zeros_like(places)
+    content, total, count, clusters = np.zeros_like(sure), np.zeros_like(sure), np.zeros_like(sure), 0
+    for place, score in zip(places, sure, strict=True):
+        before = fused[:clusters]
+        both = (np.minimum(before[:, 3:], place[3:]) - np.maximum(before[:, :3], place[:3])).clip(0).prod(1)
+        share = both / np.maximum(content[:clusters] + (place[3:] - place[:3]).prod() - both, 1e-9)
+        at = int(share.argmax()) if clusters else 0
+        if not clusters or share[at] <= overlap:
+            at, clusters = clusters, clusters + 1
         edges[at] += place * score
         total[at] += score
         count[at] += 1
-        fused[at] = edges[at] / total[at].clamp(min=1e-12) if total[at] > 0 else place
-        clusters = max(clusters, at + 1)
-    fused, total, count = fused[:clusters], total[:clusters], count[:clusters]
-    scores = total / count * count.clamp(max=answers) / answers
-    return Boxes(fused, scores, boxes.classes[:1].expand(clusters))
+        fused[at] = edges[at] / total[at] if total[at] > 0 else place
+        content[at] = (fused[at, 3:] - fused[at, :3]).prod()
+    scores = total / np.maximum(count, 1) * count.clip(max=answers) / answers
+    rows = slice(clusters)
+    return Boxes(
+        torch.from_numpy(fused[rows]).to(boxes.places),
+        torch.from_numpy(scores[rows]).to(boxes.scores),
+        boxes.classes[:1].expand(clusters),
+    )
 
 
 def mirror(places: Float[Tensor, "n 6"], size: Sequence[int], axes: Sequence[int]) -> Float[Tensor, "n 6"]:

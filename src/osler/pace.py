@@ -1,4 +1,4 @@
-"""What a training step costs on this machine, and in which precision it can be trusted."""
+"""How fast a training step is on this machine, in which precision and layout."""
 
 import math
 import time
@@ -72,7 +72,7 @@ def _thin(plan: Recipe) -> bool:
     """
     found: list[bool] = []
 
-    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         if isinstance(layer, nn.Conv3d):
             pairs = zip(layer.kernel_size, inputs[0].shape[2:], strict=True)
             found.append(any(kernel > 1 and places < 3 for kernel, places in pairs))

@@ -6,6 +6,7 @@ aligned assignment; Feng 2021), so that there is nothing to set by hand for obje
 learn how well their box fits (quality focal loss; Li 2020), so that the surest box is also the best placed.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -81,12 +82,10 @@ class Detection(Dense):
             logits, places = outputs.logits[known].float(), _places(outputs)[known]
             wanted, matched = torch.zeros_like(logits), torch.zeros_like(places)
             for row, number in enumerate(known):
-                target = targets[number]
-                assert target is not None
-                target = torch.as_tensor(target).to(places)
-                if len(target):
+                objects = torch.as_tensor(targets[number]).to(places)
+                if len(objects):
                     wanted[row], matched[row] = _assign(
-                        logits[row].detach(), places[row].detach(), outputs.points, outputs.strides, target
+                        logits[row].detach(), places[row].detach(), outputs.points, outputs.strides, objects
                     )
             weight = wanted.sum(-1)
             total = weight.sum().clamp(min=1)
@@ -190,7 +189,7 @@ class _Head(nn.Module):
         width = min(128 if dims == 2 else 64, max(32, widths[used[0]]))
         self.enter = nn.ModuleList(conv(widths[n], width, 1) for n in self.used)
 
-        def tower(outputs: int) -> nn.Sequential:
+        def tower(outputs: int, start: float) -> nn.Sequential:
             layers: list[nn.Module] = []
             for _ in range(2):
                 layers += [
@@ -198,13 +197,13 @@ class _Head(nn.Module):
                     nn.GroupNorm(8, width),
                     nn.SiLU(inplace=True),
                 ]
-            return nn.Sequential(*layers, conv(width, outputs, 3, padding=1))
-
-        self.score, self.place = tower(classes), tower(2 * dims)
-        for last in (self.score[-1], self.place[-1]):
+            last = conv(width, outputs, 3, padding=1)
             nn.init.normal_(last.weight, std=0.01)
-            nn.init.zeros_(last.bias)
-        nn.init.constant_(self.score[-1].bias, -torch.log(torch.tensor(1 / _PRIOR - 1)).item())
+            assert last.bias is not None
+            nn.init.constant_(last.bias, start)
+            return nn.Sequential(*layers, last)
+
+        self.score, self.place = tower(classes, -math.log(1 / _PRIOR - 1)), tower(2 * dims, 0.0)
 
     def forward(self, maps: list[Float[Tensor, "b _ ..."]]) -> Offers:
         parts = []
@@ -221,5 +220,5 @@ class _Head(nn.Module):
                     step.expand(len(points), -1),
                 )
             )
-        logits, shifts, points, steps = zip(*parts, strict=True)
-        return Offers(torch.cat(logits, 1), torch.cat(shifts, 1), torch.cat(points), torch.cat(steps))
+        logits, shifts, places, steps = zip(*parts, strict=True)
+        return Offers(torch.cat(logits, 1), torch.cat(shifts, 1), torch.cat(places), torch.cat(steps))

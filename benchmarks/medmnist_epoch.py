@@ -88,7 +88,7 @@ def ready(plan: Any) -> Any:
 
 
 def planned() -> Any:
-    from osler import planning, recipe
+    from osler import pace, recipe
 
     plan = recipe.build(
         {
@@ -99,7 +99,7 @@ def planned() -> Any:
             "augmentation": {name: {} for name in ("spatial", "intensity", "blur", "noise", "bias")},
         }
     )
-    return planning._measure(plan, {})[0]
+    return pace.measure(plan, {})[0]
 
 
 def ours(tick: Tick) -> None:

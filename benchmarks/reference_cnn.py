@@ -28,14 +28,14 @@ RECIPE = Path(__file__).parent.parent / "recipes" / "reference_cnn.toml"
 
 
 def ours(tick: Tick) -> None:
-    from osler import draws, fitting, planning, recipe
+    from osler import draws, fitting, pace, recipe
     from osler.cohort import Training
 
     pixels, labels = cases()
     question = {"kind": "multiclass", "classes": [str(n) for n in range(CLASSES)]}
     given = recipe.read(RECIPE)
     plan = recipe.build({**given, "tasks": {"label": question}})
-    plan, _, _ = planning._measure(plan, given["training"])
+    plan, _, _ = pace.measure(plan, given["training"])
     examples = fitting.Examples(Training(()), pixels[:, None, :, None], {"label": labels[:, None].astype("float32")})
     state = fitting.start(examples, plan, 0)
     while True:

@@ -194,6 +194,7 @@ def test_figures_of_masks_are_means_over_cases_with_the_class_and_of_the_whole_o
             assert found["classes"][name]["metrics"][key]["value"] == pytest.approx(means[name, key])
     for key in ("dice", "hd95", "volume_error"):
         assert found["metrics"][key]["value"] == pytest.approx((means["muscle", key] + means["cavity", key]) / 2)
+    assert found["metrics"]["dice"]["n"] == 20
     absolute = np.mean([abs(one.numbers["muscle"]["volume_error"]) for one in rows])
     assert found["classes"]["muscle"]["metrics"]["volume_error_absolute"]["value"] == pytest.approx(absolute)
     # of the four cases without the cavity, one was drawn in each

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from osler import cohort, patch_planning, planning, recipe
+from osler import cohort, pace, patch_planning, recipe
 from osler.recipe import Recipe
 
 RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)
-def _ten_patches_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def _fifty_patches_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules are tested, not this machine."""
-    monkeypatch.setattr(planning, "measure", lambda plan, chosen: (plan, 10.0, {"training.precision": "measured"}))
+    monkeypatch.setattr(pace, "measure", lambda plan, chosen: (plan, 50.0, {"training.precision": "measured"}))
 
 
 def volumes(
@@ -120,6 +120,15 @@ def test_nothing_is_mirrored_where_a_name_tells_left_from_right(tmp_path: Path) 
     assert "left from right" in why["augmentation"]
 
 
+def test_pictures_are_mirrored_and_outlined_volumes_are_not(tmp_path: Path) -> None:
+    flat, _ = derived(pictures(tmp_path / "flat", 256, 40))
+    deep, _ = derived(volumes(tmp_path / "deep"))
+    assert flat.patches.mirror
+    assert flat.augmentation["spatial"]["flip_x"]
+    assert not deep.patches.mirror
+    assert not deep.augmentation["spatial"]["flip_x"]
+
+
 def test_what_is_thin_is_seen_as_it_is_and_what_is_thick_at_a_smaller_size(tmp_path: Path) -> None:
     thin, _ = derived(pictures(tmp_path / "thin", 512, 4))
     thick, why = derived(pictures(tmp_path / "thick", 512, 80))
@@ -138,7 +147,13 @@ def test_minutes_become_epochs_and_test_cases_take_none_of_them(tmp_path: Path) 
     # 10 of 20 cases are not for testing; each of 5 networks sees 8 of them.
     assert short.training.folds == 5
     patches = short.training.epochs * short.patches.per_case * 8 * 5
-    assert 0.5 * 20 * 60 * 10 <= patches <= 20 * 60 * 10
+    assert 0.5 * 20 * 60 * 50 <= patches <= 20 * 60 * 50
+
+
+def test_without_time_for_five_networks_there_is_one(tmp_path: Path) -> None:
+    plan, why = derived(pictures(tmp_path / "set", 256, 40), 1)
+    assert plan.training.folds == 0
+    assert "no time for 5 networks" in why["training.folds"]
 
 
 def test_what_is_given_goes_first(tmp_path: Path) -> None:

@@ -30,11 +30,18 @@ _FAR = ("hd95", "assd", "nsd")
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Figures of one class that are found together: as a function of the weights of rows, and of how many rows."""
+    """Figures of one class that are found together, as a function of the weights of rows.
+
+    Attributes:
+        of: the class.
+        names: of the figures.
+        rows: ``(n, figures)``, which rows each is a figure of.
+        values: from weights ``(n,)`` to the figures.
+    """
 
     of: str
     names: tuple[str, ...]
-    n: tuple[int, ...]
+    rows: NDArray[np.bool_]
     values: Callable[[NDArray[Any]], NDArray[Any]]
 
 
@@ -144,7 +151,7 @@ def _shares(rows: Sequence[Row], name: str) -> _Part:
         above |= {"lesion_sensitivity": found, "lesion_precision": real, "false_lesions": drawn - real}
         below |= {"lesion_sensitivity": there_are, "lesion_precision": drawn, "false_lesions": np.isfinite(real)}
     top, base = (np.nan_to_num(np.stack([*x.values()], 1).astype(np.float64)) for x in (above, below))
-    return _Part(name, tuple(above), tuple((base > 0).sum(0).tolist()), lambda w: _over(w @ top, w @ base))
+    return _Part(name, tuple(above), base > 0, lambda w: _over(w @ top, w @ base))
 
 
 def _over(above: NDArray[Any], below: NDArray[Any]) -> NDArray[Any]:
@@ -174,14 +181,14 @@ def _of_boxes(rows: Sequence[Row], name: str, threshold: float) -> _Part:
 
     names = ("map10", "map50", "map", "cpm", *(f"{_FROC}{number}" for number in range(len(RATES))))
     names += () if masks else ("lesion_sensitivity", "lesion_precision", "false_lesions")
-    return _Part(name, names, (int(known.sum()),) * len(names), values)
+    return _Part(name, names, np.repeat(known[:, None], len(names), 1), values)
 
 
 def _estimates(
     parts: Sequence[_Part], classes: Sequence[str], drawn: tuple[NDArray[np.intp], int, int]
 ) -> dict[str, dict[str, Estimate]]:
     """By class and figure; under the empty name the mean over classes in which a figure is defined."""
-    labels = [(part.of, name, n) for part in parts for name, n in zip(part.names, part.n, strict=True)]
+    labels = [(part.of, name, rows) for part in parts for name, rows in zip(part.names, part.rows.T, strict=True)]
     names = list(dict.fromkeys(name for _, name, _ in labels))
     # rows: figures of classes; columns: figures of the whole
     into = np.array([[name == mine for name in names] for _, mine, _ in labels], float).reshape(
@@ -195,11 +202,11 @@ def _estimates(
 
     found = bootstrap_several(values, *drawn)
     by_class: dict[str, dict[str, Estimate]] = {name: {} for name in (*classes, "")}
-    for (of, name, n), estimate in zip(labels, found[: len(labels)], strict=True):
-        by_class[of][name] = _honest(replace(estimate, n=n))
+    for (of, name, rows), estimate in zip(labels, found[: len(labels)], strict=True):
+        by_class[of][name] = _honest(replace(estimate, n=int(rows.sum())))
     for name, estimate in zip(names, found[len(labels) :], strict=True):
-        most = max(n for _, mine, n in labels if mine == name)
-        by_class[""][name] = _honest(replace(estimate, n=most))
+        of_any = np.any([rows for _, mine, rows in labels if mine == name], axis=0)
+        by_class[""][name] = _honest(replace(estimate, n=int(of_any.sum())))
     return by_class
 
 
@@ -293,7 +300,7 @@ def describe(result: Mapping[str, Any]) -> list[str]:
         )
     if "lesion_sensitivity" in metrics:
         sentences.append(
-            f"{said(metrics['lesion_sensitivity'], percent=True)} of the lesions are found, with "
+            f"As stated, {said(metrics['lesion_sensitivity'], percent=True)} of the lesions are found, with "
             f"{said(metrics['false_lesions'])} false ones an image{' and class' if means else ''}."
         )
     if metrics["drawn_without"]["n"]:

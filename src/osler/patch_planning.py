@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from osler import data, modality, planning, recipe
+from osler import data, modality, pace, planning, recipe
 from osler.case import Case, Question
 from osler.cohort import Cohort
 from osler.problem import Problem
@@ -24,6 +24,8 @@ from osler.recipe import Recipe
 SAMPLE = 32
 # Voxels of a patch, and a batch's worth of them, that a step of a second or two can take.
 _PATCH = {"cpu": 56**3, "cuda": 128**3}
+# Steps that a network needs before a second one is worth more.
+_STEPS = 1000
 _BATCH = {"cpu": 2**18, "cuda": 2**22}
 # Pixels that the thinnest structures keep on the working grid.
 _THIN, _SMALL = 6.0, 20.0
@@ -138,7 +140,7 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     for key in planning.leaves(given):
         why[key] = "given"
     chosen = given.get("training", {})
-    plan, rate, measured = planning.measure(plan, chosen)
+    plan, rate, measured = pace.measure(plan, chosen)
     why |= {key: text for key, text in measured.items() if why.get(key) != "given"}
     moments = found.frames * sum(entry.split != "test" for entry in cohort.entries)
     return _plan_time(plan, why, moments, rate, minutes, given)
@@ -316,12 +318,13 @@ def _plan_augmentation(base: dict[str, Any], why: dict[str, str], questions: Seq
     three, colour = base["image"]["dims"] == 3, base["image"]["channels"] == 3
     sided = any(word in name.lower() for q in questions for name in q.classes for word in _LEFT_OR_RIGHT)
     boxes = any(q.kind == "detection" for q in questions)
+    mirrored = not sided and (boxes or not three)
     spacing = base["patches"].get("spacing", [0, 0, 0])
     base["augmentation"] = {
         "spatial": {
             "probability": 0.8, "rotation": 15.0 if boxes else 30.0, "scale": 0.3, "stretch": 0.1, "shear": 0.05,
             "translation": 0.0, "elastic": 0.03, "elastic_probability": 0.0 if boxes else 0.2,
-            "flip_x": not sided, "flip_y": (colour or (boxes and three)) and not sided,
+            "flip_x": mirrored, "flip_y": (colour or (boxes and three)) and not sided,
             **({"flip_z": True} if boxes and three and not sided else {}),
             **({"tilt": 15.0} if three else {}),
             **({"aspect_z": round(spacing[0] / spacing[2], 3)} if three and all(spacing) else {}),
@@ -334,15 +337,15 @@ def _plan_augmentation(base: dict[str, Any], why: dict[str, str], questions: Seq
     specific, reasons = modality.augmentations(str(base["image"]["modality"]))
     base["augmentation"] |= specific
     why |= reasons
-    why["augmentation"] = "as for nnU-Net, mirrored along the width " + (
-        "not at all: a class name tells left from right"
-        if sided
-        else "and, colour pictures having no up, the height"
-        if colour
-        else "only"
-    )
-    base["patches"]["mirror"] = not sided
-    why["patches.mirror"] = "the mean of two views costs nothing in training" if not sided else "see augmentation"
+    if sided:
+        which = "not mirrored: a class name tells left from right"
+    elif not mirrored:
+        which = "not mirrored: outlines of volumes were better without (docs/segmentation.md)"
+    else:
+        which = "mirrored along the width" + (" and the height: colour pictures have no up" if colour else "")
+    why["augmentation"] = f"as for nnU-Net, {which}"
+    base["patches"]["mirror"] = mirrored
+    why["patches.mirror"] = "the mean of two views costs nothing in training" if mirrored else "see augmentation"
 
 
 def _plan_time(
@@ -355,6 +358,12 @@ def _plan_time(
 ) -> tuple[Recipe, dict[str, str]]:
     """Patches a case, so that an epoch is long enough to be worth a look; epochs, as many as the time allows."""
     chosen = given.get("training", {})
+    # Windows are cut, moved and watched beside the step that was measured.
+    possible = minutes * 60 * rate * 0.7
+    folds = plan.training.folds
+    if folds and "folds" not in chosen and possible / folds / plan.training.batch < _STEPS:
+        plan = replace(plan, training=replace(plan.training, folds=0))
+        why["training.folds"] = f"no time for {folds} networks of {_STEPS} steps"
     networks = plan.training.folds or plan.training.members
     share = (plan.training.folds - 1) / plan.training.folds if plan.training.folds else 0.8
     seen = max(1, moments * share)
@@ -363,9 +372,7 @@ def _plan_time(
         plan = replace(plan, patches=replace(plan.patches, per_case=per_case))
         why["patches.per_case"] = f"{seen:.0f} images a network: an epoch has about 100 steps or more"
     if "epochs" not in chosen:
-        # Windows are cut, moved and watched beside the step that was measured.
-        patches = minutes * 60 * rate * 0.7 / networks
-        epochs = int(np.clip(patches / (seen * plan.patches.per_case), 3, 1000))
+        epochs = int(np.clip(possible / networks / (seen * plan.patches.per_case), 3, 1000))
         plan = replace(plan, training=replace(plan.training, epochs=epochs))
         why["training.epochs"] = (
             f"{rate:.3g} patches/s on {os.cpu_count()} cores, {minutes:g} minutes for {networks} "

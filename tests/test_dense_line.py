@@ -1,0 +1,162 @@
+"""From a cohort with masks or boxes to a trained, evaluated model that answers: the whole line, small."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from osler import data, dense_phantom, diagnosis, evaluation, model, phantom_files, places, training
+from osler.case import Entry, Source
+from osler.image import Image
+from osler.model import Model
+from osler.problem import Problem
+
+SMALL = {
+    "image": {"size": [1, 48, 48]},
+    "network": {"backbone": "unet", "options": {"width": 4, "depth": 4}},
+    "training": {
+        "epochs": 2, "batch": 8, "folds": 0, "members": 1, "precision": "float32", "channels_last": False,
+        "threads": 1, "learning_rate": 3e-3,
+    },
+    "patches": {"per_case": 1, "longest": 48, "deep": 2},
+}  # fmt: skip
+
+
+def quiet(line: str) -> None:
+    """Nothing is printed."""
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    spec = replace(dense_phantom.LESIONS, size=(1, 64, 64))
+    return phantom_files.write_dense_phantom(tmp_path_factory.mktemp("cohort") / "c", spec, 40)
+
+
+@pytest.fixture(scope="module")
+def run(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    training.train(cohort, out, SMALL, say=quiet)
+    return out
+
+
+def test_a_run_leaves_nothing_half_done(run: Path) -> None:
+    assert {"model.safetensors", "recipe.toml", "history.csv", "training.html"} <= {p.name for p in run.iterdir()}
+    assert not list(run.rglob("*.part")) and not (run / "volumes").exists()
+
+
+def test_the_same_command_gives_the_same_bits_also_after_a_stop(
+    cohort: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from osler import fitting, localisation
+
+    class Stop(Exception):
+        pass
+
+    monkeypatch.setattr(fitting, "SAVE_SECONDS", 0.0)
+    before, steps = localisation._step, []
+
+    def step(*given: object) -> float:
+        steps.append(1)
+        if len(steps) == 3:
+            raise Stop
+        return before(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(localisation, "_step", step)
+    with pytest.raises(Stop):
+        training.train(cohort, tmp_path, SMALL, say=quiet)
+    monkeypatch.setattr(localisation, "_step", before)
+    again = training.train(cohort, tmp_path, SMALL, say=quiet)
+    assert again.sha256 == model.load(run).sha256
+
+
+def test_an_evaluation_holds_figures_with_intervals(cohort: Path, run: Path, tmp_path: Path) -> None:
+    result = evaluation.evaluate(run, cohort, tmp_path, draws=100, say=quiet)
+    told = json.loads((tmp_path / "evaluation.json").read_text())
+    assert told == json.loads(json.dumps(result))
+    metrics = told["tasks"]["mask"]["metrics"]
+    assert {"dice", "iou", "hd95", "nsd", "lesion_sensitivity", "map50", "cpm", "drawn_without"} <= set(metrics)
+    assert all(set(one) >= {"value", "low", "high", "n"} for one in metrics.values())
+    assert told["part"] == "test" and (tmp_path / "evaluation.html").exists()
+    lines = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert len(lines) == told["cases"] + 1
+    assert not any(name in (tmp_path / "predictions.csv").read_text() for name in ("case0000", "patient0"))
+
+
+def test_a_diagnosis_is_written_with_its_places(cohort: Path, run: Path, tmp_path: Path) -> None:
+    import nibabel
+
+    image = sorted((cohort / "images").iterdir())[0]
+    done, failed = diagnosis.diagnose_paths(run, [image], tmp_path, method="none", say=quiet)
+    assert (done, failed) == (1, 0)
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    told = json.loads((folder / "diagnosis.json").read_text())
+    assert told["answers"]["mask"]["kind"] == "segmentation"
+    assert (folder / "findings.csv").exists() and (folder / "diagnosis.html").exists()
+    volume = nibabel.load(folder / "mask-uncertainty.nii.gz")
+    assert volume.shape[:2] == (64, 64)  # type: ignore[attr-defined]
+    everything = json.loads((tmp_path / "diagnoses.json").read_text())
+    assert everything[0]["answers"].keys() == {"mask"}
+
+
+def test_a_larger_image_than_the_window_is_answered_whole(run: Path) -> None:
+    made = model.load(run)
+    recipe = replace(made.recipe, patches=replace(made.recipe.patches, longest=0))
+    free = Model(recipe, made.networks, made.calibration, made.card, made.sha256)
+    array = np.random.default_rng(0).integers(0, 256, (1, 1, 1, 100, 130)).astype(np.uint8)
+    answer = places.answer(free, Image(array))["mask"]
+    assert answer.uncertainty is not None and answer.uncertainty.shape == (1, 1, 100, 130)
+
+
+def test_folds_answer_for_what_they_have_not_seen(cohort: Path, tmp_path: Path) -> None:
+    settings = {**SMALL, "training": {**SMALL["training"], "folds": 2, "epochs": 1}}
+    training.train(cohort, tmp_path / "run", settings, say=quiet)
+    told = evaluation.evaluate(tmp_path / "run", cohort, tmp_path / "out", out_of_fold=True, draws=50, say=quiet)
+    assert told["part"] == "out of fold" and told["cases"] > 25
+    with pytest.raises(Problem, match="no case of this cohort is left"):
+        evaluation.evaluate(tmp_path / "run", _seen_only(cohort, tmp_path), tmp_path / "again", draws=50, say=quiet)
+
+
+def _seen_only(cohort: Path, tmp_path: Path) -> Path:
+    """The same cohort without its test part."""
+    text = (cohort / "manifest.csv").read_text().splitlines()
+    kept = [line for line in text if ",test," not in line]
+    for name in ("images", "masks"):
+        (tmp_path / name).symlink_to(cohort / name)
+    (tmp_path / "manifest.csv").write_text("\n".join(kept) + "\n")
+    return tmp_path / "manifest.csv"
+
+
+@pytest.mark.parametrize("layout", ["coco", "voc"])
+def test_boxes_take_the_same_way(layout: phantom_files.LayoutName, tmp_path: Path) -> None:
+    spec = replace(dense_phantom.LESIONS, size=(1, 64, 64))
+    cohort = phantom_files.write_dense_phantom(tmp_path / "c", spec, 30, layout)
+    settings = {**SMALL, "tasks": "boxes", "patches": {"longest": 48}}
+    made = training.train(cohort, tmp_path / "run", settings, say=quiet)
+    assert made.recipe.tasks["boxes"].kind == "detection"
+    told = evaluation.evaluate(tmp_path / "run", cohort, tmp_path / "out", draws=50, say=quiet)
+    assert {"map50", "map", "cpm"} <= set(told["tasks"]["boxes"]["metrics"])
+    source = next(iter(sorted(cohort.rglob("*.png")))).resolve()
+    found = diagnosis.diagnose(made, data.read_case(Entry("x", "x", {"image": Source(source)})))
+    assert found.answers["boxes"].kind == "detection"
+
+
+def test_volumes_take_the_same_way(tmp_path: Path) -> None:
+    spec = replace(dense_phantom.NODULES, size=(12, 32, 32), diameter=(3, 5))
+    cohort = phantom_files.write_dense_phantom(tmp_path / "c", spec, 24, "nnunet")
+    settings = {
+        **SMALL,
+        "image": {"size": [8, 24, 24], "dims": 3},
+        "network": {"backbone": "residual_unet", "options": {"width": 4, "depth": 3}},
+        "patches": {"deep": 1},
+    }
+    made = training.train(cohort, tmp_path / "run", settings, say=quiet)
+    assert made.recipe.patches.unit == "mm"
+    told = evaluation.evaluate(tmp_path / "run", cohort, tmp_path / "out", draws=50, say=quiet)
+    assert told["tasks"]["mask"]["unit"] == "mm"
+
+
+def test_a_task_that_nobody_knows_is_said(cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="nothing is known about 'nothing'"):
+        training.train(cohort, tmp_path, {**SMALL, "tasks": "nothing"}, say=quiet)

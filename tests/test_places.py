@@ -1,0 +1,175 @@
+"""Findings with a place from what networks say, and what held-out cases teach about them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from osler import doubt, localisation, places, volumes
+from osler.boxes import Boxes
+from osler.case import Box, Case, Finding, Question
+from osler.image import Image, Spacing
+from osler.localisation import Located
+from osler.model import Model, Network
+from osler.recipe import ImagePlan, NetworkPlan, Recipe, TrainingPlan
+
+SIZE = (1, 32, 48)
+LESION = Question("mask", "segmentation", ("lesion",), values=((1,),), separate=True)
+ORGAN = Question("mask", "segmentation", ("organ",), values=((1,),))
+CELLS = Question("boxes", "detection", ("a", "b"))
+
+
+def plan(question: Question, folds: int = 0) -> Recipe:
+    network = NetworkPlan("unet", {"width": 4, "depth": 3})
+    return Recipe(ImagePlan(SIZE), {question.task: question}, network, TrainingPlan(folds=folds))
+
+
+def made(question: Question) -> Model:
+    torch.manual_seed(0)
+    recipe = plan(question)
+    return Model(recipe, [Network(recipe).eval()], sha256="0" * 64)
+
+
+def says(monkeypatch: pytest.MonkeyPatch, *, p: Any = None, boxes: Boxes | None = None) -> None:
+    """Networks that say just this of every image."""
+
+    def ask(networks: Sequence[Network], image: Any, recipe: Recipe) -> Located:
+        name = next(iter(recipe.tasks))
+        return Located({} if p is None else {name: p}, {} if boxes is None else {name: boxes})
+
+    monkeypatch.setattr(localisation, "ask", ask)
+
+
+def probabilities(*windows: tuple[slice, slice, float]) -> np.ndarray:
+    p = np.full(SIZE, 0.02, np.float32)
+    for y, x, value in windows:
+        p[0, y, x] = value
+    return np.stack([1 - p, p])
+
+
+def test_parts_are_findings_of_their_own_with_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    says(monkeypatch, p=probabilities((slice(2, 12), slice(3, 23), 0.9), (slice(20, 24), slice(40, 44), 0.7)))
+    image = Image(np.zeros((1, 1, *SIZE), np.uint8), Spacing(0.5, 0.5))
+    answer = places.answer(made(LESION), image)["mask"]
+    first, second = answer.findings
+    assert first.box == Box((0, 2, 3), (1, 12, 23)) and second.box == Box((0, 20, 40), (1, 24, 44))
+    assert first.probability == pytest.approx(0.9, abs=1e-3) and second.probability == pytest.approx(0.7, abs=1e-3)
+    assert {m.name: (m.value, m.unit) for m in first.measurements}["area"] == (pytest.approx(50.0), "mm2")
+    assert answer.decision == ("lesion",) and answer.uncertainty is not None
+    assert answer.uncertainty.shape == (1, *SIZE)
+
+
+def test_a_class_that_is_nowhere_is_said_to_be_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    says(monkeypatch, p=probabilities())
+    answer = places.answer(made(LESION), Image(np.zeros((1, 1, *SIZE), np.uint8)))["mask"]
+    assert [(f.name, f.box) for f in answer.findings] == [("lesion", None)]
+    assert answer.decision == () and answer.stated == ()
+
+
+def test_a_withheld_answer_states_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    says(monkeypatch, p=probabilities((slice(2, 12), slice(3, 23), 0.9)))
+    answer = places.answer(made(LESION), Image(np.zeros((1, 1, *SIZE), np.uint8)), withheld=True)["mask"]
+    assert answer.findings and not answer.decision and not answer.stated
+
+
+def test_boxes_come_back_onto_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Boxes(
+        torch.tensor([[0, 4, 6, 1, 8, 12.0], [0, 20, 20, 1, 30, 30]]), torch.tensor([0.9, 0.01]), torch.tensor([1, 0])
+    )
+    says(monkeypatch, boxes=found)
+    answer = places.answer(made(CELLS), Image(np.zeros((1, 1, *SIZE), np.uint8)))["boxes"]
+    assert [(f.name, f.box) for f in answer.findings] == [("b", Box((0, 4, 6), (1, 8, 12)))]
+    assert answer.decision == ("b",) and len(answer.stated) == 1
+
+
+def held(recipe: Recipe, count: int, draw: Any) -> list[tuple[str, volumes.Volume]]:
+    """Moments whose reader outlined what ``draw(n)`` says."""
+    moments = []
+    for n in range(count):
+        labels = np.zeros((1, *SIZE), np.uint8)
+        for y, x in draw(n):
+            labels[0, 0, y, x] = 1
+        case = Case(str(n), f"p{n}", {"image": Image(np.zeros((1, 1, *SIZE), np.uint8))}, maps={"mask": labels})
+        moments.append((f"p{n}", volumes.read(case, recipe)[0]))
+    return moments
+
+
+def test_how_far_measurements_are_off_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The reader's lesion has twice the area of what is drawn, always.
+    says(monkeypatch, p=probabilities((slice(10, 20), slice(10, 20), 0.9)))
+    recipe = plan(LESION)
+    moments = held(recipe, 50, lambda n: [(slice(10, 20), slice(10, 30))])
+    model = made(LESION)
+    arrays, card = places.calibrate(model.networks, [moments], recipe)
+    learned = places.of(Model(recipe, model.networks, arrays), 0)
+    assert doubt.interval(learned.doubt, "lesion/area", 100.0) == pytest.approx((200.0, 200.0))
+    assert card["mask"]["true"] == 50 and card["mask"]["dice"]["lesion"] == pytest.approx(2 / 3)
+    assert doubt.chance(learned.doubt, 0.9)[0] > 0.9
+
+
+def test_parts_that_are_never_true_are_no_longer_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    says(monkeypatch, p=probabilities((slice(10, 20), slice(10, 20), 0.95), (slice(25, 28), slice(40, 44), 0.6)))
+    recipe = plan(LESION)
+    model = made(LESION)
+    arrays, _ = places.calibrate(
+        model.networks, [held(recipe, 30, lambda n: [(slice(10, 20), slice(10, 20))])], recipe
+    )
+    known = Model(recipe, model.networks, arrays, sha256="0" * 64)
+    answer = places.answer(known, Image(np.zeros((1, 1, *SIZE), np.uint8)))["mask"]
+    assert [f.box for f in answer.stated] == [Box((0, 10, 10), (1, 20, 20))]
+    assert len(answer.findings) == 2 and (answer.findings[1].probability or 1) < 0.5
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_only_the_largest_part_is_kept_where_held_out_cases_say_so(
+    monkeypatch: pytest.MonkeyPatch, both: bool
+) -> None:
+    windows = [(slice(10, 20), slice(10, 20)), (slice(25, 28), slice(40, 44))]
+    says(monkeypatch, p=probabilities(*((y, x, 0.9) for y, x in windows)))
+    recipe = plan(ORGAN)
+    model = made(ORGAN)
+    arrays, _ = places.calibrate(
+        model.networks, [held(recipe, 12, lambda n: windows if both else windows[:1])], recipe
+    )
+    known = Model(recipe, model.networks, arrays, sha256="0" * 64)
+    answer = places.answer(known, Image(np.zeros((1, 1, *SIZE), np.uint8)))["mask"]
+    (organ,) = answer.stated
+    assert organ.mask is not None
+    assert int(organ.mask.array.sum()) == (112 if both else 100)
+
+
+def test_folds_are_asked_one_by_one_and_members_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def ask(networks: Sequence[Network], image: Any, recipe: Recipe) -> Located:
+        asked.append(len(networks))
+        return Located({"mask": probabilities()}, {})
+
+    monkeypatch.setattr(localisation, "ask", ask)
+    model = made(LESION)
+    two = [model.networks[0], model.networks[0]]
+    moments = held(model.recipe, 3, lambda n: [])
+    places.calibrate(two, [moments[:1], moments[1:]], plan(LESION, folds=2))
+    assert asked == [1, 1, 1]
+    asked.clear()
+    places.calibrate(two, [moments, moments], plan(LESION))
+    assert asked == [2, 2, 2]
+
+
+def test_a_model_without_held_out_cases_is_neutral() -> None:
+    learned = places.of(made(LESION), 0)
+    assert doubt.chance(learned.doubt, 0.4)[0] == pytest.approx(0.4)
+    assert not learned.largest.any()
+
+
+def test_findings_of_readers_become_boxes() -> None:
+    findings = (
+        Finding("boxes", "a", probability=1, box=Box((0, 1, 2), (1, 5, 6))),
+        Finding("boxes", "b", probability=0),
+        Finding("other", "a", probability=1, box=Box((0, 1, 2), (1, 5, 6))),
+    )
+    boxes = volumes.boxes_of(findings, CELLS, 0)
+    assert boxes is not None and boxes.tolist() == [[0, 1, 2, 1, 5, 6, 0]]
+    assert volumes.boxes_of((), CELLS, 0) is None

@@ -230,11 +230,12 @@ def _note(into: _Seen, name: str, true: Sequence[Any], ours: Sequence[Any]) -> N
 
 def _compare_boxes(task: Detection, said: Located, volume: Volume, patient: str, into: _Seen) -> None:
     found, truth = said.boxes[task.question.task], volume.boxes[task.question.task]
+    same = _SAME_BOX[2 if volume.size[0] == 1 else 3]
     for k in range(len(task.question.classes)):
         ours = (found.classes == k).numpy()
         theirs = truth[truth[:, 6] == k, :6].astype(float)
         matched = box_metrics.match(
-            theirs, found.places.numpy()[ours].astype(float), found.scores.numpy()[ours].astype(float), [_SAME_BOX[2 if volume.size[0] == 1 else 3]]
+            theirs, found.places.numpy()[ours].astype(float), found.scores.numpy()[ours].astype(float), [same]
         )
         for score, hit in zip(matched.score, matched.hit[:, 0], strict=True):
             into.add(float(score), bool(hit), patient)

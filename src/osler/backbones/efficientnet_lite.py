@@ -88,13 +88,7 @@ class EfficientNetLite(Backbone):
         """The map before each halving, and the last one: a half to a 32nd of the places along each axis."""
         x, maps = self.stem(x), []
         for block in self.blocks:
-<<<<<<< HEAD
-            if int(block.depthwise.stride) > 1:  # type: ignore[arg-type]
-||||||| dd6f7ab
-            if block.depthwise.stride > 1:
-=======
             if isinstance(block, _Bottleneck) and block.halves:
->>>>>>> seg
                 maps.append(x)
             x = block(x)
         return [*maps, self.head(x)]

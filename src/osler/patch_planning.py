@@ -143,7 +143,8 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     plan, rate, measured = pace.measure(plan, chosen)
     why |= {key: text for key, text in measured.items() if why.get(key) != "given"}
     moments = found.frames * sum(entry.split != "test" for entry in cohort.entries)
-    return _plan_time(plan, why, moments, rate, minutes, given)
+    tested = any(entry.split == "test" for entry in cohort.entries)
+    return _plan_time(plan, why, (moments, tested), rate, minutes, given)
 
 
 def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -351,17 +352,21 @@ def _plan_augmentation(base: dict[str, Any], why: dict[str, str], questions: Seq
 def _plan_time(
     plan: Recipe,
     why: dict[str, str],
-    moments: int,
+    images: tuple[int, bool],
     rate: float,
     minutes: float,
     given: Mapping[str, Any],
 ) -> tuple[Recipe, dict[str, str]]:
-    """Patches a case, so that an epoch is long enough to be worth a look; epochs, as many as the time allows."""
-    chosen = given.get("training", {})
+    """Patches a case, so that an epoch is long enough to be worth a look; epochs, as many as the time allows.
+
+    ``images``: how many moments may be used for training, and whether the cohort has a test part beside them, so that
+    nothing depends on folds for being checked.
+    """
+    chosen, (moments, tested) = given.get("training", {}), images
     # Windows are cut, moved and watched beside the step that was measured.
     possible = minutes * 60 * rate * 0.7
     folds = plan.training.folds
-    if folds and "folds" not in chosen and possible / folds / plan.training.batch < _STEPS:
+    if folds and tested and "folds" not in chosen and possible / folds / plan.training.batch < _STEPS:
         plan = replace(plan, training=replace(plan.training, folds=0))
         why["training.folds"] = f"no time for {folds} networks of {_STEPS} steps"
     networks = plan.training.folds or plan.training.members

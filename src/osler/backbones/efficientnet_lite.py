@@ -88,7 +88,7 @@ class EfficientNetLite(Backbone):
         """The map before each halving, and the last one: a half to a 32nd of the places along each axis."""
         x, maps = self.stem(x), []
         for block in self.blocks:
-            if block.depthwise.stride > 1:
+            if isinstance(block, _Bottleneck) and block.halves:
                 maps.append(x)
             x = block(x)
         return [*maps, self.head(x)]
@@ -139,6 +139,7 @@ class _Bottleneck(nn.Module):
             self.expand = _Convolution(dims, (entering, inner), 1)
         self.depthwise = _Convolution(dims, (inner, inner), kernel, stride=stride, groups=inner)
         self.project = _Convolution(dims, (inner, leaving), 1, active=False)
+        self.halves = stride > 1
         self.residual = stride == 1 and entering == leaving
         self.drop = drop
 

@@ -156,7 +156,7 @@ def test_a_placed_map_keeps_its_centre_of_mass() -> None:
 
     where = data.place(image, wide)
     grid = data.prepare(Image((image.array > 4).astype(np.float32), image.geometry), wide)[0, 0]
-    back = explanation.to_image(grid, where)
+    back = targets.to_image(grid, where)
     assert back.shape == (1, 24, 60)
     rows, columns = np.indices((24, 60))
     assert (back[0] * rows).sum() / back.sum() == pytest.approx(5, abs=0.5)

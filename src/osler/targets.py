@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from osler import calibration, data, diagnosis, places, sliding, volumes
 from osler.case import Box, Case, Finding, Mask
+from osler.data import Placement
 from osler.explanations import log_odds, removed
 from osler.grid import Grid
 from osler.image import Image
@@ -160,14 +162,17 @@ def _of_class(made: Model, image: Image, finding: Finding | None) -> Asked:
     with torch.no_grad():
         inputs = [network.normalise(torch.from_numpy(pixels).to(_device(network))) for network in made.networks]
     where = data.place(image, made.recipe.image)
-
-    def to_image(heat: Heat) -> Heat:
-        window = tuple(slice(a, a + n) for a, n in zip(where.start, where.size, strict=True))
-        inside = Image(heat[window][None, None].astype(np.float32)).resample(where.original)
-        return np.asarray(inside.array[0, 0], np.float32).clip(0, 1)
-
     targets = [OfClass(network.eval(), task, number) for network in made.networks]
-    return Asked(made, task, made.tasks[task].question.classes[number], targets, inputs, to_image)
+    return Asked(
+        made, task, made.tasks[task].question.classes[number], targets, inputs, partial(to_image, where=where)
+    )
+
+
+def to_image(heat: Heat, where: Placement) -> Heat:
+    """A map on the network's grid back on the image as it was read; the padding is cut off."""
+    window = tuple(slice(a, a + n) for a, n in zip(where.start, where.size, strict=True))
+    inside = Image(heat[window][None, None].astype(np.float32)).resample(where.original)
+    return np.asarray(inside.array[0, 0], np.float32).clip(0, 1)
 
 
 def _surest(made: Model, case: Case, wanted: Finding | None) -> Finding:

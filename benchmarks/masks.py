@@ -3,9 +3,9 @@
     python benchmarks/masks.py --repeats 5
 
 A CT-sized volume with an organ of 120 mm, outlined by a reader and by a model that differs by a few millimetres; and
-the same for a lesion of 20 mm. Timed in turns in one process, one thread; medians and the ratio of each round are printed. Both
-compute the same four figures, which are compared, too. MONAI's functions are called one after the other, as in its
-tutorials; Osler finds the distances once for three of them.
+the same for a lesion of 20 mm. Timed in turns in one process, one thread; medians and the ratio of each round are
+printed. Both compute the same four figures, which are compared, too. MONAI calls them one after the other,
+as in its tutorials; Osler finds the distances once for three of them.
 """
 
 import argparse

@@ -32,14 +32,15 @@ def outside_code(page: Path) -> str:
     return re.sub(r"^ {4}.*$", "", text, flags=re.MULTILINE)
 
 
-def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["tutorial.md", "tutorial-segmentation.md", "tutorial-detection.md"])
+def test_the_tutorials_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OSLER_HOME", str(tmp_path / "home"))
-    found = blocks(ROOT / "docs" / "tutorial.md", "python")
+    found = blocks(ROOT / "docs" / page, "python")
     assert found
     names: dict[str, object] = {"__name__": "tutorial"}
     for number, block in enumerate(found, 1):
-        exec(compile(block, f"tutorial.md, block {number}", "exec"), names)
+        exec(compile(block, f"{page}, block {number}", "exec"), names)
     assert (tmp_path / "evaluation" / "evaluation.html").exists()
     assert (tmp_path / "run" / "training.html").exists()
 

@@ -300,8 +300,6 @@ def _plan_training(
     training["batch"] = int(np.clip(_BATCH[_device()] // voxels, least, 16))
     why["training.batch"] = f"patches of {voxels:,} pixels; small batches make more steps"
     training["learning_rate"], training["weight_decay"], training["clip"] = 2e-3, 0.03, 5.0
-    if questions[0].kind == "detection":
-        training["learning_rate"] = 1e-3
     why["training.learning_rate"] = "AdamW: nearer to its best in few steps than SGD"
     why["training.clip"] = "one odd case must not undo an epoch"
     training["folds"] = min(5, found.patients) if found.patients < 500 and not found.split else 0

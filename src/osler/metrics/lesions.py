@@ -75,7 +75,7 @@ def match(reference: Pixels, prediction: Pixels, rule: Rule = "overlap", least: 
 
 
 def _sizes(parts: Parts, count: int) -> Integer[np.ndarray, " parts"]:
-    return np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    return np.bincount(parts[parts > 0] - 1, minlength=count)
 
 
 def _shared(ours: Parts, theirs: Parts, n: int, m: int) -> Integer[np.ndarray, "n m"]:

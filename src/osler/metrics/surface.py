@@ -56,24 +56,24 @@ def distances(reference: Pixels, prediction: Pixels, spacing: tuple[float, ...] 
     scale = np.ones(reference.ndim) if spacing is None else np.asarray(spacing, np.float64)
     if scale.shape != (reference.ndim,) or not (np.isfinite(scale).all() and (scale > 0).all()):
         raise ValueError(f"one positive spacing for each of {reference.ndim} axes; got {spacing}")
-    window = _around(reference | prediction)
-    if window is None:
+    around = window(reference | prediction)
+    if around is None:
         return Distances(np.empty(0), np.empty(0))
-    ours, theirs = outline(reference[window]), outline(prediction[window])
+    ours, theirs = outline(reference[around]), outline(prediction[around])
     return Distances(_nearest(ours, theirs, scale), _nearest(theirs, ours, scale))
 
 
-def _around(mask: Pixels) -> tuple[slice, ...] | None:
-    """The smallest window that holds a mask: outlines in it are those in the whole image."""
-    window, left = [], mask
+def window(mask: Pixels) -> tuple[slice, ...] | None:
+    """The smallest window that holds a mask, ``None`` for an empty one: all figures in it are those of the image."""
+    around, left = [], mask
     # Axis by axis, each time on what is left: a small mask in a large volume costs one pass over it.
     for axis in range(mask.ndim):
         there = np.flatnonzero(left.any(tuple(other for other in range(mask.ndim) if other != axis)))
         if not len(there):
             return None
-        window.append(slice(int(there[0]), int(there[-1]) + 1))
-        left = left[(slice(None),) * axis + (window[-1],)]
-    return tuple(window)
+        around.append(slice(int(there[0]), int(there[-1]) + 1))
+        left = left[(slice(None),) * axis + (around[-1],)]
+    return tuple(around)
 
 
 def _nearest(of: Pixels, to: Pixels, scale: Float[np.ndarray, " axes"]) -> Float[np.ndarray, " n"]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from osler import data, dense_phantom, diagnosis, evaluation, model, phantom_files, places, training
-from osler.case import Entry, Source
+from osler.case import Case, Entry, Source
 from osler.image import Image
 from osler.model import Model
 from osler.problem import Problem
@@ -107,6 +107,18 @@ def test_a_larger_image_than_the_window_is_answered_whole(run: Path) -> None:
     array = np.random.default_rng(0).integers(0, 256, (1, 1, 1, 100, 130)).astype(np.uint8)
     answer = places.answer(free, Image(array))["mask"]
     assert answer.uncertainty is not None and answer.uncertainty.shape == (1, 1, 100, 130)
+
+
+def test_nothing_of_an_answer_comes_from_a_network_that_was_not_asked(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = model.load(run)
+    two = Model(made.recipe, [*made.networks, *model.load(run).networks], made.calibration, made.card, made.sha256)
+    asked, outputs = [], model.outputs
+    monkeypatch.setattr(model, "outputs", lambda network, *more: asked.append(network) or outputs(network, *more))
+    case = Case("x", "x", {"image": Image(np.zeros((1, 1, 1, 64, 64), np.uint8))})
+    diagnosis.diagnose(two, case, [two.networks[1]])
+    assert len(asked) == 1 and asked[0] is two.networks[1]
 
 
 def test_folds_answer_for_what_they_have_not_seen(cohort: Path, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ def test_a_higher_score_is_never_less_likely_and_nothing_known_changes_nothing()
     assert doubt.chance(neutral, 0.3)[0] == pytest.approx(0.3)
     empty = doubt.fit([], [], [], {}, 0.5)
     assert doubt.chance(empty, 0.7)[0] == pytest.approx(0.7, abs=1e-3)
+    # Where nothing was held out, the interval says so.
+    assert doubt.chance(neutral, 0.3)[1] == doubt.chance(empty, 0.7)[1] == (0.0, 1.0)
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image as Picture
 
 from osler import cohort, pace, patch_planning, recipe
+from osler.problem import Problem
 from osler.recipe import Recipe
 
 RNG = np.random.default_rng(0)
@@ -162,3 +163,17 @@ def test_what_is_given_goes_first(tmp_path: Path) -> None:
     assert plan.image.size == (16, 16, 16)
     assert (plan.training.epochs, plan.training.folds, plan.patches.deep) == (3, 0, 1)
     assert {why[k] for k in ("image.size", "training.epochs", "training.folds", "patches.deep")} == {"given"}
+
+
+def test_boxes_in_thick_slices_are_looked_for_across_them(tmp_path: Path) -> None:
+    folder = volumes(tmp_path / "set", (10, 48, 48), (9.0, 1.5, 1.5))
+    plan, _ = derived(folder, tasks={"mask": {"kind": "detection"}})
+    assert plan.image.dims == 3 and plan.image.size[0] >= 8
+    with pytest.raises(Problem, match="boxes in volumes reach across slices"):
+        derived(folder, tasks={"mask": {"kind": "detection"}}, image={"dims": 2})
+
+
+def test_nothing_is_planned_by_a_test_part_that_has_a_name(tmp_path: Path) -> None:
+    found = cohort.read(pictures(tmp_path / "set", 64, 8))
+    seen = patch_planning.look(found, found.questions)
+    assert len(seen.sizes) == sum(entry.split != "test" for entry in found.entries)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -124,6 +125,22 @@ def test_many_pixels_go_to_files_and_stay_the_same(tmp_path: Path, monkeypatch: 
     assert len(list((folder / "volumes").iterdir())) == 2
     for a, b in zip(inside, outside, strict=True):
         assert np.array_equal(a.image, b.image) and a.image.dtype == b.image.dtype == np.uint8
+
+
+def test_a_case_that_does_not_suit_the_recipe_is_said_and_the_others_are_read(tmp_path: Path) -> None:
+    entries = []
+    for n in range(3):
+        Picture.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / f"{n}.png")
+        entries.append(Entry(str(n), str(n), {"image": Source(tmp_path / f"{n}.png")}))
+    known = nib.Nifti1Image(np.zeros((30, 20, 1), np.float32), np.eye(4) * [2, 2, 2, 1])
+    nib.save(known, tmp_path / "known.nii.gz")
+    entries[1] = replace(entries[1], images={"image": Source(tmp_path / "known.nii.gz")})
+    plan = replace(PLAN, patches=replace(PLAN.patches, unit="mm", spacing=(0.0, 1.0, 1.0), longest=0))
+    left: list[Problem] = []
+    assert [one.case for one in volumes.load(entries, plan, None, left.append)] == [1]
+    assert [problem.path for problem in left] == [tmp_path / "0.png", tmp_path / "2.png"]
+    with pytest.raises(Problem, match="counts in millimetres"):
+        volumes.load(entries, plan)
 
 
 def test_channels_that_do_not_fit_are_said() -> None:

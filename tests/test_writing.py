@@ -376,6 +376,16 @@ def test_a_box_lies_in_the_slices_whose_middle_it_holds() -> None:
     assert (shown[-1] == np.repeat(case.images["image"].array[0, 0, 1, -1], len(shown) // 6)[:, None]).all()
 
 
+def test_a_box_of_another_slice_is_not_drawn() -> None:
+    image = Image(np.zeros((1, 1, 12, 40, 40), np.uint8))
+    first = [Finding("boxes", "nodule", probability=0.8, box=Box((0.0, 2.0, 5.0), (2.0, 8.0, 11.0)))] * 2
+    later = Finding("boxes", "nodule", probability=0.8, box=Box((9.0, 30.0, 5.0), (11.0, 36.0, 11.0)))
+    answer = said(*first, later, task="boxes", kind="detection").answers["boxes"]
+    shown = np.asarray(Pillow.open(io.BytesIO(writing.pictures(answer, BOXES, image)[0])))
+    rows = shown.any((1, 2)).nonzero()[0] // (len(shown) // 40)
+    assert set(rows) == {2, 3, 4, 5, 6, 7}
+
+
 def test_the_table_has_a_row_for_each_measurement_and_no_name(tmp_path: Path) -> None:
     findings = outlined("liver", ONE), replace(outlined("strange thing", TWO, 0.2), measurements=())
     writing.write(said(*findings), case_of(affine()), tmp_path, {"mask": ORGANS})

@@ -47,12 +47,20 @@ class Answered:
     p_value: Array
 
 
-def answer(made: Model, pixels: NDArray[np.float32]) -> Answered:
-    """Answers of a model for prepared pixels ``(n, t, c, d, h, w)``; what is withheld is decided later."""
+def answer(made: Model, pixels: NDArray[np.float32], networks: Sequence[Network] | None = None) -> Answered:
+    """Answers of a model for prepared pixels ``(n, t, c, d, h, w)``; what is withheld is decided later.
+
+    Args:
+        made: the model.
+        pixels: see above.
+        networks: those of it that answer; all by default.
+    """
     views = model.moved_copies(made.recipe.inference.views)
     raw: dict[str, list[Array]] = {name: [] for name in made.tasks}
     scores = []
     for number, network in enumerate(made.networks):
+        if networks is not None and not any(network is each for each in networks):
+            continue
         seen = model.outputs(network, pixels, views)
         for name, values in seen.answers.items():
             raw[name].append(values)
@@ -104,7 +112,7 @@ def diagnose(made: Model, case: Case, networks: Sequence[Network] | None = None)
     Args:
         made: the model.
         case: with its pixels.
-        networks: those of the model that say where things are; all by default.
+        networks: those of the model that answer; all by default.
 
     Raises:
         Problem: the case's image cannot be given to this model (several images, colour for grey).
@@ -112,7 +120,7 @@ def diagnose(made: Model, case: Case, networks: Sequence[Network] | None = None)
     began = time.perf_counter()
     image = data.the_image(case)
     pixels = data.prepare(image, made.recipe.image)
-    found = conclude(made, case.id, image, answer(made, pixels[None]), 0, 0.0)
+    found = conclude(made, case.id, image, answer(made, pixels[None], networks), 0, 0.0)
     if made.recipe.dense:
         found = replace(
             found, answers={**found.answers, **places.answer(made, image, networks, withheld=found.abstained)}

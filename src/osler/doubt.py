@@ -89,10 +89,13 @@ def _logistic(x: Array, y: Array, weight: Array | None = None) -> Array:
 
 
 def chance(doubt: Doubt, score: float) -> tuple[float, tuple[float, float]]:
-    """Probability that a finding of this score is true, and the 95 % interval of that number."""
+    """Probability that a finding of this score is true, and the 95 % interval of that number.
+
+    Where held-out findings are of fewer than two patients nobody knows: 0 to 1.
+    """
     z = doubt.chance[:, 0] + doubt.chance[:, 1] * float(_logit(np.array([score]))[0])
     p = 1 / (1 + np.exp(-z))
-    low, high = np.quantile(p, [0.025, 0.975])
+    low, high = np.quantile(p, [0.025, 0.975]) if len(p) > 1 else (0.0, 1.0)
     return float(p[0]), (float(min(low, p[0])), float(max(high, p[0])))
 
 

@@ -33,7 +33,12 @@ class Grid:
 
     def back(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Values ``(k, depth, height, width)`` of the working grid on the image's own, linearly."""
-        return np.asarray(Image(values[None]).resample(self.original).array[0], np.float32)
+        if self.size == self.original:
+            return values
+        found = np.empty((len(values), *self.original), np.float32)
+        for k, one in enumerate(values):  # of a CT with ten classes not all fit into memory several times
+            found[k] = Image(one[None, None]).resample(self.original).array[0, 0]
+        return found
 
     def boxes_to(self, boxes: NDArray[np.floating]) -> NDArray[np.float32]:
         """Boxes ``(n, 6)``, start and stop as (depth, height, width) edges, on the working grid."""

@@ -14,6 +14,7 @@ from osler.boxes import Boxes
 from osler.cohort import Training, Validation
 from osler.fitting import Course, Examples, Say, State, descend, loop, seed_of, start, statistics_of_taken_steps
 from osler.model import Network
+from osler.problem import Problem
 from osler.recipe import Recipe
 from osler.tasks.detection import OVERLAP, Detection
 from osler.tasks.segmentation import Segmentation
@@ -41,6 +42,8 @@ def fit(
     if not isinstance(training[0], Training) or not isinstance(validation[0], Validation):
         raise TypeError("a network is fitted on Training and watched on Validation, nothing else")
     volumes = training[1]
+    if not volumes:
+        raise Problem("no case that can be used is left to train on", fix="see what was left out, and why")
     many = [i % len(volumes) for i in range(min(NORMALISED, 4 * len(volumes)))]
     windows, _ = patches.batch(
         [volumes[i] for i in many], draws.keys(plan.training.seed, 8, np.arange(len(many))), plan

@@ -52,7 +52,7 @@ class Structures:
 
 
 def look(cohort: Cohort, questions: Sequence[Question]) -> Structures:
-    """Reads up to 32 cases, evenly spread, with what is outlined in them.
+    """Reads up to 63 cases, evenly spread, with what is outlined in them; none of a test part that has a name.
 
     Raises:
         Problem: none of them can be read.
@@ -60,7 +60,8 @@ def look(cohort: Cohort, questions: Sequence[Question]) -> Structures:
     sizes, spacings, thick = [], [], []
     sides: dict[tuple[str, str], list[float]] = {}
     first: Problem | None = None
-    for entry in cohort.entries[:: max(1, len(cohort.entries) // SAMPLE)]:
+    entries = [entry for entry in cohort.entries if entry.split != "test"] or cohort.entries
+    for entry in entries[:: max(1, len(entries) // SAMPLE)]:
         try:
             case = data.read_case(entry, questions)
             image = data.the_image(case)
@@ -166,11 +167,15 @@ def _plan_grid(
     """2D or 3D, and the grid."""
     image, patches = base["image"], base["patches"]
     depth, height, width = np.median(seen.sizes, 0)
-    volumes = bool(depth >= 8)
+    # A box reaches across slices, and a network that sees one of them cannot say how far.
+    boxes = any(question.kind == "detection" for question in questions) and depth > 1
+    volumes = bool(depth >= 8 or boxes)
     known = np.isfinite(seen.spacings[:, 0 if volumes else 1 :]).all()
     spacing = np.median(seen.spacings, 0) if known else np.full(3, math.nan)
     flat = spacing[0] / spacing[1:].min() if known and volumes else max(height, width) / depth / 8
-    image["dims"] = given.get("dims", 3 if volumes and flat < 3 else 2)
+    if boxes and given.get("dims") == 2:
+        raise Problem("boxes in volumes reach across slices: image.dims = 2 cannot find them", fix="leave it out")
+    image["dims"] = given.get("dims", 3 if volumes and (flat < 3 or boxes) else 2)
     why["image.dims"] = (
         f"the median image has {depth:.0f} slices"
         + (f", {flat:.1f} times as far apart as pixels" if known and volumes else "")

@@ -111,8 +111,10 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     places: dict[str, list[volumes.Volume]] = {}
     if plan.dense:
         say("reading where things are")
-        for volume in volumes.load(loaded.entries, plan, out / "volumes"):
+        left: list[Problem] = []
+        for volume in volumes.load(loaded.entries, plan, out / "volumes", left.append):
             places.setdefault(loaded.entries[volume.case].id, []).append(volume)
+        say_problems(left, say)
         networks = localisation.fit_all(pairs, places, plan, out, say, began)
     else:
         for number, (training, validation, _) in enumerate(pairs):

@@ -125,7 +125,7 @@ def load(
     entries: Sequence[Entry],
     plan: Recipe,
     folder: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[Problem], None] | None = None,
 ) -> list[Volume]:
     """Reads cases whose images are known to be readable; ``Volume.case`` is the row of the entry.
 
@@ -133,34 +133,49 @@ def load(
         entries: the cases.
         plan: the recipe.
         folder: for pixels that are too many for the memory.
-        progress: is told how many are read, of how many.
+        say: is told which case does not suit the recipe; that one is left out.
 
     Raises:
-        Problem: a label does not fit its image, or the disk is full.
+        Problem: the disk is full; without ``say``, also where a case does not suit the recipe.
     """
     found: list[Volume] = []
     taken = 0
-    for number, volumes in enumerate(_in_turn(entries, plan)):
+    for volumes in _in_turn(entries, plan):
+        if isinstance(volumes, Problem):
+            if say is None:
+                raise volumes
+            say(volumes)
+            continue
         for volume in volumes:
             image = volume.image
             if image.min() >= 0 and image.max() <= 255 and (image == image.astype(np.uint8)).all():
                 image = image.astype(np.uint8)
-            taken += image.nbytes
+            labels = dict(volume.labels)
+            taken += image.nbytes + sum(each.nbytes for each in labels.values())
             if folder is not None and taken > MOST_IN_MEMORY:
                 image = _in_file(image, folder / f"{len(found)}.npy")
-            found.append(replace(volume, image=image))
-        if progress:
-            progress(number + 1, len(entries))
+                labels = {
+                    n: _in_file(each, folder / f"{len(found)}-{k}.npy") for k, (n, each) in enumerate(labels.items())
+                }
+            found.append(replace(volume, image=image, labels=labels))
     return found
 
 
-def _in_turn(entries: Sequence[Entry], plan: Recipe) -> Iterator[list[Volume]]:
+def _in_turn(entries: Sequence[Entry], plan: Recipe) -> Iterator[list[Volume] | Problem]:
     workers = os.cpu_count() or 1
     questions = tuple(plan.tasks.values())
+
+    def one(number: int) -> list[Volume] | Problem:
+        entry = entries[number]
+        try:
+            return read(data.read_case(entry, questions), plan, number)
+        except Problem as problem:
+            return Problem(problem.what, path=problem.path or next(iter(entry.images.values())).path, fix=problem.fix)
+
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(entries), 4 * workers):
             some = range(start, min(start + 4 * workers, len(entries)))
-            yield from pool.map(lambda i: read(data.read_case(entries[i], questions), plan, i), some)
+            yield from pool.map(one, some)
 
 
 def _in_file(array: NDArray[Any], path: Path) -> NDArray[Any]:

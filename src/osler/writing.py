@@ -178,6 +178,8 @@ def pictures(answer: Answer, question: Question, image: Image) -> dict[int, byte
         canvas = np.repeat(np.repeat(shown, factor, 0), factor, 1)
         canvas = np.ascontiguousarray(np.stack([canvas] * 3, -1) if canvas.ndim == 2 else canvas)
         for finding in findings:
+            if finding.mask is None and finding.box and level not in _levels(finding.box, image.size[0]):
+                continue
             colour = _COLOURS[question.classes.index(finding.name) % len(_COLOURS)]
             _draw(canvas, finding, level, factor, (colour, id(finding) in stated))
         content = io.BytesIO()
@@ -195,14 +197,14 @@ def _fullest(findings: Sequence[Finding], image: Image) -> int:
             area[start : start + len(finding.mask.array)] += finding.mask.array.sum((1, 2))
         elif finding.box is not None:
             (_, y, x), (_, y1, x1) = finding.box.start, finding.box.stop
-            area[_levels(finding.box, image.size[0])] += (y1 - y) * (x1 - x)
+            area[list(_levels(finding.box, image.size[0]))] += (y1 - y) * (x1 - x)
     return int(area.argmax())
 
 
-def _levels(box: Box, depth: int) -> slice:
+def _levels(box: Box, depth: int) -> range:
     """The slices whose middle lies in a box, at least one."""
     first = min(max(int(np.ceil(box.start[0] - 0.5)), 0), depth - 1)
-    return slice(first, max(first + 1, min(depth, int(np.ceil(box.stop[0] - 0.5)))))
+    return range(first, max(first + 1, min(depth, int(np.ceil(box.stop[0] - 0.5)))))
 
 
 def _draw(
@@ -223,7 +225,7 @@ def _draw(
             inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
             h, w = inside.shape
             line[top * factor : top * factor + h, left * factor : left * factor + w] = inside & ~inner
-    elif finding.box is not None and level in range(*_levels(finding.box, level + 1).indices(level + 1)):
+    elif finding.box is not None:
         (_, y, x), (_, y1, x1) = finding.box.start, finding.box.stop
         top, left = (int(np.clip(round(v * factor), 0, n - 1)) for v, n in ((y, height), (x, width)))
         bottom, right = (int(np.clip(round(v * factor) - 1, 0, n - 1)) for v, n in ((y1, height), (x1, width)))

@@ -188,10 +188,12 @@ class Segmentation(Dense):
         for k, name in enumerate(self.question.classes):
             there = self.of_class(labels, name)
             chances = probabilities[k + (not self.regions)]
-            numbers, count = ndimage.label(there, _TOUCHING) if self.question.separate else (there, int(there.any()))
-            for number in range(1, count + 1):
-                mask = Mask.cropped(numbers == number)
-                window = tuple(slice(a, a + n) for a, n in zip(mask.start, mask.array.shape, strict=True))
+            numbers, count = (
+                ndimage.label(there, _TOUCHING) if self.question.separate else (there.view(np.int8), int(there.any()))
+            )
+            for number, window in enumerate(ndimage.find_objects(numbers, count), 1):
+                z, y, x = window
+                mask = Mask(np.ascontiguousarray(numbers[window] == number), (z.start, y.start, x.start))
                 score = min(1.0, float(chances[window][mask.array].mean()))
                 found.append(Finding(self.question.task, name, by, score, box=mask.box, mask=mask, frame=frame))
             if not count:
@@ -205,12 +207,18 @@ class Segmentation(Dense):
 
         Of regions it is the mean over them.
         """
-        p = np.clip(probabilities, 1e-7, 1)
-        entropy = -(p * np.log(p))
-        if not self.regions:
-            return np.asarray(np.clip(entropy.sum(0) / np.log(len(p)), 0, 1), np.float32)
-        q = np.clip(1 - probabilities, 1e-7, 1)
-        return np.asarray(np.clip((entropy - q * np.log(q)).mean(0) / np.log(2), 0, 1), np.float32)
+        total = np.zeros(probabilities.shape[1:], np.float32)
+        for p in probabilities:  # one by one: they are as large as the image
+            total += _surprise(p)
+            if self.regions:
+                total += _surprise(1 - p)
+        total /= np.log(2) * len(probabilities) if self.regions else np.log(len(probabilities))
+        return np.clip(total, 0, 1, out=total)
+
+
+def _surprise(p: Float[NDArray[np.float32], "d h w"]) -> Float[NDArray[np.float32], "d h w"]:
+    p = np.clip(p, 1e-7, 1)
+    return np.asarray(-p * np.log(p), np.float32)
 
 
 class _Head(nn.Module):

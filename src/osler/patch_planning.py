@@ -24,9 +24,9 @@ from osler.recipe import Recipe
 SAMPLE = 32
 # Voxels of a patch, and a batch's worth of them, that a step of a second or two can take.
 _PATCH = {"cpu": 56**3, "cuda": 128**3}
+_BATCH = {"cpu": 2**18, "cuda": 2**22}
 # Steps that a network needs before a second one is worth more.
 _STEPS = 1000
-_BATCH = {"cpu": 2**18, "cuda": 2**22}
 # Pixels that the thinnest structures keep on the working grid.
 _THIN, _SMALL = 6.0, 20.0
 _LEFT_OR_RIGHT = ("left", "right", "links", "rechts")

@@ -23,6 +23,8 @@ from osler.problem import Problem
 from osler.pseudonym import pseudonym, remember
 
 Say = Callable[[str], None]
+# Cases whose pictures are kept, to choose those of the page from.
+MOST_EXAMPLES = 200
 
 
 @dataclass(eq=False)
@@ -186,13 +188,22 @@ def review(made: Model, part: Test, say: Say, networks: Callable[[str], Sequence
             result.rows[name].append(row)
             if row:
                 quality = dense_rows.mean_quality(row, said.answers[name].threshold or 0.0)
-                result.examples[name].append(overlays.example(shown, *answers[name], quality))
+                drawn = overlays.example(shown, *answers[name], quality)
+                result.examples[name] = _thinned([*result.examples[name], drawn])
         if time.monotonic() - last > 10:
             last = time.monotonic()
             share = (number + 1) / len(part.entries)
             say(f"{share:.0%} of {len(part.entries)} cases, about {(last - began) * (1 / share - 1):.0f} s left")
     result.seconds = time.monotonic() - began
     return result
+
+
+def _thinned(examples: list[Example]) -> list[Example]:
+    """To choose the best, the middle and the worst from; of very many only some, or they would fill the memory."""
+    if len(examples) <= MOST_EXAMPLES:
+        return examples
+    order = sorted(examples, key=lambda one: (np.isnan(one.quality), one.quality))
+    return [*order[:10], *order[10:-10:2], *order[-10:]]
 
 
 def _summary(made: Model, name: str, reviewed: Reviewed, draws: int) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def files(content: bytes, name: str = f"{NAME}.png") -> dict[str, tuple[str, byt
 def directly(made: Model, path: Path) -> dict[str, object]:
     """What `osler diagnose` writes for a file."""
     case = data.read_case(layouts.single(path))
-    content: dict[str, object] = json.loads(diagnosis.to_json(diagnosis.diagnose(made, case)))
+    content: dict[str, object] = json.loads(diagnosis.to_json(diagnosis.diagnose(made, case), case, made))
     return content
 
 

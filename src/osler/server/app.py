@@ -21,12 +21,12 @@ from starlette.types import Message, Receive
 
 from osler import cache as copies
 from osler import data, diagnosis, layouts
-from osler.case import Diagnosis
 from osler.model import Model
 from osler.problem import Problem
 from osler.pseudonym import pseudonym
 from osler.server import uploads
 from osler.server.guard import Guard
+from osler.server.schema import Diagnosis
 from osler.server.uploads import Limits, Refused, Seekable
 
 # The answer is shown in a frame of the page and inherits this: styles and images that stand in it, nothing else.
@@ -249,7 +249,7 @@ def page(
         .render(
             nonce=nonce,
             problem=problem,
-            questions=[task.question for task in desk.made.tasks.values()],
+            questions=list(desk.made.recipe.tasks.values()),
             model=desk.made.sha256,
             limit=desk.limits.upload,
             address=f"http://{host}" if status != 421 else "",

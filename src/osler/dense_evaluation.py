@@ -62,8 +62,8 @@ def evaluate(
     part = Test(tuple([e for e in found.entries if e.split == "test"] or found.entries))
     if out_of_fold:
         part = Test(found.entries)
-        fold = _folds(made, run)
-        reviewed = review(made, part, say, lambda digest: _network_of(made, fold, digest))
+        of_case = folds(made, run)
+        reviewed = review(made, part, say, lambda digest: _network_of(made, of_case, digest))
         notes.append("each case is answered by the network that was trained without its patient")
         notes.append("what makes findings sure (a few numbers) was fitted on the answers of all folds")
     else:
@@ -137,7 +137,12 @@ def _asked(found: Cohort, made: Model) -> tuple[Cohort, list[str]]:
     return replace(found, questions=questions), notes
 
 
-def _folds(made: Model, run: Path) -> dict[int, int]:
+def folds(made: Model, run: Path) -> dict[int, int]:
+    """Which fold left out which case, by 60 bits of the digest of its pixels.
+
+    Raises:
+        Problem: the run has no folds.
+    """
     path = run / "out_of_fold.safetensors"
     if not path.exists():
         raise Problem("this run has no out-of-fold answers", path=run, fix="train with folds=5")

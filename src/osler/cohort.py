@@ -108,7 +108,9 @@ def asking(found: Cohort, tasks: object) -> tuple[Cohort, list[str]]:
                 raise Problem(f"nothing is known about {name!r}: the cohort has {', '.join(known)}", path=found.root)
         return replace(found, questions=tuple(known[name] for name in names)), []
     if isinstance(tasks, Mapping):
-        return found, []
+        named = tuple(question for question in found.questions if question.task in tasks)
+        # A name that nobody knows is told by whoever reads the tables.
+        return replace(found, questions=named) if len(named) == len(tasks) > 0 else found, []
     whole = tuple(question for question in found.questions if not question.dense)
     asked = whole or found.questions[:1]
     left = [question.task for question in found.questions if question not in asked]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from osler import cohort, data, dense_rows, dense_scoring, diagnosis, doubt, evaluation, model, places, report
-from osler.case import Entry
+from osler.case import Answer, Entry, Question
 from osler.cohort import Cohort, Test
 from osler.dense_rows import Row
 from osler.model import Model, Network
@@ -58,17 +58,22 @@ def evaluate(
     Raises:
         Problem: nothing can be measured honestly.
     """
-    found, notes = _asked(found, made)
+    found = _asked(found, made)
+    notes: list[str] = []
+    for problem in found.problems[:5]:
+        say(f"left out: {problem}")
     part = Test(tuple([e for e in found.entries if e.split == "test"] or found.entries))
     if out_of_fold:
         part = Test(found.entries)
         of_case = folds(made, run)
-        reviewed = review(made, part, say, lambda digest: _network_of(made, of_case, digest))
+        reviewed = review(made, part, found.questions, say, lambda digest: _network_of(made, of_case, digest))
         notes.append("each case is answered by the network that was trained without its patient")
         notes.append("what makes findings sure (a few numbers) was fitted on the answers of all folds")
     else:
         seen = frozenset(made.calibration.get("seen", np.empty(0, np.int64)).tolist())
-        reviewed = review(made, part, say, lambda digest: None if int(digest[:15], 16) in seen else made.networks)
+        reviewed = review(
+            made, part, found.questions, say, lambda digest: None if int(digest[:15], 16) in seen else made.networks
+        )
     if reviewed.unread:
         notes.append(f"{reviewed.unread} cases could not be read and are not counted")
     if reviewed.seen:
@@ -82,7 +87,11 @@ def evaluate(
     evaluation.make(out)
     digest = cohort.digest(reviewed.entries, reviewed.digests)
     times = evaluation.log(run, digest, len(reviewed.entries))
-    tasks = {name: _summary(made, name, reviewed, draws) for name in made.networks[0].dense}
+    tasks = {q.task: _summary(made, q, reviewed, draws) for q in found.questions}
+    for q in found.questions:
+        left = [name for name in made.networks[0].dense[q.task].question.classes if name not in q.classes]
+        if left:
+            notes.append(f"the cohort says nothing of {', '.join(left)} ({q.task}): not measured")
     result: dict[str, Any] = {
         "schema_version": 1,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -110,14 +119,14 @@ def evaluate(
     return result
 
 
-def _asked(found: Cohort, made: Model) -> tuple[Cohort, list[str]]:
-    """The cohort with the questions of the model.
+def _asked(found: Cohort, made: Model) -> Cohort:
+    """The cohort with the questions of the model; what it does not know of its images stays unknown.
 
     Raises:
         Problem: it does not say where what the model looks for is.
     """
     known = {question.task: question for question in found.questions}
-    notes = []
+    asked = []
     for name, task in made.networks[0].dense.items():
         given = known.get(name)
         if given is None or not given.dense:
@@ -128,13 +137,38 @@ def _asked(found: Cohort, made: Model) -> tuple[Cohort, list[str]]:
             raise Problem(
                 f"the cohort has classes that the model does not know: {', '.join(strange)}", path=found.root
             )
-        if given.values and task.question.values and given.values != task.question.values:
-            notes.append(f"the label maps of {name} have other values than those of the training")
-    questions = tuple(
-        replace(known[name], kind=task.question.kind, separate=task.question.separate)
-        for name, task in made.networks[0].dense.items()
-    )
-    return replace(found, questions=questions), notes
+        if task.question.kind == "segmentation" and given.kind == "detection":
+            raise Problem(f"the model outlines {name}, the cohort has boxes of it only", path=found.root)
+        asked.append(_in_its_values(given, task.question, found.root))
+    return replace(found, questions=tuple(asked))
+
+
+def _in_its_values(given: Question, wanted: Question, root: Path) -> Question:
+    """The model's question about the classes that the cohort knows, with its value for pixels that are unknown.
+
+    Classes are read by their names (``osler.outlines``), whatever their values are.
+
+    Raises:
+        Problem: the same names mean other pixels.
+    """
+    values = [value for group in wanted.values for value in group]
+    of_model, of_cohort = (dict(zip(q.classes, q.values, strict=False)) for q in (wanted, given))
+    regions = len(set(values)) < len(values)
+    if regions and any(of_model[name] != group for name, group in of_cohort.items()):
+        raise Problem(f"the regions of {wanted.task} are made up of other values than those of the model", path=root)
+    there = [k for k, name in enumerate(wanted.classes) if name in given.classes]
+    wanted = replace(
+        wanted, classes=tuple(wanted.classes[k] for k in there),
+        values=tuple(wanted.values[k] for k in there) if wanted.values else (),
+    )  # fmt: skip
+    if given.ignore is None:
+        return wanted
+    if given.ignore in values:
+        raise Problem(
+            f"{given.ignore} stands for unknown pixels in this cohort and for a class in the model", path=root,
+            fix="give unknown pixels a value that no class has",
+        )  # fmt: skip
+    return replace(wanted, ignore=given.ignore)
 
 
 def folds(made: Model, run: Path) -> dict[int, int]:
@@ -155,23 +189,30 @@ def _network_of(made: Model, fold: dict[int, int], digest: str) -> list[Network]
     return None if number is None else [made.networks[number]]
 
 
-def review(made: Model, part: Test, say: Say, networks: Callable[[str], Sequence[Network] | None]) -> Reviewed:
+def review(
+    made: Model,
+    part: Test,
+    questions: Sequence[Question],
+    say: Say,
+    networks: Callable[[str], Sequence[Network] | None],
+) -> Reviewed:
     """Every case of a part, answered as ``diagnose`` does it, and compared with what is known.
 
     Args:
         made: the model.
         part: what is evaluated.
+        questions: those of the model's dense tasks, in their order, as the part answers them.
         say: takes one line at a time.
         networks: from the digest of a case to the networks that may answer it; ``None`` leaves it out.
     """
     if not isinstance(part, Test):
         raise TypeError("a model is evaluated on Test, nothing else")
-    tasks = made.networks[0].dense
+    tasks = dict(zip(made.networks[0].dense, questions, strict=True))
     result = Reviewed(rows={name: [] for name in tasks}, examples={name: [] for name in tasks})
     began = last = time.monotonic()
     for number, entry in enumerate(part.entries):
         try:
-            case = data.read_case(entry, [task.question for task in tasks.values()])
+            case = data.read_case(entry, questions)
             image = data.the_image(case)
             digest = data.pixel_digest(image)
             asked = networks(digest)
@@ -179,7 +220,7 @@ def review(made: Model, part: Test, say: Say, networks: Callable[[str], Sequence
                 result.seen += 1
                 continue
             said = diagnosis.diagnose(made, case, asked)
-            answers = {name: (image, said.answers[name], task.question) for name, task in tasks.items()}
+            answers = {name: (image, _about(said.answers[name], q), q) for name, q in tasks.items()}
             rows = {name: dense_rows.of_case(case, *answer) for name, answer in answers.items()}
         except Problem as problem:
             result.unread += 1
@@ -211,8 +252,13 @@ def _thinned(examples: list[Example]) -> list[Example]:
     return [*order[:10], *order[10:-10:2], *order[-10:]]
 
 
-def _summary(made: Model, name: str, reviewed: Reviewed, draws: int) -> dict[str, Any]:
-    question = made.networks[0].dense[name].question
+def _about(answer: Answer, question: Question) -> Answer:
+    """What is said about the classes that are asked."""
+    return replace(answer, findings=tuple(f for f in answer.findings if f.name in question.classes))
+
+
+def _summary(made: Model, question: Question, reviewed: Reviewed, draws: int) -> dict[str, Any]:
+    name = question.task
     learned = places.of(made, list(made.networks[0].dense).index(name))
     limit = doubt.chance(learned.doubt, float(learned.doubt.threshold[0]))[0]
     rows = [row for case in reviewed.rows[name] for row in case]

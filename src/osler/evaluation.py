@@ -86,6 +86,11 @@ def evaluate(
     if made.recipe.dense:
         from osler import dense_evaluation
 
+        if against is not None:
+            raise Problem(
+                "runs that say where things are cannot be compared case by case yet", path=Path(against),
+                fix="evaluate each of them and compare the intervals",
+            )  # fmt: skip
         return dense_evaluation.evaluate(run, made, found, out, out_of_fold=out_of_fold, draws=draws, say=say)
     found, notes = _in_the_models_words(found, made)
     for problem in found.problems[:5]:

@@ -185,7 +185,19 @@ def _label_map(array: NDArray[np.generic], values: Mapping[int, str], question: 
             f"{'is' if len(strange) == 1 else 'are'} no label here (known: {', '.join(map(str, sorted(known)))})",
             fix="add what it means to the labels or correct the mask",
         )
-    return array.astype(np.uint8)
+    return _in_the_questions_values(array.astype(np.uint8), values, question)
+
+
+def _in_the_questions_values(labels: Labels, values: Mapping[int, str], question: Question) -> Labels:
+    """The same classes with the values that the question has for them, which may be of another cohort."""
+    table = np.arange(256, dtype=np.uint8)
+    for value, name in values.items():
+        if name not in question.classes:
+            raise Problem(f"the mask has {name!r}, which is none of {', '.join(question.classes)}", fix="rename it")
+        own = question.values[question.classes.index(name)] if question.values else (value,)
+        # A value of several regions stands here under the name of one of them.
+        table[value] = value if value in own else own[0]
+    return labels if (table == np.arange(256)).all() else table[labels]
 
 
 def _whole(array: NDArray[np.generic]) -> None:

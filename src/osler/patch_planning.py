@@ -7,7 +7,7 @@ grid, the patch and the network; what never changed between data sets is fixed.
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -135,7 +135,9 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     _plan_network(base, why, seen, questions, given.get("network", {}))
     _plan_training(base, why, found, questions)
     _plan_augmentation(base, why, questions)
-    plan = recipe.build(recipe.merge(base, {**given, "tasks": tables} if tables else given))
+    # A table may say of a question only what is to be changed.
+    questioned = tables | {name: asdict(question) for name, question in asked.items()}
+    plan = recipe.build(recipe.merge({**base, "tasks": {}}, {**given, "tasks": questioned}))
     planning.check_tasks(cohort, plan)
     for key in planning.leaves(given):
         why[key] = "given"

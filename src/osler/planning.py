@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from osler import data, modality, model, pace, recipe
-from osler.case import Question
+from osler.case import DENSE, Question
 from osler.cohort import Cohort, is_known, label_of
 from osler.image import Image
 from osler.problem import Problem
@@ -206,8 +206,9 @@ def check_tasks(cohort: Cohort, plan: Recipe) -> None:
                 f"the recipe asks {name!r}, the cohort has labels for {', '.join(known)}", path=cohort.root,
                 fix="rename the task in the recipe or the label in the cohort",
             )  # fmt: skip
-        regression = {asked.kind, known[name].kind} & {"regression", "multilabel"}
-        if regression and asked.kind != known[name].kind:
+        kinds = {asked.kind, known[name].kind}
+        outlined = asked.kind == "detection" and known[name].kind == "segmentation"
+        if len(kinds) == 2 and kinds & {"regression", "multilabel", *DENSE} and not outlined:
             raise Problem(
                 f"the recipe takes {name} as {asked.kind}, the cohort as {known[name].kind}", path=cohort.root
             )

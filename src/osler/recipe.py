@@ -281,8 +281,25 @@ def _check_values(recipe: Recipe) -> None:
         raise Problem("in the recipe, training.folds = 1 makes no sense", fix="use 0 for one model, or 2 or more")
     if plan.folds and plan.members > 1:
         raise Problem("in the recipe, folds make an ensemble already", fix="set either folds or members")
+    _check_questions(recipe)
     if not recipe.tasks:
         raise Problem("the recipe asks nothing", fix="give the cohort labels, or the recipe a [tasks.NAME] table")
+
+
+def _check_questions(recipe: Recipe) -> None:
+    """Together they can be answered, and each is whole."""
+    where = [name for name, question in recipe.tasks.items() if question.dense]
+    whole = [name for name in recipe.tasks if name not in where]
+    if where and whole:
+        raise Problem(
+            f"{whole[0]} is asked of the whole image and {where[0]} where something is: one model answers one of the "
+            "two",
+            fix=f"train a model for each, tasks={whole[0]} and tasks={where[0]}",
+        )
+    for name, question in recipe.tasks.items():
+        if question.kind == "segmentation" and len(question.values) != len(question.classes):
+            what = f"in the recipe, tasks.{name}.values does not say which values of a label map make up each class"
+            raise Problem(what, fix="give a list of values for each class")
 
 
 def check_shape(content: Mapping[str, Any]) -> None:
@@ -304,6 +321,8 @@ def check_shape(content: Mapping[str, Any]) -> None:
         for name, value in content.get(key, {}).items() if content.get(key) != NONE else ():
             if not isinstance(value, Mapping | Question):
                 raise Problem(f"in the recipe, {key}.{name} is no table", fix=f"set {key}.{name}.KEY=VALUE")
+            if key == "tasks" and isinstance(value, Mapping):
+                _check_keys(value, Question, f"tasks.{name}.")
     _check_keys(content, Recipe, "")
 
 

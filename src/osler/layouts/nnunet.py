@@ -94,7 +94,7 @@ class _Dataset:
             raise Problem(what, path=file, fix="write it as nnU-Net documents it") from error
         ignore = groups.pop("ignore", None)
         groups = {name: values for name, values in groups.items() if values != (0,)}
-        highest = max((value for values in groups.values() for value in values), default=0)
+        highest = max((value for values in [*groups.values(), ignore or ()] for value in values), default=0)
         if not groups or highest > 255 or min(value for values in groups.values() for value in values) < 0:
             what = "the labels are none besides the background, or beyond 255"
             raise Problem(what, path=file, fix="number the labels from 1")

@@ -20,7 +20,7 @@ check: $(VENV)/osler-test-installed
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
-# The pictures of the README, from the pages of the demo; the second one with the map in front. And the augmentations.
+# The pictures of the README, from the pages of the demo; the second one with the map in front. And the augmentations and phantoms.
 pictures:
 	mkdir -p docs/images
 	$(call shot,1100x1290,docs/images/evaluation.png,$(DEMO)/evaluation/evaluation.html)
@@ -29,6 +29,7 @@ pictures:
 	$(call shot,1100x860,docs/images/diagnosis.png,$(DEMO)/with-map.html)
 	rm $(DEMO)/with-map.html
 	$(VENV)/bin/python benchmarks/augmentation_pictures.py docs/images/augmentations.png
+	$(VENV)/bin/python benchmarks/phantom_pictures.py docs/images/phantoms.jpg
 
 shot = chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=$(subst x,$(comma),$(1)) \
 	--screenshot=$(abspath $(2)) file://$(abspath $(3)) 2> /dev/null

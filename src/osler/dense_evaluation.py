@@ -23,6 +23,8 @@ from osler.problem import Problem
 from osler.pseudonym import pseudonym, remember
 
 Say = Callable[[str], None]
+# Cases whose pictures are kept, to choose those of the page from.
+MOST_EXAMPLES = 200
 
 
 @dataclass(eq=False)
@@ -63,8 +65,8 @@ def evaluate(
     part = Test(tuple([e for e in found.entries if e.split == "test"] or found.entries))
     if out_of_fold:
         part = Test(found.entries)
-        fold = _folds(made, run)
-        reviewed = review(made, part, found.questions, say, lambda digest: _network_of(made, fold, digest))
+        of_case = folds(made, run)
+        reviewed = review(made, part, found.questions, say, lambda digest: _network_of(made, of_case, digest))
         notes.append("each case is answered by the network that was trained without its patient")
         notes.append("what makes findings sure (a few numbers) was fitted on the answers of all folds")
     else:
@@ -169,7 +171,12 @@ def _in_its_values(given: Question, wanted: Question, root: Path) -> Question:
     return replace(wanted, ignore=given.ignore)
 
 
-def _folds(made: Model, run: Path) -> dict[int, int]:
+def folds(made: Model, run: Path) -> dict[int, int]:
+    """Which fold left out which case, by 60 bits of the digest of its pixels.
+
+    Raises:
+        Problem: the run has no folds.
+    """
     path = run / "out_of_fold.safetensors"
     if not path.exists():
         raise Problem("this run has no out-of-fold answers", path=run, fix="train with folds=5")
@@ -227,13 +234,22 @@ def review(
             result.rows[name].append(row)
             if row:
                 quality = dense_rows.mean_quality(row, said.answers[name].threshold or 0.0)
-                result.examples[name].append(overlays.example(shown, *answers[name], quality))
+                drawn = overlays.example(shown, *answers[name], quality)
+                result.examples[name] = _thinned([*result.examples[name], drawn])
         if time.monotonic() - last > 10:
             last = time.monotonic()
             share = (number + 1) / len(part.entries)
             say(f"{share:.0%} of {len(part.entries)} cases, about {(last - began) * (1 / share - 1):.0f} s left")
     result.seconds = time.monotonic() - began
     return result
+
+
+def _thinned(examples: list[Example]) -> list[Example]:
+    """To choose the best, the middle and the worst from; of very many only some, or they would fill the memory."""
+    if len(examples) <= MOST_EXAMPLES:
+        return examples
+    order = sorted(examples, key=lambda one: (np.isnan(one.quality), one.quality))
+    return [*order[:10], *order[10:-10:2], *order[-10:]]
 
 
 def _about(answer: Answer, question: Question) -> Answer:

@@ -16,7 +16,7 @@ from osler.fitting import Course, Examples, Say, State, descend, loop, seed_of, 
 from osler.model import Network
 from osler.problem import Problem
 from osler.recipe import Recipe
-from osler.tasks.detection import OVERLAP, Detection
+from osler.tasks.detection import FUSED, OVERLAP, Detection
 from osler.tasks.segmentation import Segmentation
 from osler.volumes import Volume
 
@@ -150,8 +150,11 @@ def ask(networks: Sequence[Network], image: NDArray[np.float32], plan: Recipe) -
             probabilities[name] = np.add(probabilities[name], values, values) if name in probabilities else values
         for name, some in said.boxes.items():
             found.setdefault(name, []).append(some)
-    overlap = OVERLAP[networks[0].dims]
-    return Located(probabilities, {name: boxes.fuse(some, overlap) for name, some in found.items()})
+    dims = networks[0].dims
+    return Located(
+        probabilities,
+        {name: boxes.suppress(boxes.fuse(some, FUSED[dims]), OVERLAP[dims]) for name, some in found.items()},
+    )
 
 
 def _views(plan: Recipe) -> list[tuple[int, ...]]:

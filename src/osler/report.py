@@ -239,6 +239,9 @@ def diagnosis_page(
         path: the HTML file to write.
     """
     panes = [("image", picture, ""), *((name, image, caption) for name, (image, caption) in overlays.items())]
+    # What was found where is what a reader looks for first.
+    drawn = tuple(task for task, answer in diagnosis.answers.items() if answer.kind in DENSE)
+    panes.sort(key=lambda pane: not pane[0].startswith(drawn) if drawn else False)
     shown = [
         {"name": name, "picture": _data_uri(image), "caption": caption, "small": max(image.shape[:2]) < 100}
         for name, image, caption in panes

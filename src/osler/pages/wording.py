@@ -72,6 +72,8 @@ FIGURES: dict[str, tuple[str, str, str, tuple[float, float] | None]] = {
     "map10": ("Average precision, IoU 0.1", "pointing at the lesion is enough", "decimal", _SHARE),
     "cpm": ("FROC, mean sensitivity", "at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false boxes an image", "decimal", _SHARE),
 }
+# Findings below the threshold that a page lists, for those who want to look.
+MOST_UNSURE = 8
 HEADLINES = {
     "binary": ("auroc", "sensitivity", "specificity", "calibration_slope"),
     "multiclass": ("auroc", "accuracy", "balanced_accuracy", "set_coverage"),
@@ -139,20 +141,32 @@ def answer_in_words(answer: Answer) -> dict[str, Any]:
 
 def _places_in_words(answer: Answer) -> dict[str, Any]:
     """How many of which class were found, and a row for each."""
-    count = Counter(finding.name for finding in answer.findings if finding.name in answer.decision)
-    verdict = ", ".join(f"{name}: {n}" if n > 1 else name for name, n in count.items()) or "Nothing found"
+    placed = [finding for finding in answer.findings if finding.box is not None]
+    certain = [finding for finding in placed if (finding.probability or 0.0) >= (answer.threshold or 0.0)]
+    count = Counter(finding.name for finding in certain)
+    verdict = ", ".join(f"{name}: {n}" if n > 1 else name for name, n in count.items()) or "Nothing stated"
+    stated = {id(finding) for finding in certain}
+    unsure = [finding for finding in placed if id(finding) not in stated]
+    left = (
+        f"{len(unsure) - MOST_UNSURE} more, even less likely, are in diagnosis.json."
+        if len(unsure) > MOST_UNSURE
+        else ""
+    )
+    nowhere = [finding.name for finding in answer.findings if finding.box is None and finding.name not in count]
     places = [
         {
             "number": number,
             "name": finding.name,
+            "stated": number <= len(certain),
             "frame": finding.frame,
             "probability": finding.probability,
             "interval": finding.interval,
             "measurements": [_measured(m) for m in finding.measurements],
         }
-        for number, finding in enumerate(answer.findings, 1)
+        for number, finding in enumerate([*certain, *unsure[:MOST_UNSURE]], 1)
     ]
-    return {"task": answer.task, "verdict": verdict, "number": "", "sets": "", "bars": [], "places": places}
+    number = f"Nowhere: {', '.join(dict.fromkeys(nowhere))}." if nowhere else ""
+    return {"task": answer.task, "verdict": verdict, "number": number, "sets": left, "bars": [], "places": places}
 
 
 def _measured(measurement: Measurement) -> dict[str, str]:

@@ -172,3 +172,22 @@ def test_volumes_take_the_same_way(tmp_path: Path) -> None:
 def test_a_task_that_nobody_knows_is_said(cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(Problem, match="nothing is known about 'nothing'"):
         training.train(cohort, tmp_path, {**SMALL, "tasks": "nothing"}, say=quiet)
+
+
+def test_verbs_that_compare_labels_refuse_what_asks_where(tmp_path: Path) -> None:
+    from osler import ablation
+
+    cohort = phantom_files.write_dense_phantom(tmp_path / "c", dense_phantom.LESIONS, 12, "coco")
+    with pytest.raises(Problem, match="compared by AUROC"):
+        ablation.ablate(cohort, tmp_path / "out", say=quiet)
+
+
+def test_a_backbone_is_pretrained_on_images_that_are_only_outlined(cohort: Path, tmp_path: Path) -> None:
+    from osler import pretraining
+
+    settings = {
+        "image": {"size": [1, 32, 32]}, "network": {"backbone": "resnet", "options": {"width": 4}},
+        "training": {"epochs": 1, "batch": 8, "precision": "float32", "channels_last": False, "threads": 1},
+    }  # fmt: skip
+    path = pretraining.pretrain(cohort, tmp_path / "w.safetensors", settings, say=quiet)
+    assert path.exists()

@@ -94,6 +94,12 @@ def ablate(
     """
     out = Path(out)
     found = cohort.read(Path(cohort_path), None if cohort_file is None else Path(cohort_file))
+    found, _ = cohort.asking(found, dict(settings or {}).get("tasks"))
+    if any(question.dense for question in found.questions):
+        raise Problem(
+            "the arms are compared by AUROC, and what asks where something is has none", path=found.root,
+            fix="give a cohort with labels, or tasks=NAME of a label",
+        )  # fmt: skip
     with training.locked(out):
         plan = training.settle(found, out, dict(settings or {}), minutes, say)
         # Stopping early would choose by the cases that are compared.

@@ -85,6 +85,8 @@ def pretrain(
     if out.exists() and not (folder / "recipe.toml").exists():
         raise Problem("there is a file of this name already", path=out, fix="give another --out")
     found = cohort.read(Path(cohort_path), None if cohort_file is None else Path(cohort_file))
+    # The test part is held out by the labels, or else by what is outlined.
+    found, _ = cohort.asking(found, None)
     for note in found.notes:
         say(note)
     training.say_problems(found.problems, say)

@@ -95,7 +95,7 @@ def test_a_named_but_missing_file_is_a_problem_and_the_rest_goes_on(folder):
     assert [entry.id for entry in listing.entries] == ["1", "3"]
     assert len(listing.problems) == 1 and "gone.png" in str(listing.problems[0])
     table(folder, "case,image,label", "1,a.png,x")
-    with pytest.raises(Problem, match="none of the 1 files"):
+    with pytest.raises(Problem, match="none of the 1 cases"):
         layouts.read(path)
 
 

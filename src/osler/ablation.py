@@ -90,10 +90,17 @@ def ablate(
         The content of ``ablation.json``.
 
     Raises:
-        Problem: nothing can be compared: no augmentation is planned, no case is held out, the task is a regression.
+        Problem: nothing can be compared: no augmentation is planned, no case is held out, the task is a regression
+            or asks where something is.
     """
     out = Path(out)
     found = cohort.read(Path(cohort_path), None if cohort_file is None else Path(cohort_file))
+    found, _ = cohort.asking(found, (settings or {}).get("tasks"))
+    if any(question.dense for question in found.questions):
+        raise Problem(
+            "the arms are compared by AUROC, and what asks where something is has none", path=found.root,
+            fix="train and evaluate with and without each augmentation",
+        )  # fmt: skip
     with training.locked(out):
         plan = training.settle(found, out, dict(settings or {}), minutes, say)
         # Stopping early would choose by the cases that are compared.

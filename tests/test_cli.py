@@ -323,7 +323,7 @@ def test_names_stay_out_of_what_leaves_the_terminal(run: Path, folder: Path, tmp
     private = tmp_path / "Doe_Jane_1970"
     shutil.copytree(folder, private)
     table = (private / "manifest.csv").read_text().replace("case0", "Doe_Jane_0")
-    for file in sorted((private / "images").iterdir()):
+    for file in sorted([*(private / "images").iterdir(), *(private / "masks").iterdir()]):
         file.rename(file.with_name(file.name.replace("case0", "Doe_Jane_0")))
     (private / "manifest.csv").write_text(table)
     assert call(["evaluate", str(run), str(private), "--out", str(tmp_path / "e")]) == 0

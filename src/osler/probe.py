@@ -54,9 +54,11 @@ class Contrast:
 def contrasts(entries: Sequence[Entry], questions: Sequence[Question]) -> Iterator[Contrast]:
     """What can be told about each label: of two classes the second, of more each one, if enough patients have it.
 
-    Of more than ``MOST_PATIENTS`` patients a random sample is taken, always the same.
+    Of more than ``MOST_PATIENTS`` patients a random sample is taken, always the same. Where cases have a label as a
+    whole, what is outlined in them would say the same once more.
     """
-    for question in questions:
+    whole = [question for question in questions if not question.dense]
+    for question in whole or questions:
         for name, truth in _truths(entries, question):
             rows, patients = sample(entries, ~np.isnan(truth))
             positive = truth[rows] == 1

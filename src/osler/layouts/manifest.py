@@ -76,7 +76,8 @@ def read(path: Path) -> Listing:
             raise Problem("the table has no column label or label.<task>", path=path, fix=fix)
     cases = drawn.add(table.cases(drawn.data, roles, partial(_looked, path.parent, images, drawn)))
     if not cases.entries:
-        what = f"none of the {len(data.rows)} files named in column {images[0]!r} is there"
+        first = f" (the first: {cases.problems[0]})" if cases.problems else ""
+        what = f"none of the {len(data.rows)} cases has its files{first}"
         raise Problem(what, path=path, fix="paths are relative to the table")
     return Listing(cases.entries, cases.questions, cases.grouping, cases.problems, cases.notes)
 

@@ -7,8 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from osler import cohort, dense_evaluation, dense_phantom, evaluation, outlines, phantom_files, recipe, training
-from osler.case import Entry, Outline, Question, Source
+from osler import (
+    ablation,
+    cohort,
+    dense_evaluation,
+    dense_phantom,
+    dense_rows,
+    evaluation,
+    outlines,
+    phantom_files,
+    recipe,
+    training,
+)
+from osler.case import Answer, Case, Entry, Finding, Mask, Outline, Question, Source
 from osler.image import Image
 from osler.problem import Problem
 
@@ -95,3 +106,27 @@ def test_masks_can_be_asked_for_as_boxes_and_runs_are_not_compared(tmp_path: Pat
     assert "map50" in told["tasks"]["mask"]["metrics"]
     with pytest.raises(Problem, match="cannot be compared case by case yet"):
         evaluation.evaluate(tmp_path / "run", place, tmp_path / "out", against=tmp_path / "run")
+
+
+def test_an_ablation_of_places_is_refused(tmp_path: Path) -> None:
+    place = phantom_files.write_dense_phantom(tmp_path / "c", replace(dense_phantom.LESIONS, size=(1, 48, 48)), 12)
+    with pytest.raises(Problem, match="what asks where something is has none"):
+        ablation.ablate(place, tmp_path / "out", say=lambda line: None)
+
+
+def test_a_finding_among_unknown_pixels_is_neither_right_nor_wrong() -> None:
+    question = Question("mask", "segmentation", ("lesion",), values=((1,),), ignore=9, separate=True)
+    truth = np.zeros((1, 1, 8, 8), np.uint8)
+    truth[0, 0, :2, :2], truth[0, 0, 5:, 5:] = 1, 9
+    mask = np.zeros((1, 8, 8), bool)
+    mask[0, 6:, 6:] = True
+    right = truth[0] == 1
+    said = [
+        Finding("mask", "lesion", "model:0", 0.9, box=m.box, mask=m) for m in map(Mask.cropped, (mask, right))
+    ]  # fmt: skip
+    image = Image(np.zeros((1, 1, 1, 8, 8), np.uint8))
+    case = Case("a", "a", {"image": image}, maps={"mask": truth})
+    (row,) = dense_rows.of_case(case, image, Answer("mask", "segmentation", tuple(said), ("lesion",)), question)
+    matched = row.matches["lesion"]
+    assert len(matched.score) == 1 and matched.hit[0, 0]
+    assert row.numbers["lesion"]["lesions_drawn"] == row.numbers["lesion"]["lesions_real"] == 1

@@ -90,7 +90,8 @@ def ablate(
         The content of ``ablation.json``.
 
     Raises:
-        Problem: nothing can be compared: no augmentation is planned, no case is held out, the task is a regression.
+        Problem: nothing can be compared: no augmentation is planned, no case is held out, the task is a regression
+            or asks where something is.
     """
     out = Path(out)
     found = cohort.read(Path(cohort_path), None if cohort_file is None else Path(cohort_file))

@@ -95,7 +95,19 @@ def of_case(case: Case, image: Image, answer: Answer, question: Question) -> lis
     for finding in (f for found in frames for f in found):
         if finding.mask is not None and (finding.probability or 0) >= (answer.threshold or 0):
             masks[question.classes.index(finding.name), finding.frame] |= finding.mask.within(image.size)
-    return segmentation_rows(case.patient, case.maps[question.task], masks, question, image.spacing, predicted)
+    truth = case.maps[question.task]
+    known = [[f for f in found if _in_the_known(f, truth, question)] for found in frames]
+    predicted = [_boxes(found, question) for found in known]
+    return segmentation_rows(case.patient, truth, masks, question, image.spacing, predicted)
+
+
+def _in_the_known(finding: Finding, truth: UInt8[np.ndarray, "t d h w"], question: Question) -> bool:
+    """Whether a reader has looked at any of its pixels: else it is neither right nor wrong."""
+    if finding.mask is None:
+        return True
+    window = tuple(slice(a, a + n) for a, n in zip(finding.mask.start, finding.mask.array.shape, strict=True))
+    there = truth[finding.frame][window][finding.mask.array]
+    return bool((there != question.unknown).any())
 
 
 def _boxes(findings: Sequence[Finding], question: Question) -> Boxes:

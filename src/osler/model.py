@@ -216,7 +216,8 @@ class Model:
             "format": "osler-model",
             "format_version": str(FORMAT_VERSION),
             "members": str(len(self.networks)),
-            "recipe": json.dumps(recipe.to_dict(self.recipe), sort_keys=True),
+            # In its own order: heads belong to tasks by their number.
+            "recipe": json.dumps(recipe.to_dict(self.recipe)),
             "card": json.dumps(self.card, sort_keys=True),
         }
         self.sha256 = content_hash(header, tensors)

@@ -140,7 +140,12 @@ class Segmentation(Dense):
         """
         if not self.regions:
             values = np.array([self.background, *(group[0] for group in self.question.values)], np.uint8)
-            return np.asarray(values[probabilities.argmax(0)])
+            # Class by class: the largest of all at once would take a copy of them.
+            best, labels = probabilities[0].copy(), np.full(probabilities.shape[1:], values[0])
+            for value, p in zip(values[1:], probabilities[1:], strict=True):
+                labels[p > best] = value
+                np.maximum(best, p, out=best)
+            return labels
         values = np.unique([self.background, *(v for group in self.question.values for v in group)]).astype(np.uint8)
         inside = np.array([[v in group for group in self.question.values] for v in values])
         p = np.clip(probabilities, 1e-7, 1 - 1e-7)

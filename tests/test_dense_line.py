@@ -191,3 +191,10 @@ def test_a_backbone_is_pretrained_on_images_that_are_only_outlined(cohort: Path,
     }  # fmt: skip
     path = pretraining.pretrain(cohort, tmp_path / "w.safetensors", settings, say=quiet)
     assert path.exists()
+
+
+def test_a_training_that_no_longer_gets_better_stops(cohort: Path, tmp_path: Path) -> None:
+    settings = {**SMALL, "training": {**SMALL["training"], "epochs": 6, "patience": 1, "learning_rate": 1e-9}}
+    training.train(cohort, tmp_path, settings, say=quiet)
+    rows = (tmp_path / "history.csv").read_text().splitlines()[1:]
+    assert len(rows) < 6

@@ -80,8 +80,19 @@ def test_boxes_come_back_onto_the_image(monkeypatch: pytest.MonkeyPatch) -> None
     )
     says(monkeypatch, boxes=found)
     answer = places.answer(made(CELLS), Image(np.zeros((1, 1, *SIZE), np.uint8)))["boxes"]
-    assert [(f.name, f.box) for f in answer.findings] == [("b", Box((0, 4, 6), (1, 8, 12)))]
+    assert [(f.name, f.box) for f in answer.findings] == [
+        ("b", Box((0, 4, 6), (1, 8, 12))), ("a", Box((0, 20, 20), (1, 30, 30)))
+    ]  # fmt: skip
     assert answer.decision == ("b",) and len(answer.stated) == 1
+
+
+def test_so_many_boxes_of_a_class_are_listed_as_figures_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    places_of = torch.tensor([[0.0, 1, 1, 1, 3, 3]]).repeat(150, 1)
+    scores = torch.linspace(0.9, 0.1, 150)
+    says(monkeypatch, boxes=Boxes(places_of, scores, torch.zeros(150, dtype=torch.long)))
+    answer = places.answer(made(CELLS), Image(np.zeros((1, 1, *SIZE), np.uint8)))["boxes"]
+    assert len(answer.findings) == 100
+    assert answer.findings[-1].probability == pytest.approx(float(scores[99]), abs=1e-4)
 
 
 def held(recipe: Recipe, count: int, draw: Any) -> list[tuple[str, volumes.Volume]]:

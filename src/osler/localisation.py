@@ -57,7 +57,7 @@ def fit(
         lambda: _watch(state, validation[1], plan),
         course,
     )
-    state.network.load_state_dict(state.average)
+    state.network.load_state_dict(state.best if state.best else state.average)
     return state.network.eval().cpu()
 
 
@@ -100,6 +100,10 @@ def _watch(state: State, volumes: Sequence[Volume], plan: Recipe) -> dict[str, f
         for name, task in network.dense.items():
             value = float(task.loss(outputs[name], targets[name])) * len(part) / len(many)
             row[f"{name}.loss"] = row.get(f"{name}.loss", 0.0) + value
+    total = sum(row.values())
+    if plan.training.patience and not plan.training.folds and total < state.best_loss:
+        state.best_loss, state.best_epoch = total, state.epoch
+        state.best = {k: v.clone() for k, v in state.average.items()}
     return row
 
 

@@ -1,5 +1,6 @@
 """From what dense networks say to findings with a place: measured, and as sure as held-out cases allow."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,8 +28,8 @@ Arrays = dict[str, NDArray[Any]]
 _SAME_PART = 0.1
 # In flat images and in volumes: of things a few voxels wide, a box that is half a voxel off shares less than half.
 _SAME_BOX = {2: 0.5, 3: 0.1}
-# Findings of a detection less likely than this are not listed.
-_LISTED = 0.02
+# Of each class and moment of a detection no more than the surest so many are listed: as many as figures look at.
+_LISTED = box_metrics.MOST
 
 
 def answer(
@@ -93,8 +94,12 @@ def _boxed(task: Detection, said: Located, where: Grid, frame: int, by: str) -> 
 
 
 def _answer(question: Question, found: list[Finding], learned: "Learned", withheld: bool) -> Answer:
-    listed = [f for f in found if question.kind == "segmentation" or (f.probability or 0) >= _LISTED]
-    listed.sort(key=lambda f: (f.frame, f.box is None, -(f.probability or 0)))
+    order = sorted(found, key=lambda f: (f.frame, f.box is None, -(f.probability or 0)))
+    listed, count = [], Counter[tuple[int, str]]()
+    for f in order:
+        count[f.frame, f.name] += 1
+        if question.kind == "segmentation" or count[f.frame, f.name] <= _LISTED:
+            listed.append(f)
     limit = doubt.chance(learned.doubt, float(learned.doubt.threshold[0]))[0]
     certain = {f.name for f in listed if f.box is not None and (f.probability or 0) >= limit}
     decision = () if withheld else tuple(name for name in question.classes if name in certain)

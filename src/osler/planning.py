@@ -156,6 +156,9 @@ def derive(
     """
     recipe.check_shape(given)
     if adapt is None:
+        # What is outlined beside a label is another question, for another model.
+        whole = tuple(question for question in cohort.questions if not question.dense)
+        cohort = replace(cohort, questions=whole or cohort.questions)
         check(cohort)
     given = with_weights(given)
     found = fingerprint(cohort)

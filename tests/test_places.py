@@ -184,3 +184,10 @@ def test_findings_of_readers_become_boxes() -> None:
     boxes = volumes.boxes_of(findings, CELLS, 0)
     assert boxes is not None and boxes.tolist() == [[0, 1, 2, 1, 5, 6, 0]]
     assert volumes.boxes_of((), CELLS, 0) is None
+
+
+def test_the_threshold_lies_between_what_is_true_and_what_is_not() -> None:
+    seen = places._Seen([0.9, 0.8, 0.3, 0.2], [True, True, False, False], ["a"] * 4)
+    assert places._threshold(seen) == pytest.approx(0.55)
+    assert places._threshold(places._Seen([0.9, 0.8], [True, True], ["a"] * 2)) == pytest.approx(0.4)
+    assert places._threshold(places._Seen([0.9], [False], ["a"])) == 0.5

@@ -46,7 +46,7 @@ OUTLINED = 160
 OUTLINING: dict[str, Any] = {
     "network": {"options": {"width": 8}},
     "patches": {"per_case": 4},
-    "training": {"epochs": 6, "batch": 8, "learning_rate": 4e-3, "folds": 0},
+    "training": {"epochs": 12, "batch": 8, "learning_rate": 4e-3, "folds": 0},
 }
 
 

@@ -259,11 +259,17 @@ def _largest(question: Question, plain: _Seen, cleaned: _Seen, plan: Recipe) -> 
 
 
 def _threshold(seen: _Seen) -> float:
-    """The score at which the harmonic mean of precision and sensitivity (F1) is highest."""
+    """The score from which the harmonic mean of precision and sensitivity (F1) is highest.
+
+    It lies in the middle between the last finding above it and the first below: at the last one itself, every new
+    finding that is a little less sure would be left out, though nothing speaks against it.
+    """
     if not seen.scores or not any(seen.hits):
         return 0.5
     order = np.argsort(-np.asarray(seen.scores), kind="stable")
     hits = np.cumsum(np.asarray(seen.hits)[order])
     total = hits[-1] + seen.missed
     f1 = 2 * hits / (np.arange(1, len(order) + 1) + total)
-    return float(np.asarray(seen.scores)[order][int(f1.argmax())])
+    scores = np.append(np.asarray(seen.scores)[order], 0.0)
+    last = int(f1.argmax())
+    return float((scores[last] + scores[last + 1]) / 2)

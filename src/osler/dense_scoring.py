@@ -18,7 +18,7 @@ from osler.metrics import boxes
 from osler.metrics.bootstrap import bootstrap_several
 from osler.metrics.boxes import CPM_RATES, FreeResponse, Precision
 from osler.metrics.estimate import Estimate
-from osler.scoring import as_json, said
+from osler.scoring import as_json, blank, said
 
 # False positives an image at which the FROC curve is drawn.
 RATES = tuple(np.geomspace(CPM_RATES[0], CPM_RATES[-1], 25).tolist())
@@ -68,21 +68,8 @@ def summary(
         draws: of the bootstrap over patients.
         seed: of the same.
     """
-    result: dict[str, Any] = {
-        "kind": question.kind,
-        "unit": rows[0].unit if rows else "",
-        "order": list(question.classes),
-        "n": len(rows),
-        "unknown": unknown,
-        "patients": len({row.patient for row in rows}),
-        "coverage": None,
-        "metrics": {},
-        "classes": {},
-        "subgroups": {},
-        "selective": {},
-        "curves": {},
-        "notes": [],
-    }
+    result = blank(question, n=len(rows), unknown=unknown)
+    result |= {"unit": rows[0].unit if rows else "", "patients": len({row.patient for row in rows})}
     if not rows:
         return result | {"notes": ["No case has a known answer, so nothing could be measured."]}
     rows, result["unit"], result["notes"] = _in_one_unit(rows)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from osler import curves, measures
+from osler.case import Question
 from osler.measures import Measures
 from osler.metrics import auroc, selective
 from osler.metrics.bootstrap import bootstrap
@@ -48,21 +49,8 @@ def score(predictions: Predictions, draws: int = 2000, seed: int = 0) -> dict[st
         what cannot be had, and then a ``note`` that says why.
     """
     question, rows = predictions.question, predictions.take(predictions.known)
-    result: dict[str, Any] = {
-        "kind": question.kind,
-        "unit": question.unit,
-        "order": list(question.classes),
-        "n": len(rows.cases),
-        "unknown": len(predictions.cases) - len(rows.cases),
-        "patients": len(set(rows.patients)),
-        "coverage": predictions.coverage,
-        "metrics": {},
-        "classes": {},
-        "subgroups": {},
-        "selective": {},
-        "curves": {},
-        "notes": [],
-    }
+    result = blank(question, n=len(rows.cases), unknown=len(predictions.cases) - len(rows.cases))
+    result |= {"patients": len(set(rows.patients)), "coverage": predictions.coverage}
     if not rows.cases:
         return result | {"notes": ["No case has a known answer, so nothing could be measured."]}
     if question.kind != "regression":
@@ -73,6 +61,31 @@ def score(predictions: Predictions, draws: int = 2000, seed: int = 0) -> dict[st
     result["selective"] = _selective(rows, draws, seed)
     result["curves"] = _curves(rows, result, seed)
     return result
+
+
+def blank(question: Question, *, n: int, unknown: int) -> dict[str, Any]:
+    """The form of what is said about a task, before anything is.
+
+    Args:
+        question: of the task.
+        n: cases, or rows of them, with a known answer.
+        unknown: cases without.
+    """
+    return {
+        "kind": question.kind,
+        "unit": question.unit,
+        "order": list(question.classes),
+        "n": n,
+        "unknown": unknown,
+        "patients": 0,
+        "coverage": None,
+        "metrics": {},
+        "classes": {},
+        "subgroups": {},
+        "selective": {},
+        "curves": {},
+        "notes": [],
+    }
 
 
 def compare(a: Predictions, b: Predictions, draws: int = 2000, seed: int = 0) -> dict[str, Any]:

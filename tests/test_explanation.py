@@ -152,11 +152,11 @@ def test_a_placed_map_keeps_its_centre_of_mass() -> None:
     """The map of one spot, taken to the grid and back, has its centre where the spot is, to half a pixel."""
     image = replace(spotted(24, 60, (5, 48)), geometry=Spacing(1.0, 2.0))
     wide = plan(fit="pad").image
-    from osler import data
+    from osler import data, grid
 
-    where = data.place(image, wide)
-    grid = data.prepare(Image((image.array > 4).astype(np.float32), image.geometry), wide)[0, 0]
-    back = targets.to_image(grid, where)
+    where = grid.fit(image, wide)
+    placed = data.prepare(Image((image.array > 4).astype(np.float32), image.geometry), wide)[0, 0]
+    back = targets.to_image(placed, where)
     assert back.shape == (1, 24, 60)
     rows, columns = np.indices((24, 60))
     assert (back[0] * rows).sum() / back.sum() == pytest.approx(5, abs=0.5)

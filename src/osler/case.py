@@ -214,6 +214,12 @@ class Question:
         return self.kind in DENSE
 
     @property
+    def background(self) -> int:
+        """The value of pixels of no class."""
+        taken = {value for group in self.values for value in group} | {self.unknown}
+        return next(value for value in range(256) if value not in taken)
+
+    @property
     def unknown(self) -> int:
         """The value of pixels of which nothing is known: :attr:`ignore`, or one that no class has."""
         taken = {value for group in self.values for value in group}
@@ -364,6 +370,24 @@ class Novelty:
 
 
 @dataclass(frozen=True)
+class Concordance:
+    """Whether the answers of one diagnosis agree.
+
+    Attributes:
+        agree: they do.
+        statements: what they contradict each other in, a sentence each; empty where they agree.
+        wrong: of the held-out cases whose answers agreed (or disagreed, as in this one), the share with a wrong
+            class: value, low and high end of its 95 % interval (Wilson); ``None`` where there was no such case.
+        cases: how many those were.
+    """
+
+    agree: bool
+    statements: tuple[str, ...] = ()
+    wrong: tuple[float, float, float] | None = None
+    cases: int = 0
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """The answers of a model for one case, how sure they are, and what was checked.
 
@@ -378,6 +402,7 @@ class Diagnosis:
         model: SHA-256 of the model.
         engine: ``torch``; and ``precision``: ``float32`` or ``bfloat16``.
         seconds: wall time from pixels to answer; ``peak_mib``: peak memory of the process, MiB.
+        concordance: whether the answers of linked tasks agree; ``None`` where no tasks are linked.
     """
 
     case: CaseId
@@ -393,3 +418,4 @@ class Diagnosis:
     seconds: float
     peak_mib: float
     schema_version: int = 1
+    concordance: Concordance | None = None

@@ -94,12 +94,14 @@ def asking(found: Cohort, tasks: object) -> tuple[Cohort, list[str]]:
 
     Args:
         found: the cohort.
-        tasks: a name or a list of names; anything else asks what has an answer for the whole image, or, where
-            nothing has, the first of what asks where something is.
+        tasks: a name, a list of names, or ``all``; anything else asks what has an answer for the whole image, or,
+            where nothing has, the first of what asks where something is.
 
     Raises:
         Problem: there is no such question.
     """
+    if tasks == "all":
+        return found, []
     if isinstance(tasks, str | list | tuple):
         names = [tasks] if isinstance(tasks, str) else [str(name) for name in tasks]
         known = {question.task: question for question in found.questions}
@@ -114,7 +116,7 @@ def asking(found: Cohort, tasks: object) -> tuple[Cohort, list[str]]:
     whole = tuple(question for question in found.questions if not question.dense)
     asked = whole or found.questions[:1]
     left = [question.task for question in found.questions if question not in asked]
-    notes = [f"not asked: {', '.join(left)}; set tasks={left[0]} for a model of it"] if left else []
+    notes = [f"not asked: {', '.join(left)}; set tasks={left[0]} for a model of it, tasks=all to link them"] if left else []
     return replace(found, questions=asked), notes
 
 

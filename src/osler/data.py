@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import formats, layouts, outlines, store
+from osler import formats, grid, layouts, outlines, store
 from osler.case import Case, Entry, Question
 from osler.image import Image
 from osler.inspections import duplicates, plane
@@ -25,15 +25,6 @@ from osler.store import Pixels
 Progress = Callable[[int, int], None]
 # Squares of larger numbers are not finite in single precision.
 _LARGEST = 1e18
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where an image lies in the network's grid: its ``(depth, height, width)`` there, and where it starts."""
-
-    original: tuple[int, int, int]
-    size: tuple[int, int, int]
-    start: tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,19 +84,6 @@ def the_image(case: Case) -> Image:
     return next(iter(case.images.values()))
 
 
-def place(image: Image, plan: ImagePlan) -> Placement:
-    """Where the image goes in the network's grid: all of it, or with ``pad`` the middle, keeping its shape."""
-    if plan.fit == "stretch":
-        return Placement(image.size, plan.size, (0, 0, 0))
-    _, height, width = image.size
-    spacing = image.spacing
-    tall, wide = (height, width) if spacing is None else (height * spacing[1], width * spacing[2])
-    factor = min(plan.size[1] / tall, plan.size[2] / wide)
-    size = (plan.size[0], max(1, round(tall * factor)), max(1, round(wide * factor)))
-    start = (0, (plan.size[1] - size[1]) // 2, (plan.size[2] - size[2]) // 2)
-    return Placement(image.size, size, start)
-
-
 def prepare(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
     """The input of the network before normalisation: ``(frames, channels, *size)``, float32.
 
@@ -116,17 +94,10 @@ def prepare(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
     if image.frames != plan.frames:
         moments = np.linspace(0, image.frames - 1, plan.frames).round().astype(int)
         array = array[moments]
-    array = with_channels(array, plan.channels)
-    where = place(image, plan)
-    flat = Image(array, image.geometry).resample(where.size).array.astype(np.float32, copy=False)
+    moved = Image(with_channels(array, plan.channels), image.geometry)
+    flat = grid.fit(image, plan).to(moved).array.astype(np.float32, copy=False)
     require_numbers(flat)
-    if where.size == plan.size:
-        return np.ascontiguousarray(flat)
-    canvas = np.empty((plan.frames, plan.channels, *plan.size), np.float32)
-    canvas[...] = flat.min(axis=(2, 3, 4), keepdims=True)
-    window = tuple(slice(a, a + n) for a, n in zip(where.start, where.size, strict=True))
-    canvas[(slice(None), slice(None), *window)] = flat
-    return canvas
+    return np.ascontiguousarray(flat)
 
 
 def with_channels(array: NDArray[np.generic], channels: int) -> NDArray[np.generic]:

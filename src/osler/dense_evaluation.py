@@ -11,11 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from osler import cohort, data, dense_rows, dense_scoring, diagnosis, doubt, evaluation, model, places, report
-from osler.case import Answer, Entry, Question
+from osler import (
+    cohort,
+    data,
+    dense_rows,
+    dense_scoring,
+    diagnosis,
+    doubt,
+    evaluation,
+    linking,
+    model,
+    places,
+    report,
+    scoring,
+)
+from osler.case import Answer, Diagnosis, Entry, Question
 from osler.cohort import Cohort, Test
 from osler.dense_rows import Row
+from osler.metrics.bootstrap import bootstrap
+from osler.metrics.estimate import NAN, Estimate, wilson
 from osler.model import Model, Network
 from osler.pages import overlays
 from osler.pages.overlays import Example
@@ -38,6 +54,9 @@ class Reviewed:
         abstained: whether the model withheld its answer.
         seconds: wall time a case, reading included.
         seen, unread: how many the model had seen before, and how many could not be read.
+        questions: what was asked of them.
+        concordant: of linked tasks, whether the answers agreed and whether the class was wrong; ``None`` where the
+            class is unknown or no tasks are linked.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -48,50 +67,25 @@ class Reviewed:
     seconds: float = 0.0
     seen: int = 0
     unread: int = 0
+    questions: tuple[Question, ...] = ()
+    concordant: list[tuple[bool, bool] | None] = field(default_factory=list)
 
 
 def evaluate(
     run: Path, made: Model, found: Cohort, out: Path, *, out_of_fold: bool, draws: int, say: Say
 ) -> dict[str, Any]:
-    """Measures a model that says where things are; see :func:`osler.evaluation.evaluate`.
+    """Measures a model that only says where things are; see :func:`osler.evaluation.evaluate`.
 
     Raises:
         Problem: nothing can be measured honestly.
     """
-    found = _asked(found, made)
-    notes: list[str] = []
     for problem in found.problems[:5]:
         say(f"left out: {problem}")
-    part = Test(tuple([e for e in found.entries if e.split == "test"] or found.entries))
-    if out_of_fold:
-        part = Test(found.entries)
-        of_case = folds(made, run)
-        reviewed = review(made, part, found.questions, say, lambda digest: _network_of(made, of_case, digest))
-        notes.append("each case is answered by the network that was trained without its patient")
-        notes.append("what makes findings sure (a few numbers) was fitted on the answers of all folds")
-    else:
-        seen = frozenset(made.calibration.get("seen", np.empty(0, np.int64)).tolist())
-        reviewed = review(
-            made, part, found.questions, say, lambda digest: None if int(digest[:15], 16) in seen else made.networks
-        )
-    if reviewed.unread:
-        notes.append(f"{reviewed.unread} cases could not be read and are not counted")
-    if reviewed.seen:
-        what = "are not in the folds of this run" if out_of_fold else "the model saw their pixels in training"
-        notes.append(f"{reviewed.seen} cases were left out: {what}")
-    if not reviewed.entries:
-        raise Problem(
-            "no case of this cohort is left to measure on", path=found.root,
-            fix="evaluate on other cases, or with --out-of-fold where it was trained with folds",
-        )  # fmt: skip
+    reviewed, notes = measure(run, made, found, out_of_fold=out_of_fold, say=say)
     evaluation.make(out)
     digest = cohort.digest(reviewed.entries, reviewed.digests)
     times = evaluation.log(run, digest, len(reviewed.entries))
-    tasks = {q.task: _summary(made, q, reviewed, draws) for q in found.questions}
-    for q in found.questions:
-        left = [name for name in made.networks[0].dense[q.task].question.classes if name not in q.classes]
-        if left:
-            notes.append(f"the cohort says nothing of {', '.join(left)} ({q.task}): not measured")
+    tasks = summaries(made, reviewed, draws)
     result: dict[str, Any] = {
         "schema_version": 1,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -116,6 +110,75 @@ def evaluate(
         for line in dense_scoring.describe(one):
             say(line)
     say(f"this cohort was evaluated {times} time{'s' if times > 1 else ''} with models of this run folder")
+    return result
+
+
+def measure(run: Path, made: Model, found: Cohort, *, out_of_fold: bool, say: Say) -> tuple[Reviewed, list[str]]:
+    """What is said of where things are in cases that a model has not seen, beside what is known, and notes on it.
+
+    Raises:
+        Problem: nothing can be measured honestly.
+    """
+    found = _asked(found, made)
+    notes: list[str] = []
+    part = Test(tuple([e for e in found.entries if e.split == "test"] or found.entries))
+    if out_of_fold:
+        part = Test(found.entries)
+        of_case = folds(made, run)
+        reviewed = review(made, part, found.questions, say, lambda digest: _network_of(made, of_case, digest))
+        notes.append("each case is answered by the network that was trained without its patient")
+        notes.append("what makes findings sure (a few numbers) was fitted on the answers of all folds")
+    else:
+        seen = frozenset(made.calibration.get("seen", np.empty(0, np.int64)).tolist())
+        reviewed = review(
+            made, part, found.questions, say, lambda digest: None if int(digest[:15], 16) in seen else made.networks
+        )
+    if reviewed.unread:
+        notes.append(f"{reviewed.unread} cases could not be read and are not counted")
+    if reviewed.seen:
+        what = "are not in the folds of this run" if out_of_fold else "the model saw their pixels in training"
+        notes.append(f"{reviewed.seen} cases were left out: {what}")
+    if not reviewed.entries:
+        raise Problem(
+            "no case of this cohort is left to measure on", path=found.root,
+            fix="evaluate on other cases, or with --out-of-fold where it was trained with folds",
+        )  # fmt: skip
+    for question in found.questions:
+        known = made.networks[0].dense[question.task].question.classes
+        left = [name for name in known if name not in question.classes]
+        if left:
+            notes.append(f"the cohort says nothing of {', '.join(left)} ({question.task}): not measured")
+    return replace(reviewed, questions=found.questions), notes
+
+
+def summaries(made: Model, reviewed: Reviewed, draws: int) -> dict[str, Any]:
+    """Every figure of every task that asks where something is."""
+    return {q.task: _summary(made, q, reviewed, draws) for q in reviewed.questions}
+
+
+def concordance(reviewed: Reviewed, draws: int) -> dict[str, Any]:
+    """How often the class was wrong where answers agreed and where they did not, and the ratio of the two.
+
+    Intervals draw patients (the ratio's stays open where one of the two was never wrong).
+    """
+    known = [(e.patient, *row) for e, row in zip(reviewed.entries, reviewed.concordant, strict=True) if row is not None]
+    patients = np.array([patient for patient, _, _ in known])
+    agree, wrong = (np.array([row[k] for row in known], float) for k in (1, 2))
+
+    def share(weight: NDArray[np.float64], part: NDArray[np.float64]) -> float:
+        total = float((weight * part).sum())
+        return float((weight * part * wrong).sum()) / total if total else float("nan")
+
+    def ratio(weight: NDArray[np.float64]) -> float:
+        low = share(weight, agree)
+        return share(weight, 1 - agree) / low if low > 0 else float("nan")
+
+    result: dict[str, Any] = {}
+    for name, part in (("concordant", agree), ("discordant", 1 - agree)):
+        rows = part > 0
+        one = wilson(wrong[rows].sum(), rows.sum())
+        result[name] = {"wrong": scoring.as_json(one), "cases": int(rows.sum())}
+    result["risk_ratio"] = scoring.as_json(bootstrap(ratio, patients, draws) if known else Estimate(NAN, NAN, NAN, 0))
     return result
 
 
@@ -229,6 +292,7 @@ def review(
         result.entries.append(entry)
         result.digests.append(digest)
         result.abstained.append(said.abstained)
+        result.concordant.append(_concordant(made, said, entry))
         shown = replace(case, id=pseudonym(entry.id))
         for name, row in rows.items():
             result.rows[name].append(row)
@@ -242,6 +306,15 @@ def review(
             say(f"{share:.0%} of {len(part.entries)} cases, about {(last - began) * (1 / share - 1):.0f} s left")
     result.seconds = time.monotonic() - began
     return result
+
+
+def _concordant(made: Model, said: Diagnosis, entry: Entry) -> tuple[bool, bool] | None:
+    wrong = []
+    for name, task in made.tasks.items():
+        lead, target = linking.leading(said.answers[name]), task.encode(entry.findings)
+        if lead is not None and np.isfinite(target[0]):
+            wrong.append(lead != task.question.classes[int(target[0])])
+    return (said.concordance.agree, any(wrong)) if said.concordance is not None and wrong else None
 
 
 def _thinned(examples: list[Example]) -> list[Example]:
@@ -269,14 +342,14 @@ def _summary(made: Model, question: Question, reviewed: Reviewed, draws: int) ->
 def _write(out: Path, result: dict[str, Any], reviewed: Reviewed) -> None:
     try:
         evaluation.replace_text(out / "evaluation.json", json.dumps(result, indent=1, allow_nan=False))
-        evaluation.replace_text(out / "predictions.csv", _csv(reviewed))
+        evaluation.replace_text(out / "predictions.csv", csv_of(reviewed))
         report.evaluation_page(result, [], out / "evaluation.html", reviewed.examples)
         remember(out, [entry.id for entry in reviewed.entries])
     except OSError as error:
         raise Problem(f"cannot be written ({error.strerror})", path=out, fix="free some space") from error
 
 
-def _csv(reviewed: Reviewed) -> str:
+def csv_of(reviewed: Reviewed) -> str:
     """A row for each moment of a case: the figures of each class of each task."""
     lines: list[dict[str, Any]] = []
     for number, entry in enumerate(reviewed.entries):

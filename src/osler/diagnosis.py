@@ -4,18 +4,19 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import calibration, catalog, data, layouts, model, novelty, places, writing
+from osler import calibration, catalog, data, layouts, linking, model, novelty, places, writing
 from osler.calibration import Calibrated
-from osler.case import DENSE, Answer, Case, Diagnosis, Entry, Finding, Novelty
+from osler.case import DENSE, Answer, Case, Concordance, Diagnosis, Entry, Finding, Novelty
 from osler.image import Image
+from osler.metrics.estimate import wilson
 from osler.model import Model, Network
 from osler.problem import Problem, shown_path
 from osler.pseudonym import pseudonym, remember
@@ -36,6 +37,7 @@ class Answered:
         sets: ``(n, k)`` conformal sets.
         decision: ``(n, k)`` the classes stated if nothing is withheld.
         score, p_value: ``(n,)`` novelty; NaN without a gate.
+        torn: ``(n,)`` of linked tasks, the share of networks whose two opinions lead to different classes.
     """
 
     probability: dict[str, Array]
@@ -45,6 +47,7 @@ class Answered:
     decision: dict[str, NDArray[np.bool_]]
     score: Array
     p_value: Array
+    torn: dict[str, Array] = field(default_factory=dict)
 
 
 def answer(made: Model, pixels: NDArray[np.float32], networks: Sequence[Network] | None = None) -> Answered:
@@ -57,6 +60,7 @@ def answer(made: Model, pixels: NDArray[np.float32], networks: Sequence[Network]
     """
     views = model.moved_copies(made.recipe.inference.views)
     raw: dict[str, list[Array]] = {name: [] for name in made.tasks}
+    torn: dict[str, list[Array]] = {}
     scores = []
     for number, network in enumerate(made.networks):
         if networks is not None and not any(network is each for each in networks):
@@ -64,6 +68,8 @@ def answer(made: Model, pixels: NDArray[np.float32], networks: Sequence[Network]
         seen = model.outputs(network, pixels, views)
         for name, values in seen.answers.items():
             raw[name].append(values)
+        for name, values in seen.torn.items():
+            torn.setdefault(name, []).append(values)
         prefix = f"novelty.{number}."
         gate = {k[len(prefix) :]: v for k, v in made.calibration.items() if k.startswith(prefix)}
         if gate:
@@ -73,7 +79,8 @@ def answer(made: Model, pixels: NDArray[np.float32], networks: Sequence[Network]
     reference = made.calibration.get("novelty.scores", np.empty(0))
     strange = len(reference) - np.searchsorted(reference, score)
     p_value = (1 + strange) / (1 + len(reference)) if len(reference) else np.full(len(pixels), np.nan)
-    return assemble(made, {name: np.stack(values) for name, values in raw.items()}, score, np.asarray(p_value))
+    found = assemble(made, {name: np.stack(values) for name, values in raw.items()}, score, np.asarray(p_value))
+    return replace(found, torn={name: np.mean(values, 0) for name, values in torn.items()})
 
 
 def assemble(made: Model, raw: dict[str, Array], score: Array, p_value: Array) -> Answered:
@@ -120,11 +127,15 @@ def diagnose(made: Model, case: Case, networks: Sequence[Network] | None = None)
     began = time.perf_counter()
     image = data.the_image(case)
     pixels = data.prepare(image, made.recipe.image)
-    found = conclude(made, case.id, image, answer(made, pixels[None], networks), 0, 0.0)
+    answered = answer(made, pixels[None], networks)
+    found = conclude(made, case.id, image, answered, 0, 0.0)
     if made.recipe.dense:
         found = replace(
             found, answers={**found.answers, **places.answer(made, image, networks, withheld=found.abstained)}
         )
+    if made.recipe.linked:
+        torn = {name: float(values[0]) for name, values in answered.torn.items()}
+        found = replace(found, concordance=concordance(made, found.answers, torn))
     return replace(found, seconds=time.perf_counter() - began, peak_mib=_peak_mib())
 
 
@@ -167,6 +178,15 @@ def conclude(made: Model, case_id: str, image: Image, answered: Answered, row: i
         seconds=seconds,
         peak_mib=_peak_mib(),
     )
+
+
+def concordance(made: Model, answers: Mapping[str, Answer], torn: Mapping[str, float]) -> Concordance:
+    """Whether the answers of linked tasks agree, and how often the class was wrong in held-out cases like this."""
+    statements = tuple(linking.disagreements(answers, torn, made.recipe))
+    counts = made.calibration.get("concordance", np.zeros((2, 2)))[int(bool(statements))]
+    share = wilson(counts[0], counts[1])
+    wrong = (share.value, share.low, share.high) if counts[1] else None
+    return Concordance(not statements, statements, wrong, int(counts[1]))
 
 
 def _peak_mib() -> float:

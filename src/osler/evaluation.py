@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import calibration, cohort, data, diagnosis, model, novelty, report, scoring
-from osler.case import Diagnosis, Entry, Finding, Question
+from osler import calibration, cohort, data, dense_scoring, diagnosis, model, novelty, report, scoring
+from osler.case import DENSE, Diagnosis, Entry, Finding, Question
 from osler.cohort import Cohort, Test
 from osler.diagnosis import Answered
 from osler.image import Image
@@ -83,6 +83,7 @@ def evaluate(
     run, out = Path(run), Path(out)
     made = model.load(run)
     found = cohort.read(Path(cohort_path), None if cohort_file is None else Path(cohort_file))
+    linked = made.recipe.linked
     if made.recipe.dense:
         from osler import dense_evaluation
 
@@ -91,7 +92,9 @@ def evaluate(
                 "runs that say where things are cannot be compared case by case yet", path=Path(against),
                 fix="evaluate each of them and compare the intervals",
             )  # fmt: skip
+    if made.recipe.dense and not linked:
         return dense_evaluation.evaluate(run, made, found, out, out_of_fold=out_of_fold, draws=draws, say=say)
+    given = found
     found, notes = _in_the_models_words(found, made)
     for problem in found.problems[:5]:
         say(f"left out: {problem}")
@@ -121,16 +124,41 @@ def evaluate(
         "notes": notes,
         "tasks": tasks,
     }
+    examples = None
+    if linked:
+        reviewed, further = dense_evaluation.measure(run, made, given, out_of_fold=out_of_fold, say=say)
+        notes += [note for note in further if note not in notes]
+        tasks |= dense_evaluation.summaries(made, reviewed, draws)
+        result["concordance"] = dense_evaluation.concordance(reviewed, draws)
+        examples = reviewed.examples
+        replace_text(out / "places.csv", dense_evaluation.csv_of(reviewed))
     if against is not None:
         result["comparison"] = _compare(Path(against), answers, tables, say)
-    _write(out, result, tables, answers)
+    _write(out, result, tables, answers, examples)
     for note in notes:
         say(note)
-    for name in tasks:
-        for line in scoring.describe(tasks[name]):
+    for one in tasks.values():
+        for line in (dense_scoring if one["kind"] in DENSE else scoring).describe(one):
             say(line)
+    if linked:
+        say(_in_words(result["concordance"]))
     say(f"this cohort was evaluated {times} time{'s' if times > 1 else ''} with models of this run folder")
     return result
+
+
+def _in_words(found: Mapping[str, Any]) -> str:
+    """What an evaluation says of concordance."""
+    parts = []
+    for name in ("concordant", "discordant"):
+        wrong = found[name]["wrong"]
+        if wrong["value"] is not None:
+            span = f"({wrong['low']:.0%} to {wrong['high']:.0%})"
+            parts.append(f"{wrong['value']:.0%} {span} of {found[name]['cases']} {name} cases")
+    ratio = found["risk_ratio"]
+    times = "" if ratio["value"] is None else f": {ratio['value']:.1f} times as often"
+    if times and ratio["low"] is not None:
+        times += f" ({ratio['low']:.1f} to {ratio['high']:.1f})"
+    return f"the class was wrong in {' and '.join(parts)}{times}"
 
 
 def _part_name(found: Cohort, out_of_fold: bool, notes: Sequence[str]) -> str:
@@ -439,12 +467,14 @@ def log(run: Path, digest: str, cases: int) -> int:
     return 1 + len([entry for entry in before if entry["cohort"] == digest])
 
 
-def _write(out: Path, result: dict[str, Any], tables: Sequence[Predictions], answers: Answers) -> None:
+def _write(
+    out: Path, result: dict[str, Any], tables: Sequence[Predictions], answers: Answers, examples: Any = None
+) -> None:
     try:
         replace_text(out / "evaluation.json", json.dumps(result, indent=1, allow_nan=False, default=_plain))
         replace_text(out / "predictions.csv", _csv(tables, answers))
         remember(out, [entry.id for entry in answers.entries])
-        report.evaluation_page(result, list(tables), out / "evaluation.html")
+        report.evaluation_page(result, list(tables), out / "evaluation.html", examples)
     except OSError as error:
         raise Problem(f"cannot be written ({error.strerror})", path=out, fix="free some space") from error
 

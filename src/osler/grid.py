@@ -1,4 +1,4 @@
-"""The grid on which a dense network works, and the way back to the image as it was read."""
+"""The grid on which a network works, and the way back to the image as it was read."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from osler.image import Image
 from osler.problem import Problem
-from osler.recipe import Recipe
+from osler.recipe import ImagePlan, Recipe
 
 
 @dataclass(frozen=True)
@@ -16,37 +16,58 @@ class Grid:
 
     Attributes:
         original: ``(depth, height, width)`` of the image as it was read.
-        size: the same of the working grid.
+        size: the same on the working grid.
+        start: where the image begins there, and
+        whole: the size of that grid; by default the image fills it.
     """
 
     original: tuple[int, int, int]
     size: tuple[int, int, int]
+    start: tuple[int, int, int] = (0, 0, 0)
+    whole: tuple[int, int, int] | None = None
+
+    @property
+    def window(self) -> tuple[slice, ...]:
+        """The part of the working grid that the image covers."""
+        return tuple(slice(a, a + n) for a, n in zip(self.start, self.size, strict=True))
 
     def to(self, image: Image) -> Image:
-        """The image on the working grid, linearly."""
-        return image.resample(self.size)
+        """The image on the working grid, linearly; what is outside of it is as dark as its darkest pixel."""
+        moved = image.resample(self.size)
+        if self.whole in (None, self.size):
+            return moved
+        array = moved.array.astype(np.float32, copy=False)
+        canvas = np.empty((*array.shape[:2], *self.whole), np.float32)
+        canvas[...] = array.min(axis=(2, 3, 4), keepdims=True)
+        canvas[(..., *self.window)] = array
+        return replace(moved, array=canvas)
 
     def labels_to(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A label map ``(depth, height, width)`` on the working grid, by the nearest pixel."""
+        """A label map ``(depth, height, width)`` on the working grid, by the nearest pixel; outside it is 0."""
         moved = Image(labels[None, None]).resample(self.size, order=0).array[0, 0]
+        if self.whole not in (None, self.size):
+            canvas = np.zeros(self.whole, np.uint8)
+            canvas[self.window] = moved
+            moved = canvas
         return np.ascontiguousarray(moved, np.uint8)
 
     def back(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Values ``(k, depth, height, width)`` of the working grid on the image's own, linearly."""
+        inside = values if self.whole is None else values[(slice(None), *self.window)]
         if self.size == self.original:
-            return values
+            return inside
         found = np.empty((len(values), *self.original), np.float32)
-        for k, one in enumerate(values):  # of a CT with ten classes not all fit into memory several times
+        for k, one in enumerate(inside):  # of a CT with ten classes not all fit into memory several times
             found[k] = Image(one[None, None]).resample(self.original).array[0, 0]
         return found
 
     def boxes_to(self, boxes: NDArray[np.floating]) -> NDArray[np.float32]:
         """Boxes ``(n, 6)``, start and stop as (depth, height, width) edges, on the working grid."""
-        return self._scaled(boxes, np.array(self.size) / self.original)
+        return self._scaled(boxes, np.array(self.size) / self.original) + np.tile(np.float32(self.start), 2)
 
     def boxes_back(self, boxes: NDArray[np.floating]) -> NDArray[np.float32]:
         """Boxes of the working grid on the image's own, cut at its edges."""
-        moved = self._scaled(boxes, np.array(self.original) / self.size)
+        moved = self._scaled(boxes - np.tile(np.float32(self.start), 2), np.array(self.original) / self.size)
         return moved.clip(0, np.tile(self.original, 2)).astype(np.float32)
 
     @staticmethod
@@ -54,12 +75,27 @@ class Grid:
         return np.asarray(boxes * np.tile(factors, 2), np.float32).reshape(-1, 6)
 
 
+def fit(image: Image, plan: ImagePlan) -> Grid:
+    """An image in ``plan.size``: stretched to all of it, or with ``pad`` in its middle, keeping its shape."""
+    if plan.fit == "stretch":
+        return Grid(image.size, plan.size, whole=plan.size)
+    _, height, width = image.size
+    spacing = image.spacing
+    tall, wide = (height, width) if spacing is None else (height * spacing[1], width * spacing[2])
+    factor = min(plan.size[1] / tall, plan.size[2] / wide)
+    size = (plan.size[0], max(1, round(tall * factor)), max(1, round(wide * factor)))
+    start = (0, (plan.size[1] - size[1]) // 2, (plan.size[2] - size[2]) // 2)
+    return Grid(image.size, size, start, plan.size)
+
+
 def find(image: Image, plan: Recipe) -> Grid:
-    """The working grid of an image.
+    """The working grid of an image; linked tasks see it whole.
 
     Raises:
         Problem: the recipe counts in millimetres, and the image does not know its own.
     """
+    if plan.linked:
+        return fit(image, plan.image)
     chosen = plan.patches
     if chosen.unit == "px" and chosen.longest:
         _, height, width = image.size

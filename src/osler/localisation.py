@@ -1,6 +1,6 @@
 """Where it is: dense networks are fitted on windows of images, and asked about whole ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from osler import boxes, draws, patches, sliding
+from osler import boxes, draws, linking, patches, sliding
 from osler.boxes import Boxes
 from osler.cohort import Training, Validation
 from osler.fitting import Course, Examples, Say, State, descend, loop, seed_of, start, statistics_of_taken_steps
+from osler.linking import Said
 from osler.model import Network
+from osler.patches import Sample, Truth
 from osler.problem import Problem
 from osler.recipe import Recipe
 from osler.tasks.detection import FUSED, OVERLAP, Detection
@@ -26,8 +28,8 @@ NORMALISED = 400
 
 
 def fit(
-    training: tuple[Training, Sequence[Volume]],
-    validation: tuple[Validation, Sequence[Volume]],
+    training: tuple[Training, Sequence[Sample]],
+    validation: tuple[Validation, Sequence[Sample]],
     plan: Recipe,
     course: Course,
 ) -> Network:
@@ -41,19 +43,20 @@ def fit(
     """
     if not isinstance(training[0], Training) or not isinstance(validation[0], Validation):
         raise TypeError("a network is fitted on Training and watched on Validation, nothing else")
-    volumes = training[1]
-    if not volumes:
+    samples = training[1]
+    if not samples:
         raise Problem("no case that can be used is left to train on", fix="see what was left out, and why")
-    many = [i % len(volumes) for i in range(min(NORMALISED, 4 * len(volumes)))]
+    many = [i % len(samples) for i in range(min(NORMALISED, 4 * len(samples)))]
     windows, _ = patches.batch(
-        [volumes[i] for i in many], draws.keys(plan.training.seed, 8, np.arange(len(many))), plan
+        [samples[i] for i in many], draws.keys(plan.training.seed, 8, np.arange(len(many))), plan
     )
-    state = start(Examples(training[0], windows.numpy(), {}), plan, course.member)
+    targets = {name: np.stack([sample.answers[name] for sample in samples]) for name in samples[0].answers}
+    state = start(Examples(training[0], windows.numpy(), targets), plan, course.member)
     loop(
         state,
         plan,
-        len(volumes) * plan.patches.per_case,
-        lambda rows, steps: _step(state, volumes, rows, plan, course.member, steps),
+        len(samples) * plan.patches.per_case,
+        lambda rows, steps: _step(state, samples, rows, plan, course.member, steps),
         lambda: _watch(state, validation[1], plan),
         course,
     )
@@ -62,7 +65,7 @@ def fit(
 
 
 def _step(
-    state: State, volumes: Sequence[Volume], rows: NDArray[np.intp], plan: Recipe, member: int, steps: int
+    state: State, samples: Sequence[Sample], rows: NDArray[np.intp], plan: Recipe, member: int, steps: int
 ) -> float:
     """One batch of windows forward and back."""
     network, chosen = state.network, plan.training
@@ -70,35 +73,56 @@ def _step(
     torch.manual_seed(seed_of(chosen.seed, member, 2, state.epoch * steps + state.step))
     network.train()
     keys = draws.keys(chosen.seed, member, 3, state.epoch, rows)
-    x, targets = patches.batch([volumes[row // plan.patches.per_case] for row in rows], keys, plan)
-    x, targets = patches.augmented(network.normalise_patches(x.to(device)), targets, keys, plan)
+    x, truth = patches.batch([samples[row // plan.patches.per_case] for row in rows], keys, plan)
+    x, truth = patches.augmented(network.normalise_patches(x.to(device)), truth, keys, plan)
     with statistics_of_taken_steps(state):
         with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
-            outputs, _ = network.locate(x)
-        loss = torch.zeros((), device=device)
-        for name, task in network.dense.items():
-            loss = loss + task.loss(outputs[name], targets[name])
-        return descend(state, loss, plan, steps)
+            said = network.say(x)
+        return descend(state, sum(_losses(network, said, truth, plan).values(), said.vector.new_zeros(())), plan, steps)
+
+
+def _losses(network: Network, said: Said, truth: Truth, plan: Recipe) -> dict[str, torch.Tensor]:
+    """The loss of each task, and what their answers contradict."""
+    found = {name: task.loss(said.places[name], truth.places[name]) for name, task in network.dense.items()}
+    targets = {name: target.to(said.vector.device) for name, target in truth.answers.items()}
+    for name, task in network.tasks.items() if targets else ():
+        scale, smoothing = network.scale(name), plan.training.smoothing
+        # Each of the two opinions has to be able to answer alone.
+        each = [task.loss(said.answers[name], targets[name], scale, smoothing)]
+        each += [task.loss(one[name], targets[name], scale, smoothing) / 2 for one in said.opinions]
+        found[name] = torch.stack(each).sum() / (2 if said.opinions[1:] else 1)
+    if network.links is not None and plan.links.consistency:
+        known = {name: _known(truth.places[name], plan.tasks[name].unknown, len(said.vector)) for name in said.presence}
+        found["links"] = plan.links.consistency * linking.contradiction(said, targets, known, plan)
+    return found
+
+
+def _known(target: torch.Tensor | Sequence[NDArray[np.float32] | None], unknown: int, cases: int) -> list[bool]:
+    """Of which cases anything is known of where things are."""
+    if isinstance(target, torch.Tensor):
+        return (target != unknown).reshape(cases, -1).any(1).tolist()
+    each = len(target) // cases
+    return [any(t is not None for t in target[i * each : (i + 1) * each]) for i in range(cases)]
 
 
 @torch.no_grad()
-def _watch(state: State, volumes: Sequence[Volume], plan: Recipe) -> dict[str, float]:
+def _watch(state: State, samples: Sequence[Sample], plan: Recipe) -> dict[str, float]:
     """Loss of the averaged weights on the same few windows of the validation part each time."""
-    if not volumes:
+    if not samples:
         return {}
     network = Network(plan)
     network.load_state_dict(state.average)
     network.channels_last = plan.training.channels_last
     device = next(state.network.parameters()).device
     network.to(device).eval()
-    many = np.linspace(0, len(volumes) - 1, min(WATCHED, len(volumes))).astype(int)
+    many = np.linspace(0, len(samples) - 1, min(WATCHED, len(samples))).astype(int)
     row: dict[str, float] = {}
     for part in np.array_split(many, max(1, len(many) // max(1, plan.training.batch))):
         keys = draws.keys(plan.training.seed, 9, part)
-        x, targets = patches.batch([volumes[i] for i in part], keys, plan)
-        outputs, _ = network.locate(network.normalise_patches(x.to(device)))
-        for name, task in network.dense.items():
-            value = float(task.loss(outputs[name], targets[name])) * len(part) / len(many)
+        x, truth = patches.batch([samples[i] for i in part], keys, plan)
+        said = network.say(network.normalise_patches(x.to(device)))
+        for name, loss in _losses(network, said, truth, plan).items():
+            value = float(loss) * len(part) / len(many)
             row[f"{name}.loss"] = row.get(f"{name}.loss", 0.0) + value
     total = sum(row.values())
     if plan.training.patience and not plan.training.folds and total < state.best_loss:
@@ -109,20 +133,36 @@ def _watch(state: State, volumes: Sequence[Volume], plan: Recipe) -> dict[str, f
 
 def fit_all(
     pairs: Sequence[tuple[Training, Validation, object]],
-    volumes_of: dict[str, list[Volume]],
+    samples_of: Mapping[str, Sequence[Sample]],
     plan: Recipe,
     out: Path,
     say: Say,
     began: float,
 ) -> list[Network]:
-    """A network for each pair of parts; ``volumes_of`` holds the moments of each case by its id."""
+    """A network for each pair of parts; ``samples_of`` holds what windows of each case are cut from, by its id."""
     networks = []
     for number, (training, validation, _) in enumerate(pairs):
-        seen = [v for entry in training.entries for v in volumes_of.get(entry.id, [])]
-        watched = [v for entry in validation.entries for v in volumes_of.get(entry.id, [])]
+        seen = [s for entry in training.entries for s in samples_of.get(entry.id, [])]
+        watched = [s for entry in validation.entries for s in samples_of.get(entry.id, [])]
         course = Course(out, number, len(pairs), say, began)
         networks.append(fit((training, seen), (validation, watched), plan, course))
     return networks
+
+
+def samples(
+    moments: Sequence[Volume], answers: Mapping[str, NDArray[np.float32]], plan: Recipe
+) -> list[Sample]:
+    """What windows of one case are cut from.
+
+    Args:
+        moments: of the case.
+        answers: targets of the tasks that ask of the whole image.
+        plan: the recipe.
+    """
+    if not plan.linked:
+        return [Sample([moment]) for moment in moments]
+    chosen = np.linspace(0, len(moments) - 1, plan.image.frames).round().astype(int)
+    return [patches.completed(Sample([moments[i] for i in chosen], answers), plan)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,27 +178,31 @@ class Located:
     boxes: Mapping[str, Boxes]
 
 
-def ask(networks: Sequence[Network], image: NDArray[np.float32], plan: Recipe) -> Located:
-    """What networks say together of an image ``(c, d, h, w)`` on its working grid.
+def ask(networks: Sequence[Network], moments: NDArray[np.float32], plan: Recipe) -> Iterator[Located]:
+    """What networks say together of each moment of an image ``(t, c, d, h, w)`` on its working grid.
 
-    Probabilities are averaged over networks and mirrored views; boxes are fused.
+    Probabilities are averaged over networks and mirrored views; boxes are fused. Linked networks hear all moments
+    before they say anything of one, where there are as many as they were trained on.
     """
+    together = plan.linked and len(moments) == plan.image.frames
     views = [(network, axes) for network in networks for axes in _views(plan)]
-    probabilities: dict[str, NDArray[np.float32]] = {}
-    found: dict[str, list[Boxes]] = {}
-    for network, axes in views:
-        said = _view(network, image, plan, axes)
-        # Added up one by one: the answers of all networks about a large volume do not fit into memory together.
-        for name, values in said.probabilities.items():
-            values /= len(views)
-            probabilities[name] = np.add(probabilities[name], values, values) if name in probabilities else values
-        for name, some in said.boxes.items():
-            found.setdefault(name, []).append(some)
     dims = networks[0].dims
-    return Located(
-        probabilities,
-        {name: boxes.suppress(boxes.fuse(some, FUSED[dims]), OVERLAP[dims]) for name, some in found.items()},
-    )
+    for some in [moments] if together else moments[:, None]:
+        probabilities: list[dict[str, NDArray[np.float32]]] = [{} for _ in some]
+        found: list[dict[str, list[Boxes]]] = [{} for _ in some]
+        for network, axes in views:
+            seen = _whole(network, some, plan, axes) if plan.linked else [_view(network, some[0], plan, axes)]
+            for number, said in enumerate(seen):
+                total = probabilities[number]
+                # Added up one by one: the answers of all networks about a large volume do not fit into memory together.
+                for name, values in said.probabilities.items():
+                    values /= len(views)
+                    total[name] = np.add(total[name], values, values) if name in total else values
+                for name, places in said.boxes.items():
+                    found[number].setdefault(name, []).append(places)
+        for number in range(len(some)):
+            fused = {n: boxes.fuse(places, FUSED[dims]) for n, places in found[number].items()}
+            yield Located(probabilities[number], {n: boxes.suppress(b, OVERLAP[dims]) for n, b in fused.items()})
 
 
 def _views(plan: Recipe) -> list[tuple[int, ...]]:
@@ -186,7 +230,7 @@ def _view(network: Network, image: NDArray[np.float32], plan: Recipe, axes: tupl
     }
 
     def predict(x: torch.Tensor) -> dict[str, Any]:
-        outputs, _ = network.locate(network.normalise_patches(x.to(device)))
+        outputs = network.say(network.normalise_patches(x.to(device))).places
         return {
             name: task.probabilities(outputs[name], patch)
             if isinstance(task, Segmentation)
@@ -211,6 +255,29 @@ def _view(network: Network, image: NDArray[np.float32], plan: Recipe, axes: tupl
             for n, t in found.items()
         },
     )
+
+
+@torch.inference_mode()
+def _whole(network: Network, moments: NDArray[np.float32], plan: Recipe, axes: tuple[int, ...]) -> list[Located]:
+    """What one linked network says of each moment of one mirrored view, mirrored back."""
+    network.eval()
+    seen = np.ascontiguousarray(np.flip(moments, tuple(axis + 2 for axis in axes)) if axes else moments)
+    x = torch.from_numpy(seen)[None].to(next(network.parameters()).device)
+    said, size, count = network.say(network.normalise_patches(x)).places, plan.image.size, len(moments)
+    probabilities: dict[str, NDArray[np.float32]] = {}
+    found: dict[str, list[Boxes]] = {}
+    for name, task in network.dense.items():
+        if isinstance(task, Segmentation):
+            p = task.probabilities(said[name], size if network.dims == 3 else (1, *size[1:]))
+            # In 2D each slice was an image of its own.
+            p = p.reshape(count, -1, *p.shape[1:]).transpose(1, 2).reshape(count, p.shape[1], *size)
+            probabilities[name] = np.ascontiguousarray(np.flip(p.cpu().numpy(), tuple(axis + 2 for axis in axes)))
+        elif isinstance(task, Detection):
+            found[name] = [_unpadded(each, (0, 0, 0), size, axes) for each in task.decode(said[name], size)]
+    return [
+        Located({n: p[i] for n, p in probabilities.items()}, {n: some[i] for n, some in found.items()})
+        for i in range(count)
+    ]
 
 
 def _unpadded(found: Boxes, shift: sliding.Size, size: Sequence[int], axes: Sequence[int]) -> Boxes:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from osler import catalog, draws, recipe, store
 from osler.case import Question
 from osler.decoder import Decoder
+from osler.linking import Links, Said
 from osler.problem import Problem
 from osler.recipe import Recipe
 from osler.tasks.classification import Classification
@@ -97,9 +98,12 @@ class Network(nn.Module):
             self.pooling = catalog.find("poolings", parts.pooling).build(options, features=self.backbone.features)
             features = self.backbone.features
         self.features = features
+        self.links: Links | None = None
         if self.dense:
             self.decoder, self.finest, strides = self._decoder(image)
             self.places = nn.ModuleList(t.head(self.decoder.widths, strides, self.dims) for t in self.dense.values())
+            if self.tasks:
+                self.links = Links(self.tasks, self.dense, self.decoder.widths, self.backbone.features, plan)
         self.dropout = nn.Dropout(parts.dropout)
         # By number: a task may have any name, also one that a module cannot have.
         self.heads = nn.ModuleList(task.head(features) for task in self.tasks.values())
@@ -110,8 +114,9 @@ class Network(nn.Module):
 
     def normalise_patches(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b t c d h w"]:
         """The normalised batch of windows; where each image has its own scale, they come on it already."""
-        # A window does not know the mean of its image.
-        return x if self.normalise.intensity == "image" else self.normalise(x)
+        # A window does not know the mean of its image; linked tasks see it whole.
+        alone = self.normalise.intensity == "image" and self.links is None
+        return x if alone else self.normalise(x)
 
     def _decoder(self, image: recipe.ImagePlan) -> tuple[Decoder, int, list[tuple[int, ...]]]:
         """A decoder over the levels that tasks look at, the first of them, and pixels of a patch to one of each."""
@@ -124,31 +129,40 @@ class Network(nn.Module):
         first = min(task.finest(strides) for task in self.dense.values())
         return Decoder([level.shape[1] for level in levels[first:]], image.dims), first, strides[first:]
 
-    def locate(self, x: Float[Tensor, "b t c d h w"]) -> tuple[dict[str, Any], Float[Tensor, "b v"]]:
-        """Outputs of the dense tasks for a *normalised* batch of patches, and one feature vector a patch.
+    def say(self, x: Float[Tensor, "b t c d h w"]) -> Said:
+        """All that is said of a *normalised* batch; moments (and slices, in 2D) are folded into it for the backbone.
 
-        Moments (and slices, in 2D) are folded into the batch, as in :meth:`maps`.
+        Features of moments and slices are averaged where the whole is asked about.
         """
-        levels = self.levels(x)
-        return self.located(levels), self.vector(levels[-1], len(x))
+        return self.conclude(self.levels(x), len(x))
 
     def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Float[Tensor, "bf _ ..."]]:
-        """Feature maps of every level of the backbone, finest first."""
+        """Feature maps of every level of the backbone, finest first; where nothing is to be placed only the last."""
+        if not self.dense:
+            return [self.maps(x)]
         found: list[Tensor] = self.backbone.levels(self._folded(x))
         return found
 
-    def located(self, levels: Sequence[Float[Tensor, "bf _ ..."]]) -> dict[str, Any]:
-        """Outputs of the dense tasks for the feature maps of :meth:`levels`."""
+    def conclude(self, levels: Sequence[Float[Tensor, "bf _ ..."]], cases: int) -> Said:
+        """What is said of the feature maps of :meth:`levels`."""
+        vector = self.vector(levels[-1], cases)
+        answers = self.answer(vector)
+        if not self.dense:
+            return Said({}, answers, vector)
         maps = self.decoder(list(levels)[self.finest :])
-        return {name: head(maps) for name, head in zip(self.dense, self.places, strict=True)}
+        heads = dict(zip(self.dense, self.places, strict=True))
+        if self.links is not None:
+            said: Said = self.links(maps, levels[-1], (vector, answers), heads)
+            return said
+        return Said({name: head(maps) for name, head in heads.items()}, answers, vector)
 
     def scale(self, task: str) -> Tensor:
         """What :meth:`Classification.fit` learned from the training targets."""
         return self.get_buffer(f"scale_{list(self.tasks).index(task)}")
 
     def forward(self, x: Float[Tensor, "b t c d h w"]) -> dict[str, Tensor]:
-        """Outputs by task of a *normalised* batch; features of moments (and slices, in 2D) are averaged."""
-        return self.answer(self.vector(self.maps(x), len(x)))
+        """The answers of :meth:`say` to tasks that ask of the whole image, by name."""
+        return dict(self.say(x).answers)
 
     def maps(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "bf k *size"]:
         """Feature maps; moments (and slices, in 2D) are folded into the batch, in the order of their axes."""
@@ -171,7 +185,7 @@ class Network(nn.Module):
         return pooled.reshape(cases, -1, pooled.shape[-1]).mean(1)
 
     def answer(self, vector: Float[Tensor, "b v"]) -> dict[str, Tensor]:
-        """Outputs by task of feature vectors."""
+        """Outputs by task of feature vectors: by the whole image alone."""
         kept = self.dropout(vector)
         return {name: head(kept).float() for name, head in zip(self.tasks, self.heads, strict=True)}
 
@@ -326,12 +340,14 @@ class Outputs:
         answers: raw outputs by task ``(n, o)``; a regression in its own unit.
         vectors: feature vectors ``(n, v)``; ``thumbnails`` ``(n, p)`` and ``appearances`` ``(n, 14)`` of the
             normalised images. All three are of the unmoved images, for the novelty gate.
+        torn: of linked tasks ``(n,)``: 1 where the two opinions (see ``linking.Said``) lead to different classes.
     """
 
     answers: dict[str, NDArray[np.float64]]
     vectors: NDArray[np.float32]
     thumbnails: NDArray[np.float32]
     appearances: NDArray[np.float32]
+    torn: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @torch.inference_mode()
@@ -350,15 +366,19 @@ def outputs(
     device = next(network.parameters()).device
     answers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in network.tasks}
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    torn: dict[str, list[NDArray[np.float64]]] = {}
     for start in range(0, len(pixels), batch):
         x = network.normalise(torch.from_numpy(pixels[start : start + batch]).to(device))
         total: dict[str, Tensor] = {}
         for number, view in enumerate(views):
-            vector = network.vector(network.maps(view(x)), len(x))
-            for name, value in network.answer(vector).items():
+            said = network.say(view(x))
+            for name, value in said.answers.items():
                 total[name] = value.double() + total.get(name, 0)
             if number == 0:
-                seen.append((vector.float().cpu(), thumbnail(x).cpu(), appearance(x).cpu()))
+                seen.append((said.vector.float().cpu(), thumbnail(x).cpu(), appearance(x).cpu()))
+                for name in _exclusive(network) if said.opinions[1:] else ():
+                    first, second = (each[name].argmax(1) for each in said.opinions)
+                    torn.setdefault(name, []).append((first != second).double().cpu().numpy())
         for name, value in total.items():
             mean = (value / len(views)).cpu().numpy()
             if network.tasks[name].question.kind == "regression":
@@ -366,7 +386,15 @@ def outputs(
                 mean = mean * spread + centre
             answers[name].append(mean)
     joined = {name: np.concatenate(values) for name, values in answers.items()}
-    return Outputs(joined, *(torch.cat(parts).numpy() for parts in zip(*seen, strict=True)))
+    return Outputs(
+        joined,
+        *(torch.cat(parts).numpy() for parts in zip(*seen, strict=True)),
+        {name: np.concatenate(values) for name, values in torn.items()},
+    )
+
+
+def _exclusive(network: Network) -> list[str]:
+    return [name for name, task in network.tasks.items() if task.question.kind == "multiclass"]
 
 
 def thumbnail(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b p"]:

@@ -87,9 +87,9 @@ def _thin(plan: Recipe) -> bool:
 
 def _answers(network: Network, x: Tensor) -> list[Tensor]:
     """All outputs of a network that a loss looks at."""
-    if not network.dense:
-        return list(network(x).values())
-    return [part for part in _tensors(network.locate(x)[0]) if part.requires_grad]
+    said = network.say(x)
+    parts = [*_tensors(said.places), *_tensors(said.answers), *_tensors(said.opinions)]
+    return [part for part in parts if part.requires_grad]
 
 
 def _tensors(outputs: Any) -> Iterator[Tensor]:

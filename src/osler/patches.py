@@ -1,6 +1,7 @@
 """What a dense network is trained on: windows of images, more often where something is than chance would have it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,70 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from osler import draws
+from osler import draws, linking
 from osler.augmentation import augment, augment_boxes, augment_masks
 from osler.recipe import Recipe
 from osler.transforms.spatial import VISIBLE
 from osler.volumes import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What a window is cut from: one moment of a case, or, where tasks are linked, all moments that are looked at.
+
+    Attributes:
+        moments: on the working grid, of one size.
+        answers: of linked tasks that ask of the whole image, the target ``(t,)``; NaN where it is unknown.
+    """
+
+    moments: Sequence[Volume]
+    answers: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What is known of a batch of ``b`` windows.
+
+    Attributes:
+        places: label maps ``(n, d, h, w)`` uint8 of segmentations, ``n`` moments in the order of the windows; of
+            detections a list of ``(n, 7)`` arrays, ``None`` where nothing is known.
+        answers: targets ``(b, t)`` of tasks that ask of the whole image.
+    """
+
+    places: Mapping[str, Any]
+    answers: Mapping[str, Float[Tensor, "b t"]] = field(default_factory=dict)
+
+
+def completed(sample: Sample, plan: Recipe) -> Sample:
+    """The sample with what follows from what is known of it.
+
+    Where a class means that there is nothing, nothing is outlined or boxed; around each outlined part there is a
+    box; and where only boxes are known, what lies outside of them is not outlined, while the core of each is.
+    """
+    if not plan.links.complete:
+        return sample
+    nothing = any(
+        float(target[0]) in [plan.tasks[name].classes.index(c) for c in plan.links.nothing.get(name, ())]
+        for name, target in sample.answers.items()
+    )
+    return replace(sample, moments=[_completed(volume, plan, nothing=nothing) for volume in sample.moments])
+
+
+def _completed(volume: Volume, plan: Recipe, *, nothing: bool) -> Volume:
+    labels, boxes = dict(volume.labels), dict(volume.boxes)
+    for name, question in plan.tasks.items() if nothing else ():
+        if question.kind == "segmentation":
+            labels.setdefault(name, np.full(volume.size, question.background, np.uint8))
+        elif question.kind == "detection":
+            boxes.setdefault(name, np.empty((0, 7), np.float32))
+    for outlined, boxed in linking.pairs(plan.tasks):
+        if outlined.task in labels and boxed.task not in boxes:
+            around = linking.boxes_of(labels[outlined.task], outlined, boxed)
+            if around is not None:
+                boxes[boxed.task] = around
+        elif boxed.task in boxes and outlined.task not in labels and set(outlined.classes) == set(boxed.classes):
+            labels[outlined.task] = linking.cores(boxes[boxed.task], volume.size, outlined, boxed)
+    return replace(volume, labels=labels, boxes=boxes)
 
 
 def starts(volume: Volume, plan: Recipe, key: NDArray[np.uint64]) -> tuple[int, int, int]:
@@ -66,48 +126,44 @@ def cut_boxes(
 
 
 def batch(
-    volumes: Sequence[Volume], keys: NDArray[np.uint64], plan: Recipe
-) -> tuple[Float[Tensor, "b t c d h w"], dict[str, Any]]:
-    """A window of each volume, not normalised, and the targets by task.
+    samples: Sequence[Sample], keys: NDArray[np.uint64], plan: Recipe
+) -> tuple[Float[Tensor, "b t c d h w"], Truth]:
+    """A window of each sample, not normalised, and what is known of it.
 
     Args:
-        volumes: one for each window.
+        samples: one for each window, all of as many moments.
         keys: one for each; they decide where it lies.
         plan: the recipe.
-
-    Returns:
-        Images with ``t = 1``; label maps ``(b, d, h, w)`` uint8 of segmentations; for detections a list of
-        ``(n, 7)`` arrays, ``None`` where nothing is known.
     """
     size = plan.image.size
-    first = [starts(volume, plan, keys[i : i + 1]) for i, volume in enumerate(volumes)]
-    windows = [cut(v.image, start, size, float(v.image.min())) for v, start in zip(volumes, first, strict=True)]
-    x = torch.from_numpy(np.stack([np.asarray(w, np.float32) for w in windows])[:, None])
-    targets: dict[str, Any] = {}
+    first = [starts(sample.moments[0], plan, keys[i : i + 1]) for i, sample in enumerate(samples)]
+    each = [(v, start) for sample, start in zip(samples, first, strict=True) for v in sample.moments]
+    windows = [cut(v.image, start, size, float(v.image.min())) for v, start in each]
+    stacked = np.stack([np.asarray(w, np.float32) for w in windows])
+    x = torch.from_numpy(stacked.reshape(len(samples), -1, *stacked.shape[1:]))
+    places: dict[str, Any] = {}
     for name, question in plan.tasks.items():
         if question.kind == "segmentation":
             nothing = np.full(size, question.unknown, np.uint8)
-            maps = [
-                cut(v.labels[name], start, size, 0) if name in v.labels else nothing
-                for v, start in zip(volumes, first, strict=True)
-            ]
-            targets[name] = torch.from_numpy(np.stack(maps))
+            maps = [cut(v.labels[name], s, size, 0) if name in v.labels else nothing for v, s in each]
+            places[name] = torch.from_numpy(np.stack(maps))
         elif question.kind == "detection":
-            targets[name] = [
-                cut_boxes(v.boxes[name], start, size) if name in v.boxes else None
-                for v, start in zip(volumes, first, strict=True)
-            ]
-    return x, targets
+            places[name] = [cut_boxes(v.boxes[name], s, size) if name in v.boxes else None for v, s in each]
+    answers = {
+        name: torch.from_numpy(np.stack([sample.answers[name] for sample in samples])) for name in samples[0].answers
+    }
+    return x, Truth(places, answers)
 
 
 def augmented(
-    x: Float[Tensor, "b t c d h w"], targets: Mapping[str, Any], keys: NDArray[np.uint64], plan: Recipe
-) -> tuple[Float[Tensor, "b t c d h w"], dict[str, Any]]:
-    """Normalised windows changed at random, and their targets with them."""
+    x: Float[Tensor, "b t c d h w"], truth: Truth, keys: NDArray[np.uint64], plan: Recipe
+) -> tuple[Float[Tensor, "b t c d h w"], Truth]:
+    """Normalised windows changed at random, and what is known of them with them."""
     moved: dict[str, Any] = {}
-    for name, target in targets.items():
+    for name, target in truth.places.items():
         if isinstance(target, Tensor):
-            moved[name] = augment_masks(target[:, None, None], keys, plan)[:, 0, 0]
+            maps = target.reshape(*x.shape[:2], 1, *target.shape[1:])
+            moved[name] = augment_masks(maps, keys, plan).reshape(target.shape)
         else:
-            moved[name] = augment_boxes(target, keys, plan, plan.image.size)
-    return augment(x, keys, plan), moved
+            moved[name] = augment_boxes(target, np.repeat(keys, x.shape[1]), plan, plan.image.size)
+    return augment(x, keys, plan), replace(truth, places=moved)

@@ -17,7 +17,7 @@ from osler.image import Image
 from osler.phantom import write_array
 from osler.problem import Problem
 
-LayoutName = Literal["masks", "boxes", "nnunet", "coco", "voc", "yolo"]
+LayoutName = Literal["masks", "boxes", "linked", "nnunet", "coco", "voc", "yolo"]
 # The layouts of others know no calibration part: Osler takes its own out of their training part.
 _PARTS: dict[Role, str] = {"train": "train", "validation": "val", "calibration": "train", "test": "test"}
 
@@ -31,6 +31,8 @@ def write_dense_phantom(folder: Path, spec: DensePhantom, cases: int, layout: La
     - ``masks``: ``manifest.csv`` with a column ``mask.<class>`` for each class, that names a file or is ``none``;
     - ``boxes``: ``manifest.csv`` with a column ``boxes``: x, y, z, width, height, depth (flat: without z and depth)
       in pixels and the class of each, separated by semicolons, or ``none``;
+    - ``linked``: ``manifest.csv`` with a column ``label`` (``normal``, ``malignant`` where a lesion is spiculated, else
+      ``benign``), a column ``mask.lesion`` and a column ``boxes``, which tell no classes apart;
     - ``nnunet``: nnU-Net raw, the test part in ``imagesTs`` and ``labelsTs``;
     - ``coco``: ``annotations/instances_<part>.json`` with boxes and run-length masks;
     - ``voc``: ``Annotations``, ``ImageSets/Main`` and ``JPEGImages`` of Pascal VOC, boxes only;
@@ -45,9 +47,9 @@ def write_dense_phantom(folder: Path, spec: DensePhantom, cases: int, layout: La
     if folder.exists() and any(folder.iterdir()):
         raise Problem("the folder is not empty", path=folder, fix="name a new one")
     if layout in ("coco", "voc", "yolo") and not spec.flat:
-        raise Problem(f"the layout {layout} holds flat images only", fix="write nnunet, masks or boxes")
-    if layout not in ("masks", "boxes") and spec.cases_per_patient > 1:
-        raise Problem(f"the layout {layout} does not say which cases are of one patient", fix="write masks or boxes")
+        raise Problem(f"the layout {layout} holds flat images only", fix="write nnunet, masks, boxes or linked")
+    if layout not in ("masks", "boxes", "linked") and spec.cases_per_patient > 1:
+        raise Problem(f"the layout {layout} does not say which cases are of one patient", fix="write masks, boxes or linked")
     folder.mkdir(parents=True, exist_ok=True)
     truths: list[dict[str, Any]] = []
 
@@ -204,18 +206,32 @@ def _masks(folder: Path, spec: DensePhantom, made: Iterator[DenseCase]) -> None:
     _manifest(folder, rows(), _ending(spec))
 
 
-def _boxes(folder: Path, spec: DensePhantom, made: Iterator[DenseCase]) -> None:
+def _cell(case: DenseCase, spec: DensePhantom, name: str = "") -> str:
+    """The boxes of a case in one cell; ``name`` stands for every class."""
     axes = (2, 1) if spec.flat else (2, 1, 0)
+    cells = []
+    for finding in _there(case):
+        assert finding.box is not None
+        start, stop = finding.box.start, finding.box.stop
+        numbers = [start[axis] for axis in axes] + [stop[axis] - start[axis] for axis in axes]
+        cells.append(" ".join([*(f"{number:g}" for number in numbers), name or finding.name]))
+    return "; ".join(cells) or "none"
 
+
+def _boxes(folder: Path, spec: DensePhantom, made: Iterator[DenseCase]) -> None:
+    _manifest(folder, ((case, {"boxes": _cell(case, spec)}) for case in made), _ending(spec))
+
+
+def _linked(folder: Path, spec: DensePhantom, made: Iterator[DenseCase]) -> None:
     def rows() -> Iterator[tuple[DenseCase, dict[str, str]]]:
         for case in made:
-            cells = []
-            for finding in _there(case):
-                assert finding.box is not None
-                start, stop = finding.box.start, finding.box.stop
-                numbers = [start[axis] for axis in axes] + [stop[axis] - start[axis] for axis in axes]
-                cells.append(" ".join([*(f"{number:g}" for number in numbers), finding.name]))
-            yield case, {"boxes": "; ".join(cells) or "none"}
+            names = {finding.name for finding in _there(case)}
+            label = "malignant" if "spiculated" in names else "benign" if names else "normal"
+            mask = f"masks/{case.case.id}{_ending(spec)}" if names else "none"
+            if names:
+                there = (case.outline.array > 0).astype(np.uint8) * (255 if spec.flat else 1)
+                _save(folder / mask, replace(case.outline, array=there))
+            yield case, {"label": label, "mask.lesion": mask, "boxes": _cell(case, spec, "lesion")}
 
     _manifest(folder, rows(), _ending(spec))
 
@@ -223,6 +239,7 @@ def _boxes(folder: Path, spec: DensePhantom, made: Iterator[DenseCase]) -> None:
 _WRITERS: dict[LayoutName, Callable[[Path, DensePhantom, Iterator[DenseCase]], None]] = {
     "masks": _masks,
     "boxes": _boxes,
+    "linked": _linked,
     "nnunet": _nnunet,
     "coco": _coco,
     "voc": _voc,

@@ -1,7 +1,7 @@
 """From what dense networks say to findings with a place: measured, and as sure as held-out cases allow."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,8 @@ from osler.tasks.segmentation import Segmentation
 from osler.volumes import Volume
 
 Arrays = dict[str, NDArray[Any]]
+# Id of a case, its patient, and its moments (of dense tasks alone each moment is one of its own).
+Held = tuple[str, str, Sequence[Volume]]
 # From this intersection over union on, a part that was outlined, and a box, is one of the reader's.
 _SAME_PART = 0.1
 # In flat images and in volumes: of things a few voxels wide, a box that is half a voxel off shares less than half.
@@ -51,8 +53,7 @@ def answer(
     findings: dict[str, list[Finding]] = {name: [] for name in made.networks[0].dense}
     maps: dict[str, list[NDArray[np.float32]]] = {}
     by = f"model:{made.sha256[:12]}"
-    for frame in range(image.frames):
-        said = localisation.ask(networks or made.networks, moved[frame], plan)
+    for frame, said in enumerate(localisation.ask(networks or made.networks, moved, plan)):
         for number, (name, task) in enumerate(made.networks[0].dense.items()):
             learned = of(made, number)
             if isinstance(task, Segmentation):
@@ -124,10 +125,16 @@ class Learned:
 
 def of(made: Model, number: int) -> Learned:
     """What the model stores for its dense task of this number; neutral where nothing was held out."""
+    question = list(made.networks[0].dense.values())[number].question
+    return _stored(made.calibration, number, question, made.recipe.patches.largest)
+
+
+def _stored(
+    arrays: Mapping[str, NDArray[Any]], number: int, question: Question, largest_of: Sequence[str] = ()
+) -> Learned:
     prefix = f"dense.{number}."
-    stored = {k[len(prefix) :]: v for k, v in made.calibration.items() if k.startswith(prefix)}
-    classes = list(made.networks[0].dense.values())[number].question.classes
-    largest = stored.pop("largest", np.array([name in made.recipe.patches.largest for name in classes]))
+    stored = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
+    largest = stored.pop("largest", np.array([name in largest_of for name in question.classes]))
     return Learned(doubt.of_arrays(stored), largest.astype(bool))
 
 
@@ -149,26 +156,29 @@ class _Seen:
 
 
 def calibrate(
-    networks: Sequence[Network], held: Sequence[Sequence[tuple[str, Volume]]], plan: Recipe
-) -> tuple[Arrays, dict[str, Any]]:
+    networks: Sequence[Network], held: Sequence[Sequence[Held]], plan: Recipe
+) -> tuple[Arrays, dict[str, Any], dict[str, dict[str, Answer]]]:
     """Fits everything that :class:`Learned` holds on cases that each network has not seen.
 
     Args:
         networks: all of one model.
-        held: for each network, or for all of an ensemble alike, patients and moments held out from it. Networks with
-            the same moments answer together, as in ``diagnose``.
+        held: for each network, or for all of an ensemble alike, cases held out from it. Networks with the same cases
+            answer together, as in ``diagnose``.
         plan: the recipe.
 
     Returns:
-        Arrays by name for the model, and facts for its card.
+        Arrays by name for the model, facts for its card, and, where tasks are linked, the answers to each held-out
+        case by its id.
     """
     alone = bool(plan.training.folds)
     groups = [([n], part) for n, part in zip(networks, held, strict=True)] if alone else [(list(networks), held[0])]
     # Both ways, until it is known which classes are better with their largest part alone.
     seen = {name: (_Seen(), _Seen()) for name in networks[0].dense}
+    kept: dict[str, list[tuple[Volume, Located]]] = {}
     for asked, part in groups:
-        for patient, volume in part:
-            said = localisation.ask(asked, np.asarray(volume.image, np.float32), plan)
+        for case, patient, volume, said in _asked(asked, part, plan):
+            if plan.linked:
+                kept.setdefault(case, []).append((volume, said))
             for name, task in networks[0].dense.items():
                 if isinstance(task, Segmentation) and name in volume.labels:
                     for way, into in zip(((), task.question.classes), seen[name], strict=True):
@@ -190,7 +200,37 @@ def calibrate(
             means = {k: float(np.nanmean((cleaned if keep else plain).dice[k])) for k, keep in
                      zip(task.question.classes, largest, strict=True) if plain.dice.get(k)}  # fmt: skip
             card[name] |= {"dice": means, "largest": bool(largest.all())}
-    return arrays, card
+    answers = {case: _about(networks[0], moments, arrays) for case, moments in kept.items()}
+    return arrays, card, answers
+
+
+def _asked(
+    networks: Sequence[Network], held: Sequence[Held], plan: Recipe
+) -> Iterator[tuple[str, str, Volume, Located]]:
+    """Case, patient, and each moment with what is said of it."""
+    for case, patient, moments in held:
+        image = np.stack([np.asarray(volume.image, np.float32) for volume in moments])
+        for volume, said in zip(moments, localisation.ask(networks, image, plan), strict=True):
+            yield case, patient, volume, said
+
+
+def _about(network: Network, moments: Sequence[tuple[Volume, Located]], arrays: Arrays) -> dict[str, Answer]:
+    """What is said of the moments of a case, on the working grid and without measurements: enough to compare."""
+    found: dict[str, Answer] = {}
+    for number, (name, task) in enumerate(network.dense.items()):
+        learned = _stored(arrays, number, task.question)
+        largest = [c for c, yes in zip(task.question.classes, learned.largest, strict=True) if yes]
+        some: list[Finding] = []
+        for frame, (volume, said) in enumerate(moments):
+            if isinstance(task, Segmentation):
+                p = said.probabilities[name]
+                each = task.findings(task.largest(task.decode(p), largest), p, frame)
+            else:
+                each = _boxed(task, said, Grid(volume.size, volume.size), frame, "model")
+            # Boxes are enough: masks of all cases would not fit into memory.
+            some += [doubt.applied(learned.doubt, replace(f, mask=None)) for f in each]
+        found[name] = _answer(task.question, some, learned, withheld=False)
+    return found
 
 
 def _compare_outlines(

@@ -310,7 +310,6 @@ def _plan_network(
 def _plan_training(
     training: dict[str, Any], why: dict[str, str], found: Fingerprint, question: Question, transfer: bool
 ) -> None:
-    counts = [count for label, count in found.labels.items() if label]
     training["batch"] = (
         128 if found.cases >= 4000 and math.prod(found.size) <= 64 * 64 else 32 if found.cases >= 200 else 16
     )
@@ -322,17 +321,25 @@ def _plan_training(
     if transfer:
         training["backbone_rate"] = 0.3
         why["training.backbone_rate"] = "features that were learned elsewhere move slowly"
+    plan_classes(training, why, found, question)
+    training["folds"] = min(5, found.patients) if found.patients < 500 and not found.split else 0
+    few = f"{found.patients} patients: under 500 every one is needed for training and for checking"
+    why["training.folds"] = few if training["folds"] else f"{found.patients} patients, some of them held out"
+    training["threads"] = torch.get_num_threads()
+    why["training.threads"] = "cores of this machine"
+
+
+def plan_classes(
+    training: dict[str, Any], why: dict[str, str], found: Fingerprint, question: Question
+) -> None:
+    """What the loss makes of labels of whole images."""
+    counts = [count for label, count in found.labels.items() if label]
     if question.kind in ("multiclass", "multilabel", "ordinal") and counts:
         ratio = max(counts) / max(1, min(counts))
         training["balance"] = 1.0 if ratio > 1.5 else 0.0
         why["training.balance"] = f"the largest class is {ratio:.1f} times the smallest"
     training["smoothing"] = 0.05 if question.kind == "multiclass" else 0.0
     why["training.smoothing"] = "labels are never all right"
-    training["folds"] = min(5, found.patients) if found.patients < 500 and not found.split else 0
-    few = f"{found.patients} patients: under 500 every one is needed for training and for checking"
-    why["training.folds"] = few if training["folds"] else f"{found.patients} patients, some of them held out"
-    training["threads"] = torch.get_num_threads()
-    why["training.threads"] = "cores of this machine"
 
 
 def _plan_rest(base: dict[str, Any], why: dict[str, str], code: object) -> None:

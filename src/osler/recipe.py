@@ -135,6 +135,31 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True)
+class LinkPlan:
+    """What the tasks of one network tell each other, where some ask of the whole image and some where something is.
+
+    Attributes:
+        classes_see_places: classes see the features of what is outlined or boxed, and how large it is.
+        boxes_see_masks: boxes see the drafts of the outlines.
+        masks_see_boxes, masks_see_classes: outlines are raised or lowered by boxes and by classes.
+        consistency: weight of the loss of answers that contradict what must be so.
+        complete: labels that follow from others are used: no outline where a class means that there is nothing,
+            boxes around outlines, and around the middle of a box nothing.
+        nothing: of each task that asks of the whole image, the classes with which nothing is there to be found.
+        something: and those with which something always is.
+    """
+
+    classes_see_places: bool = True
+    boxes_see_masks: bool = True
+    masks_see_boxes: bool = True
+    masks_see_classes: bool = True
+    consistency: float = 0.1
+    complete: bool = True
+    nothing: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    something: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class SplitPlan:
     """Shares of the patients held out where the cohort does not say it itself."""
 
@@ -177,6 +202,12 @@ class Recipe:
     inference: InferencePlan = field(default_factory=InferencePlan)
     augmentation: dict[str, Options] = field(default_factory=dict)
     patches: PatchPlan = field(default_factory=PatchPlan)
+    links: LinkPlan = field(default_factory=LinkPlan)
+
+    @property
+    def linked(self) -> bool:
+        """Whether some tasks ask of the whole image and others where something is: they are linked, and see it whole."""
+        return self.dense and not all(question.dense for question in self.tasks.values())
 
     @property
     def dense(self) -> bool:
@@ -264,6 +295,7 @@ def _check_values(recipe: Recipe) -> None:
         "split.validation": (recipe.split.validation, 0, 0.9),
         "split.calibration": (recipe.split.calibration, 0, 0.9),
         "split.test": (recipe.split.test, 0, 0.9),
+        "links.consistency": (recipe.links.consistency, 0, 100),
         "patches.longest": (recipe.patches.longest, 0, 65_536),
         "patches.per_case": (recipe.patches.per_case, 1, 100_000),
         "patches.foreground": (recipe.patches.foreground, 0, 1),
@@ -288,14 +320,20 @@ def _check_values(recipe: Recipe) -> None:
 
 def _check_questions(recipe: Recipe) -> None:
     """Together they can be answered, and each is whole."""
-    where = [name for name, question in recipe.tasks.items() if question.dense]
-    whole = [name for name in recipe.tasks if name not in where]
-    if where and whole:
-        raise Problem(
-            f"{whole[0]} is asked of the whole image and {where[0]} where something is: one model answers one of the "
-            "two",
-            fix=f"train a model for each, tasks={whole[0]} and tasks={where[0]}",
-        )
+    for key in ("nothing", "something"):
+        for name, classes in getattr(recipe.links, key).items():
+            known = recipe.tasks[name].classes if name in recipe.tasks and not recipe.tasks[name].dense else ()
+            strange = [label for label in classes if label not in known]
+            if strange or not known:
+                what = f"names {strange[0]!r}, which is no class of it" if strange else "is no task of the whole image"
+                raise Problem(f"in the recipe, links.{key}.{name} {what}", fix="correct it")
+    if recipe.linked and recipe.image.dims == 2 and recipe.image.size[0] > 1:
+        boxed = [name for name, question in recipe.tasks.items() if question.kind == "detection"]
+        if boxed:
+            raise Problem(
+                f"{boxed[0]} looks for boxes, which reach across slices: image.dims = 2 cannot find them",
+                fix="set image.dims=3",
+            )
     for name, question in recipe.tasks.items():
         if question.kind == "segmentation" and len(question.values) != len(question.classes):
             what = f"in the recipe, tasks.{name}.values does not say which values of a label map make up each class"

@@ -10,9 +10,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from osler import calibration, data, diagnosis, places, sliding, volumes
+from osler import calibration, data, diagnosis, grid, places, sliding, volumes
 from osler.case import Box, Case, Finding, Mask
-from osler.data import Placement
 from osler.explanations import log_odds, removed
 from osler.grid import Grid
 from osler.image import Image
@@ -40,18 +39,17 @@ class OfClass:
         return self.network.pooling
 
     def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Tensor]:
-        """The last feature maps."""
-        return [self.network.maps(x)]
+        """The feature maps that the answer rests on: the last ones, of linked tasks those of every level."""
+        return self.network.levels(x)
 
     def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
         """:func:`osler.explanations.log_odds`."""
-        outputs = self.network.answer(self.network.vector(levels[-1], cases))[self.task]
+        outputs = self.network.conclude(levels, cases).answers[self.task]
         return log_odds(outputs, self.network.tasks[self.task].question, self.number)
 
     def raw(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b o"]:
         """All outputs of the task."""
-        found: Tensor = self.network(x)[self.task]
-        return found
+        return self.network.say(x).answers[self.task]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +73,7 @@ class OfPlace:
 
     def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
         """``log_odds`` of the task."""
-        outputs = self.network.located(levels)[self.finding.task]
+        outputs = self.network.conclude(levels, cases).places[self.finding.task]
         return self.network.dense[self.finding.task].log_odds(outputs, self.finding)
 
     def raw(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b o"]:
@@ -161,18 +159,16 @@ def _of_class(made: Model, image: Image, finding: Finding | None) -> Asked:
         number = int((answered.decision if exclusive else answered.probability)[task][0].argmax())
     with torch.no_grad():
         inputs = [network.normalise(torch.from_numpy(pixels).to(_device(network))) for network in made.networks]
-    where = data.place(image, made.recipe.image)
+    where = grid.fit(image, made.recipe.image)
     targets = [OfClass(network.eval(), task, number) for network in made.networks]
     return Asked(
         made, task, made.tasks[task].question.classes[number], targets, inputs, partial(to_image, where=where)
     )
 
 
-def to_image(heat: Heat, where: Placement) -> Heat:
+def to_image(heat: Heat, where: Grid) -> Heat:
     """A map on the network's grid back on the image as it was read; the padding is cut off."""
-    window = tuple(slice(a, a + n) for a, n in zip(where.start, where.size, strict=True))
-    inside = Image(heat[window][None, None].astype(np.float32)).resample(where.original)
-    return np.asarray(inside.array[0, 0], np.float32).clip(0, 1)
+    return np.asarray(where.back(heat[None].astype(np.float32))[0].clip(0, 1), np.float32)
 
 
 def _surest(made: Model, case: Case, wanted: Finding | None) -> Finding:

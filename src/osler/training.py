@@ -24,6 +24,7 @@ from osler import (
     cohort,
     data,
     draws,
+    linking,
     localisation,
     model,
     novelty,
@@ -34,10 +35,12 @@ from osler import (
     volumes,
 )
 from osler import places as where
+from osler.case import Answer, Finding
 from osler.cohort import Calibration, Cohort, Splits, Training, Validation
 from osler.fitting import Examples, Say, fit, write_text
 from osler.inspections import duplicates
 from osler.model import Model, Network
+from osler.patches import Sample
 from osler.problem import Problem
 from osler.recipe import Recipe
 from osler.tasks.classification import Classification
@@ -108,14 +111,18 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     _write_splits(out / "splits.csv", splits, pairs if plan.training.folds else [], loaded, row_of)
     networks: list[Network] = []
     began = time.monotonic()
-    places: dict[str, list[volumes.Volume]] = {}
+    samples: dict[str, list[Sample]] = {}
     if plan.dense:
         say("reading where things are")
         left: list[Problem] = []
+        moments: dict[int, list[volumes.Volume]] = {}
         for volume in volumes.load(loaded.entries, plan, out / "volumes", left.append):
-            places.setdefault(loaded.entries[volume.case].id, []).append(volume)
+            moments.setdefault(volume.case, []).append(volume)
         say_problems(left, say)
-        networks = localisation.fit_all(pairs, places, plan, out, say, began)
+        for row, some in moments.items():
+            answers = {name: values[row] for name, values in targets.items()}
+            samples[loaded.entries[row].id] = localisation.samples(some, answers, plan)
+        networks = localisation.fit_all(pairs, samples, plan, out, say, began)
     else:
         for number, (training, validation, _) in enumerate(pairs):
             networks.append(fit(examples(training), examples(validation), plan, number, out, say, began, len(pairs)))
@@ -123,9 +130,12 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     digests = [int(loaded.digests[row_of[e.id]][:15], 16) for _, _, c in pairs for e in c.entries]
     fitted, card, held = _calibrate(networks, ((examples(t), examples(c)) for t, _, c in pairs), plan)
     if plan.dense:
-        moments = [[(e.patient, v) for e in c.entries for v in places.get(e.id, [])] for _, _, c in pairs]
-        learned, card["places"] = where.calibrate(networks, moments, plan)
+        parts = [[(e.id, e.patient, s.moments) for e in c.entries for s in samples.get(e.id, [])] for *_, c in pairs]
+        learned, card["places"], answers_of = where.calibrate(networks, parts, plan)
         fitted |= learned
+        if plan.linked:
+            order = [e.id for _, _, c in (pairs if plan.training.folds else pairs[:1]) for e in c.entries]
+            fitted["concordance"] = _concordance(tasks, fitted, held, (order, answers_of), plan)
     seen = {e.id for t, v, c in pairs for part in (t, v, c) for e in part.entries}
     fitted["seen"] = np.array(
         sorted(int(loaded.digests[row_of[i]][:15], 16) for i in seen), np.int64
@@ -323,6 +333,7 @@ def _calibrate(
     views = model.moved_copies(plan.inference.views)
     arrays: dict[str, NDArray[Any]] = {}
     raw: dict[str, list[NDArray[np.float64]]] = {}
+    torn: dict[str, list[NDArray[np.float64]]] = {}
     logs, fold, held_parts = [], [], []
     for number, (network, (training, held)) in enumerate(zip(networks, parts, strict=True)):
         if not isinstance(held.part, Calibration):
@@ -342,6 +353,8 @@ def _calibrate(
         fold.append(np.full(len(held), number))
         for name, value in seen.answers.items():
             raw.setdefault(name, []).append(value)
+        for name, value in seen.torn.items():
+            torn.setdefault(name, []).append(value)
     if not logs:
         return arrays, {"calibrated": False}, {}
     # Folds answer for different cases; members of one ensemble answer the same cases together.
@@ -352,6 +365,7 @@ def _calibrate(
     held_parts = held_parts if plan.training.folds else held_parts[:1]
     patients = [entry.patient for part, _ in held_parts for entry in part.entries]
     held_tensors = {"fold": torch.from_numpy(together(fold).astype(np.int64)), "novelty": torch.from_numpy(scores)}
+    held_tensors |= {f"torn.{name}": torch.from_numpy(together(values)) for name, values in torn.items()}
     card: dict[str, Any] = {"calibrated": True, "calibration_cases": len(scores), "isotonic": {}}
     for number, (name, task) in enumerate(networks[0].tasks.items()):
         outputs = together(raw[name])
@@ -363,6 +377,49 @@ def _calibrate(
         arrays |= {f"task.{number}.{k}": v for k, v in vars(fitted).items()}
         card["isotonic"][name] = calibration.against_isotonic(task, outputs, target, patients)
     return arrays, card, held_tensors
+
+
+def _concordance(
+    tasks: Mapping[str, Classification],
+    fitted: Mapping[str, NDArray[Any]],
+    held: Mapping[str, Tensor],
+    said: tuple[Sequence[str], Mapping[str, Mapping[str, Answer]]],
+    plan: Recipe,
+) -> NDArray[np.int64]:
+    """How many held-out cases had a wrong class, and how many there were: where answers agreed, and where not.
+
+    Args:
+        tasks: those that ask of the whole image.
+        fitted: their calibration.
+        held: their outputs, as :func:`_calibrate` gives them.
+        said: ids of the held-out cases in the order of ``held``, and the other answers to each.
+        plan: the recipe.
+    """
+    counts = np.zeros((2, 2), np.int64)
+    order, others = said
+    exclusive = {name: task for name, task in tasks.items() if task.question.kind in ("multiclass", "ordinal")}
+    found: dict[str, NDArray[Any]] = {}
+    for number, (name, task) in enumerate(tasks.items()):
+        if name in exclusive and held:
+            prefix = f"task.{number}."
+            own = calibration.Calibrated(**{k[len(prefix) :]: v for k, v in fitted.items() if k.startswith(prefix)})
+            found[name] = calibration.apply(task, own, held[f"outputs.{name}"].numpy()[None])
+    for row, case in enumerate(order if held else ()):
+        if case not in others:
+            continue
+        answers = dict(others[case])
+        wrong = []
+        for name, p in found.items():
+            question = tasks[name].question
+            findings = [Finding(name, c, "model", float(p[row, k])) for k, c in enumerate(question.classes)]
+            answers[name] = Answer(name, question.kind, tuple(findings), ())
+            target = float(held[f"target.{name}"][row, 0])
+            if np.isfinite(target):
+                wrong.append(int(p[row].argmax()) != int(target))
+        torn = {name: float(held[f"torn.{name}"][row]) for name in found if f"torn.{name}" in held}
+        if wrong:
+            counts[int(bool(linking.disagreements(answers, torn, plan)))] += (any(wrong), 1)
+    return counts
 
 
 def _mean(values: Sequence[NDArray[Any]]) -> NDArray[Any]:

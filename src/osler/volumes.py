@@ -61,7 +61,7 @@ def read(case: Case, plan: Recipe, number: int = 0) -> list[Volume]:
     """
     image = data.the_image(case)
     where, moved = on_grid(image, plan)
-    geometry = Image(np.broadcast_to(np.uint8(0), (1, 1, *image.size)), image.geometry).resample(where.size).geometry
+    geometry = where.to(Image(np.broadcast_to(np.uint8(0), (1, 1, *image.size)), image.geometry)).geometry
     found = []
     for frame in range(image.frames):
         labels, boxes, places = {}, {}, []
@@ -87,7 +87,7 @@ def on_grid(image: Image, plan: Recipe) -> tuple[Grid, NDArray[np.float32]]:
     """
     where = grid.find(image, plan)
     image = replace(image, array=data.with_channels(image.array, plan.image.channels))
-    if plan.image.intensity == "image":
+    if plan.image.intensity == "image" and not plan.linked:
         image = grid.standardised(image)
     array = where.to(image).array
     data.require_numbers(array)

@@ -18,6 +18,10 @@ class Dense(ABC):
     """
 
     question: Question
+    # Channels of what may be added to the outputs by :meth:`gated`; 0 where nothing can.
+    gates: int = 0
+    # Whether :meth:`presence` tells other tasks where things are. A task that does not know of others is left alone.
+    shows: bool = False
 
     def finest(self, strides: Sequence[tuple[int, ...]]) -> int:
         """The first of the maps that it looks at; the decoder does not make those that no task looks at.
@@ -40,6 +44,14 @@ class Dense(ABC):
     @abstractmethod
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """A number to make small; patches of which nothing is known add nothing."""
+
+    def presence(self, outputs: Any) -> Float[Tensor, "b k *size"]:
+        """Where each class is, 0 to 1, on a map of any resolution; gradients flow through it."""
+        raise NotImplementedError
+
+    def gated(self, outputs: Any, gate: Float[Tensor, "b o *size"]) -> Any:
+        """The outputs after what others say: ``gate`` holds :attr:`gates` channels of log-odds to be added."""
+        raise NotImplementedError
 
     @abstractmethod
     def log_odds(self, outputs: Any, finding: Finding) -> Float[Tensor, " b"]:

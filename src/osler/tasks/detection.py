@@ -35,6 +35,8 @@ _BASE = 4.0  # size of a box that nothing was learned about, in pixels of its ma
 _LARGEST = 4.0  # natural logarithm of the largest size over that
 _SURE = 10  # offers that answer for one object
 _PRIOR = 0.01  # score that nothing was learned about (Lin 2017)
+# Boxes of each class that :meth:`Detection.presence` draws.
+_SHOWN = 8
 # Score that the best offer for an object reaches for at least, however badly its box still fits. Of a box few
 # voxels wide half a voxel takes a third of the overlap away: asked for no more, tiny things would drown (in a trial
 # with 3D blobs of 3 to 10 voxels, sensitivity at one false positive was .79, not .91; of the tiny .50, not .79).
@@ -67,6 +69,7 @@ class Detection(Dense):
     """
 
     question: Question
+    shows = True
 
     def finest(self, strides: Sequence[tuple[int, ...]]) -> int:
         """The first with :data:`_FINEST` pixels of the patch to its own along some axis, else the coarsest."""
@@ -122,6 +125,24 @@ class Detection(Dense):
             found = found[found.scores.argsort(descending=True, stable=True)[: 10 * most]]
             answers.append(suppress(found, OVERLAP[dims])[:most])
         return answers
+
+    def presence(self, outputs: Offers) -> Float[Tensor, "b k *size"]:
+        """Each pixel of the finest map that is used: the score of the best box that it lies in, with soft edges."""
+        dims = outputs.points.shape[1]
+        step = outputs.strides[0]
+        own = (outputs.strides == step).all(1)
+        size = [int(n) for n in (outputs.points[own].amax(0) / step + 0.5).round()]
+        scores, best = outputs.logits.float().sigmoid().topk(min(_SHOWN, outputs.logits.shape[1]), 1)
+        places = _places(outputs)
+        inside = scores.transpose(1, 2)
+        for axis, n in enumerate(size):
+            low, high = (places[..., side + 3 - dims + axis].unsqueeze(-1).expand(-1, -1, best.shape[-1]).gather(1, best)
+                         for side in (0, 3))  # fmt: skip
+            at = (torch.arange(n, device=low.device) + 0.5) * step[axis]
+            soft = [((at - low[..., None]) / step[axis]).sigmoid(), ((high[..., None] - at) / step[axis]).sigmoid()]
+            along = (soft[0] * soft[1]).transpose(1, 2)
+            inside = inside[..., None] * along.reshape(*along.shape[:3], *[1] * axis, n)
+        return inside.amax(2)
 
     def log_odds(self, outputs: Offers, finding: Finding) -> Float[Tensor, " b"]:
         """Of the best that is offered for a box: the score of its class times the overlap (Petsiuk 2021)."""

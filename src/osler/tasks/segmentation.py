@@ -33,6 +33,13 @@ class Segmentation(Dense):
     question: Question
     deep: int = 1
 
+    shows = True
+
+    @property
+    def gates(self) -> int:  # type: ignore[override]
+        """As many as outputs."""
+        return self.outputs
+
     @property
     def outputs(self) -> int:
         """Channels: the background and each class, or each region."""
@@ -47,8 +54,7 @@ class Segmentation(Dense):
     @property
     def background(self) -> int:
         """The value of pixels of no class."""
-        taken = {value for group in self.question.values for value in group} | {self.question.unknown}
-        return next(value for value in range(256) if value not in taken)
+        return self.question.background
 
     @cached_property
     def _table(self) -> Float[Tensor, "v o"]:
@@ -118,6 +124,17 @@ class Segmentation(Dense):
         if raw.shape[2:] != tuple(patch):
             raw = functional.interpolate(raw, tuple(patch), mode="trilinear", align_corners=False)
         return raw.sigmoid() if self.regions else raw.softmax(1)
+
+    def presence(self, outputs: Sequence[Float[Tensor, "b o *size"]]) -> Float[Tensor, "b k *size"]:
+        """The probability of each class at each pixel of the finest map."""
+        raw = outputs[0].float()
+        return raw.sigmoid() if self.regions else raw.softmax(1)[:, 1:]
+
+    def gated(
+        self, outputs: Sequence[Float[Tensor, "b o *size"]], gate: Float[Tensor, "b o *size"]
+    ) -> list[Float[Tensor, "b o *size"]]:
+        """The corrected finest map, and while training the draft after it, which keeps a loss of its own."""
+        return [outputs[0] + gate, *(outputs if len(outputs) > 1 else ())]
 
     def log_odds(self, outputs: Sequence[Float[Tensor, "b o *size"]], finding: Finding) -> Float[Tensor, " b"]:
         """Of its class or region, the mean over the pixels of its mask (Vinogradova et al., 2020)."""

@@ -104,8 +104,10 @@ def test_masks_can_be_asked_for_as_boxes_and_runs_are_not_compared(tmp_path: Pat
     evaluation.evaluate(tmp_path / "run", place, tmp_path / "out", draws=20, say=lambda line: None)
     told = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert "map50" in told["tasks"]["mask"]["metrics"]
-    with pytest.raises(Problem, match="cannot be compared case by case yet"):
-        evaluation.evaluate(tmp_path / "run", place, tmp_path / "out", against=tmp_path / "run")
+    same = evaluation.evaluate(
+        tmp_path / "run", place, tmp_path / "out", against=tmp_path / "run", draws=20, say=lambda line: None
+    )
+    assert same["comparison"]["tasks"]["mask"]["differences"]["map50"]["value"] == 0
 
 
 def test_an_ablation_of_places_is_refused(tmp_path: Path) -> None:

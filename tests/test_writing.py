@@ -369,7 +369,7 @@ def test_a_box_lies_in_the_slices_whose_middle_it_holds() -> None:
     wide = Finding("boxes", "nodule", probability=0.8, box=Box((1.0, 1.0, 1.0), (2.4, 4.0, 5.0)))
     other = Finding("boxes", "nodule", probability=0.8, box=Box((2.0, 1.0, 1.0), (3.0, 3.0, 4.0)))
     content = writing.pictures(
-        said(wide, other, task="boxes", kind="detection").answers["boxes"], BOXES, case.images["image"]
+        [(said(wide, other, task="boxes", kind="detection").answers["boxes"], BOXES)], case.images["image"]
     )
     shown = np.asarray(Pillow.open(io.BytesIO(content[0])))
     # Slice 1 holds the larger box only; the other one does not reach it.
@@ -381,7 +381,7 @@ def test_a_box_of_another_slice_is_not_drawn() -> None:
     first = [Finding("boxes", "nodule", probability=0.8, box=Box((0.0, 2.0, 5.0), (2.0, 8.0, 11.0)))] * 2
     later = Finding("boxes", "nodule", probability=0.8, box=Box((9.0, 30.0, 5.0), (11.0, 36.0, 11.0)))
     answer = said(*first, later, task="boxes", kind="detection").answers["boxes"]
-    shown = np.asarray(Pillow.open(io.BytesIO(writing.pictures(answer, BOXES, image)[0])))
+    shown = np.asarray(Pillow.open(io.BytesIO(writing.pictures([(answer, BOXES)], image)[0])))
     rows = shown.any((1, 2)).nonzero()[0] // (len(shown) // 40)
     assert set(rows) == {2, 3, 4, 5, 6, 7}
 

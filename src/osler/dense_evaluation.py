@@ -72,7 +72,8 @@ class Reviewed:
 
 
 def evaluate(
-    run: Path, made: Model, found: Cohort, out: Path, *, out_of_fold: bool, draws: int, say: Say
+    run: Path, made: Model, found: Cohort, out: Path, *, out_of_fold: bool, draws: int, say: Say,
+    against: Path | None = None,
 ) -> dict[str, Any]:
     """Measures a model that only says where things are; see :func:`osler.evaluation.evaluate`.
 
@@ -103,6 +104,8 @@ def evaluate(
         "notes": notes,
         "tasks": tasks,
     }  # fmt: skip
+    if against is not None:
+        result["comparison"] = against_run(against, (made, reviewed), found, out_of_fold, draws)
     _write(out, result, reviewed)
     for note in notes:
         say(note)
@@ -111,6 +114,22 @@ def evaluate(
             say(line)
     say(f"this cohort was evaluated {times} time{'s' if times > 1 else ''} with models of this run folder")
     return result
+
+
+def against_run(
+    other: Path, ours: tuple[Model, Reviewed], found: Cohort, out_of_fold: bool, draws: int
+) -> dict[str, Any]:
+    """Paired differences to another run, in the form of ``comparison`` in ``evaluation.json``.
+
+    Raises:
+        Problem: there is nothing to compare.
+    """
+    theirs = model.load(other)
+    if not set(theirs.networks[0].dense) & set(ours[0].networks[0].dense):
+        raise Problem("the other run looks for other things, so there is nothing to compare", path=other)
+    shared = replace(found, questions=tuple(q for q in found.questions if q.task in theirs.recipe.tasks))
+    reviewed, _ = measure(other, theirs, shared, out_of_fold=out_of_fold, say=lambda line: None)
+    return {"model": theirs.sha256, "tasks": compare(ours, (theirs, reviewed), draws)}
 
 
 def measure(run: Path, made: Model, found: Cohort, *, out_of_fold: bool, say: Say) -> tuple[Reviewed, list[str]]:
@@ -154,6 +173,25 @@ def measure(run: Path, made: Model, found: Cohort, *, out_of_fold: bool, say: Sa
 def summaries(made: Model, reviewed: Reviewed, draws: int) -> dict[str, Any]:
     """Every figure of every task that asks where something is."""
     return {q.task: _summary(made, q, reviewed, draws) for q in reviewed.questions}
+
+
+def compare(ours: tuple[Model, Reviewed], theirs: tuple[Model, Reviewed], draws: int) -> dict[str, Any]:
+    """Paired differences of two models, ours minus theirs, by task, on the cases that both answered."""
+    (made, mine), (other, yours) = ours, theirs
+    place = {digest: number for number, digest in enumerate(yours.digests)}
+    both = [(a, place[digest]) for a, digest in enumerate(mine.digests) if digest in place]
+    found: dict[str, Any] = {}
+    for question in mine.questions:
+        name = question.task
+        if name not in yours.rows:
+            continue
+        pairs = [(mine.rows[name][a], yours.rows[name][b]) for a, b in both]
+        kept = [(a, b) for a, b in pairs if len(a) == len(b)]
+        rows = [row for a, _ in kept for row in a], [row for _, b in kept for row in b]
+        if rows[0]:
+            limits = _limit(made, name), _limit(other, name)
+            found[name] = dense_scoring.compare(*rows, question, limits, draws)
+    return found
 
 
 def concordance(reviewed: Reviewed, draws: int) -> dict[str, Any]:
@@ -332,11 +370,16 @@ def _about(answer: Answer, question: Question) -> Answer:
 
 def _summary(made: Model, question: Question, reviewed: Reviewed, draws: int) -> dict[str, Any]:
     name = question.task
-    learned = places.of(made, list(made.networks[0].dense).index(name))
-    limit = doubt.chance(learned.doubt, float(learned.doubt.threshold[0]))[0]
+    limit = _limit(made, name)
     rows = [row for case in reviewed.rows[name] for row in case]
     unknown = sum(not case for case in reviewed.rows[name])
     return dense_scoring.summary(rows, question, threshold=limit, unknown=unknown, draws=draws)
+
+
+def _limit(made: Model, task: str) -> float:
+    """The chance from which a finding of this task is stated."""
+    learned = places.of(made, list(made.networks[0].dense).index(task))
+    return doubt.chance(learned.doubt, float(learned.doubt.threshold[0]))[0]
 
 
 def _write(out: Path, result: dict[str, Any], reviewed: Reviewed) -> None:

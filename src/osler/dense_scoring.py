@@ -92,6 +92,57 @@ def summary(
     return result
 
 
+def compare(
+    ours: Sequence[Row],
+    theirs: Sequence[Row],
+    question: Question,
+    thresholds: tuple[float, float],
+    draws: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Two models on the same cases, in the form of :func:`osler.scoring.compare`: figures of the whole, paired.
+
+    Args:
+        ours, theirs: rows of the same moments, in one order.
+        question: what was asked of both.
+        thresholds: score from which each states a box.
+        draws: of the bootstrap over patients, the same ones for both.
+        seed: of the same.
+
+    Raises:
+        ValueError: the moments differ.
+    """
+    if [row.patient for row in ours] != [row.patient for row in theirs]:
+        raise ValueError("two models can be compared on the same cases only")
+    clusters = np.unique([row.patient for row in ours], return_inverse=True)[1]
+    names: list[str] = []
+    functions: list[Callable[[NDArray[Any]], NDArray[Any]]] = []
+    for rows, threshold in zip((ours, theirs), thresholds, strict=True):
+        parts = [part for name in question.classes for part in _parts(rows, name, threshold)]
+        without = _without(rows, question.classes, clusters, threshold)
+        labels = [name for part in parts for name in part.names]
+        names = [name for name in dict.fromkeys([*labels, "drawn_without"]) if not name.startswith(_FROC)]
+
+        def values(
+            weight: NDArray[Any], parts: Any = parts, without: Measure = without, labels: Any = labels
+        ) -> NDArray[Any]:
+            each = np.concatenate([np.empty(0), *(part.values(weight) for part in parts)])
+            found = {name: each[[at for at, mine in enumerate(labels) if mine == name]] for name in names}
+            found["drawn_without"] = np.array([without.statistic(weight)])
+            return np.array([v[np.isfinite(v)].mean() if np.isfinite(v).any() else np.nan for v in found.values()])
+
+        functions.append(values)
+    one, other = functions
+    found = bootstrap_several(lambda weight: one(weight) - other(weight), clusters, draws, seed)
+    every = np.ones(len(ours))
+    both = zip(names, one(every), other(every), found, strict=True)
+    differences = {
+        name: {"a": float(a), "b": float(b), **as_json(_honest(difference))}
+        for name, a, b, difference in both if np.isfinite(a) and np.isfinite(b)
+    }  # fmt: skip
+    return {"n": len(ours), "patients": len({row.patient for row in ours}), "differences": differences}
+
+
 def _in_one_unit(rows: Sequence[Row]) -> tuple[list[Row], str, list[str]]:
     """Distances in pixels beside others in millimetres are left out: their mean would have no meaning."""
     units = {row.unit for row in rows}

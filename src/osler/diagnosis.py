@@ -375,6 +375,8 @@ def in_one_line(diagnosis: Diagnosis) -> str:
             low, high = one.interval or (float("nan"), float("nan"))
             parts.append(f"{task} {one.name} {one.probability:.0%} ({low:.0%} to {high:.0%})")
     text = ", ".join(parts)
+    if diagnosis.concordance is not None and not diagnosis.concordance.agree:
+        text += f"; the answers disagree ({'; '.join(diagnosis.concordance.statements)})"
     if diagnosis.abstained:
         text = f"withheld: {'; '.join(diagnosis.reasons)} (would be {text})"
     return f"{text}; {diagnosis.seconds:.2f} s, {diagnosis.peak_mib:.0f} MiB"
@@ -439,14 +441,27 @@ def _outlined(diagnosis: Diagnosis, case: Case, made: Model) -> dict[str, tuple[
     from PIL import Image as Picture
 
     image, shown = data.the_image(case), {}
-    for task, given in diagnosis.answers.items():
-        if given.kind not in DENSE:
-            continue
-        for frame, drawn in writing.pictures(given, made.recipe.tasks[task], image).items():
-            name = f"{task}, moment {frame + 1}" if image.frames > 1 else task
-            caption = "Whole lines: stated. Broken lines: less likely, for those who want to look."
-            shown[name] = (np.asarray(Picture.open(io.BytesIO(drawn)).convert("RGB")), caption)
+    placed = {task: given for task, given in diagnosis.answers.items() if given.kind in DENSE}
+    caption = "Whole lines: stated. Broken lines: less likely, for those who want to look."
+    groups = {task: [(given, made.recipe.tasks[task])] for task, given in placed.items()}
+    if made.recipe.linked and len(placed) > 1:
+        groups = {"all findings": [each for group in groups.values() for each in group], **groups}
+    for name, group in groups.items():
+        for frame, drawn in writing.pictures(group, image).items():
+            title = f"{name}, moment {frame + 1}" if image.frames > 1 else name
+            # Linked tasks are one answer: the class belongs beside what was found.
+            said = [_leads(given) for given in diagnosis.answers.values()] if made.recipe.linked else []
+            words = " ".join([*(f"{line}." for line in said if line), caption])
+            shown[title] = (np.asarray(Picture.open(io.BytesIO(drawn)).convert("RGB")), words)
     return shown
+
+
+def _leads(given: Answer) -> str:
+    lead = linking.leading(given)
+    if lead is None:
+        return ""
+    share = next(f.probability for f in given.findings if f.name == lead) or 0.0
+    return f"{given.task} {lead} {share:.0%}" + ("" if given.decision else ", withheld")
 
 
 def _replace_text(path: Path, text: str) -> None:

@@ -86,14 +86,11 @@ def evaluate(
     linked = made.recipe.linked
     if made.recipe.dense:
         from osler import dense_evaluation
-
-        if against is not None:
-            raise Problem(
-                "runs that say where things are cannot be compared case by case yet", path=Path(against),
-                fix="evaluate each of them and compare the intervals",
-            )  # fmt: skip
     if made.recipe.dense and not linked:
-        return dense_evaluation.evaluate(run, made, found, out, out_of_fold=out_of_fold, draws=draws, say=say)
+        other = None if against is None else Path(against)
+        return dense_evaluation.evaluate(
+            run, made, found, out, out_of_fold=out_of_fold, draws=draws, say=say, against=other
+        )
     given = found
     found, notes = _in_the_models_words(found, made)
     for problem in found.problems[:5]:
@@ -133,7 +130,14 @@ def evaluate(
         examples = reviewed.examples
         replace_text(out / "places.csv", dense_evaluation.csv_of(reviewed))
     if against is not None:
-        result["comparison"] = _compare(Path(against), answers, tables, say)
+        other = Path(against)
+        theirs = model.load(other)
+        result["comparison"] = {"model": theirs.sha256, "tasks": {}}
+        if theirs.tasks:
+            result["comparison"] = _compare(other, answers, tables, say, found if out_of_fold else None)
+        if linked and theirs.recipe.dense:
+            compared = dense_evaluation.against_run(other, (made, reviewed), given, out_of_fold, draws)
+            result["comparison"]["tasks"] |= compared["tasks"]
     _write(out, result, tables, answers, examples)
     for note in notes:
         say(note)
@@ -409,8 +413,13 @@ def _predictions(made: Model, name: str, answers: Answers) -> Predictions:
     )
 
 
-def _compare(other: Path, answers: Answers, tables: Sequence[Predictions], say: Say) -> dict[str, Any]:
-    """Paired differences, this run minus the other, on the cases that both can be measured on."""
+def _compare(
+    other: Path, answers: Answers, tables: Sequence[Predictions], say: Say, folded: Cohort | None = None
+) -> dict[str, Any]:
+    """Paired differences, this run minus the other, on the cases that both can be measured on.
+
+    ``folded``: of a cohort that both were trained on with folds, their answers out of fold are compared.
+    """
     made = model.load(other)
     for table in tables:
         asked = made.tasks.get(table.question.task)
@@ -418,8 +427,15 @@ def _compare(other: Path, answers: Answers, tables: Sequence[Predictions], say: 
             raise Problem(
                 f"the other run has other classes of {table.question.task}", path=other, fix="compare like with like"
             )
-    seen = frozenset(made.calibration.get("seen", np.empty(0, np.int64)).tolist())
-    theirs, known, _ = answer_all(made, Test(answers.entries), say, seen)
+    known = 0
+    theirs: Answers | None
+    if folded is not None:
+        inside = {entry.id for entry in answers.entries}
+        theirs, _ = _out_of_fold(made, other, folded, say)
+        theirs = _only(theirs, np.array([entry.id in inside for entry in theirs.entries]))
+    else:
+        seen = frozenset(made.calibration.get("seen", np.empty(0, np.int64)).tolist())
+        theirs, known, _ = answer_all(made, Test(answers.entries), say, seen)
     if theirs is None:
         raise Problem("the other run has seen all of these cases, so there is nothing to compare", path=other)
     if known:
@@ -434,6 +450,22 @@ def _compare(other: Path, answers: Answers, tables: Sequence[Predictions], say: 
             second = _predictions(made, table.question.task, theirs)
             result["tasks"][table.question.task] = scoring.compare(table.take(mask), second)
     return result
+
+
+def _only(answers: Answers, rows: NDArray[np.bool_]) -> Answers:
+    """Some of the answers."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: of(one) for name, one in value.items()}
+        return value[rows]
+
+    kept = [tuple(x for x, yes in zip(each, rows, strict=True) if yes) for each in
+            (answers.entries, answers.digests, answers.reasons)]  # fmt: skip
+    a = answers.answered
+    answered = Answered(of(a.probability), of(a.low), of(a.high), of(a.sets), of(a.decision), of(a.score),
+                        of(a.p_value), of(a.torn))  # fmt: skip
+    return Answers(kept[0], kept[1], answered, answers.abstained[rows], kept[2], answers.seconds)
 
 
 # --- what is written ---------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"shown": shown, "lowered": lambda text: text[:1].lower() + text[1:]}
+    environment.filters["capital"] = lambda text: text[:1].upper() + text[1:]
     return environment
 
 
@@ -240,14 +241,30 @@ def diagnosis_page(
     """
     panes = [("image", picture, ""), *((name, image, caption) for name, (image, caption) in overlays.items())]
     # What was found where is what a reader looks for first.
-    drawn = tuple(task for task, answer in diagnosis.answers.items() if answer.kind in DENSE)
-    panes.sort(key=lambda pane: not pane[0].startswith(drawn) if drawn else False)
+    drawn = ("all findings", *(task for task, answer in diagnosis.answers.items() if answer.kind in DENSE))
+    panes.sort(key=lambda pane: not pane[0].startswith(drawn))
     shown = [
         {"name": name, "picture": _data_uri(image), "caption": caption, "small": max(image.shape[:2]) < 100}
         for name, image, caption in panes
     ]
     answers = [answer_in_words(answer) for answer in diagnosis.answers.values()]
-    _write(path, "diagnosis.html", diagnosis=diagnosis, panes=shown, answers=answers, novelty=_novelty(diagnosis))
+    _write(path, "diagnosis.html", diagnosis=diagnosis, panes=shown, answers=answers, novelty=_novelty(diagnosis),
+           concordance=_concordance(diagnosis))  # fmt: skip
+
+
+def _concordance(diagnosis: Diagnosis) -> dict[str, Any] | None:
+    found = diagnosis.concordance
+    if found is None:
+        return None
+    sentence = ""
+    if found.wrong is not None:
+        share, low, high = (shown(number, "percent") for number in found.wrong)
+        how = "agreed" if found.agree else "disagreed"
+        sentence = (
+            f"In {found.cases} cases held out from training the answers {how} like this; "
+            f"the class was wrong in {share} of them ({low} to {high})."
+        )
+    return {"agree": found.agree, "statements": found.statements, "sentence": sentence}
 
 
 def _novelty(diagnosis: Diagnosis) -> dict[str, Any] | None:

@@ -80,7 +80,7 @@ def write(
         if uncertainty and task in uncertainty:
             _volume(folder / f"{_plain(task)}-uncertainty.nii.gz", uncertainty[task], image)
         notes += _segmentation(diagnosis, answer, question, (image, source), folder)
-        for frame, picture in pictures(answer, question, image).items():
+        for frame, picture in pictures([(answer, question)], image).items():
             _replace(folder / f"{_plain(task)}{f'-{frame}' if image.frames > 1 else ''}.png", picture)
     if any(answer.kind in DENSE for answer in diagnosis.answers.values()):
         _replace(folder / TABLE, table(diagnosis).encode())
@@ -160,15 +160,16 @@ def segments(stated: Sequence[Finding], question: Question, image: Image) -> lis
     return drawn
 
 
-def pictures(answer: Answer, question: Question, image: Image) -> dict[int, bytes]:
-    """Moment to PNG: the slice with the most of what was found, outlines and boxes drawn on it.
+def pictures(answers: Sequence[tuple[Answer, Question]], image: Image) -> dict[int, bytes]:
+    """Moment to PNG: the slice with the most of what was found, outlines and boxes of all answers drawn on it.
 
-    Stated findings have a whole line, others a broken one; each class has a colour of its own.
+    Stated findings have a whole line, others a broken one; each class of each question has a colour of its own.
     """
     from PIL import Image as Pillow
 
-    placed = sorted((f for f in answer.findings if f.box is not None), key=lambda f: f.frame)
-    stated = {id(finding) for finding in answer.stated}
+    placed = sorted((f for a, _ in answers for f in a.findings if f.box is not None), key=lambda f: f.frame)
+    stated = {id(finding) for answer, _ in answers for finding in answer.stated}
+    classes = [(question.task, name) for _, question in answers for name in question.classes]
     made = {}
     for frame, some in groupby(placed, key=lambda f: f.frame):
         findings = list(some)
@@ -180,7 +181,7 @@ def pictures(answer: Answer, question: Question, image: Image) -> dict[int, byte
         for finding in findings:
             if finding.mask is None and finding.box and level not in _levels(finding.box, image.size[0]):
                 continue
-            colour = _COLOURS[question.classes.index(finding.name) % len(_COLOURS)]
+            colour = _COLOURS[classes.index((finding.task, finding.name)) % len(_COLOURS)]
             _draw(canvas, finding, level, factor, (colour, id(finding) in stated))
         content = io.BytesIO()
         Pillow.fromarray(canvas).save(content, "PNG")

@@ -49,7 +49,7 @@ class Dense(ABC):
         """Where each class is, 0 to 1, on a map of any resolution; gradients flow through it."""
         raise NotImplementedError
 
-    def gated(self, outputs: Any, gate: Float[Tensor, "b o *size"]) -> Any:
+    def gated(self, outputs: Any, gate: Float[Tensor, "b o ..."]) -> Any:
         """The outputs after what others say: ``gate`` holds :attr:`gates` channels of log-odds to be added."""
         raise NotImplementedError
 

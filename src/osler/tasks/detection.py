@@ -139,7 +139,8 @@ class Detection(Dense):
             low, high = (places[..., side + 3 - dims + axis].unsqueeze(-1).expand(-1, -1, best.shape[-1]).gather(1, best)
                          for side in (0, 3))  # fmt: skip
             at = (torch.arange(n, device=low.device) + 0.5) * step[axis]
-            soft = [((at - low[..., None]) / step[axis]).sigmoid(), ((high[..., None] - at) / step[axis]).sigmoid()]
+            # An edge is as wide as half a pixel of the map.
+            soft = [(4 * d / step[axis]).sigmoid() for d in (at - low[..., None], high[..., None] - at)]
             along = (soft[0] * soft[1]).transpose(1, 2)
             inside = inside[..., None] * along.reshape(*along.shape[:3], *[1] * axis, n)
         return inside.amax(2)

@@ -125,14 +125,14 @@ class Segmentation(Dense):
             raw = functional.interpolate(raw, tuple(patch), mode="trilinear", align_corners=False)
         return raw.sigmoid() if self.regions else raw.softmax(1)
 
-    def presence(self, outputs: Sequence[Float[Tensor, "b o *size"]]) -> Float[Tensor, "b k *size"]:
+    def presence(self, outputs: Sequence[Float[Tensor, "b o ..."]]) -> Float[Tensor, "b k ..."]:
         """The probability of each class at each pixel of the finest map."""
         raw = outputs[0].float()
         return raw.sigmoid() if self.regions else raw.softmax(1)[:, 1:]
 
     def gated(
-        self, outputs: Sequence[Float[Tensor, "b o *size"]], gate: Float[Tensor, "b o *size"]
-    ) -> list[Float[Tensor, "b o *size"]]:
+        self, outputs: Sequence[Float[Tensor, "b o ..."]], gate: Float[Tensor, "b o ..."]
+    ) -> list[Float[Tensor, "b o ..."]]:
         """The corrected finest map, and while training the draft after it, which keeps a loss of its own."""
         return [outputs[0] + gate, *(outputs if len(outputs) > 1 else ())]
 

@@ -1,0 +1,385 @@
+"""Tasks that are linked: what they tell each other, what follows from what is known, and whether they agree."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from osler import (
+    cohort,
+    dense_phantom,
+    diagnosis,
+    evaluation,
+    linking,
+    localisation,
+    model,
+    patch_planning,
+    patches,
+    phantom_files,
+    recipe,
+    training,
+)
+from osler.case import Answer, Box, Finding, Question
+from osler.grid import Grid
+from osler.image import NoGeometry
+from osler.linking import Said
+from osler.model import Network
+from osler.patches import Sample
+from osler.problem import Problem
+from osler.recipe import Recipe
+from osler.tasks import Dense
+from osler.volumes import Volume
+
+LABEL = Question("label", "multiclass", ("normal", "benign", "malignant"))
+MASK = Question("mask", "segmentation", ("lesion",), values=((1,),), separate=True)
+BOXES = Question("boxes", "detection", ("lesion",))
+NOTHING = {"nothing": {"label": ("normal",)}, "something": {"label": ("benign", "malignant")}}
+
+
+def plan(*questions: Question, size: Sequence[int] = (1, 32, 32), dims: int = 2, frames: int = 1, **links: Any) -> Recipe:
+    return recipe.build(
+        {
+            "image": {"size": list(size), "dims": dims, "frames": frames, "fit": "pad"},
+            "tasks": {q.task: q for q in questions or (LABEL, MASK, BOXES)},
+            "network": {"backbone": "unet", "options": {"width": 4, "depth": 3}},
+            "patches": {"deep": 2},
+            "links": {**NOTHING, **links} if any(q.task == "label" for q in questions or (LABEL,)) else links,
+        }
+    )
+
+
+def volume(labels: NDArray[np.uint8] | None, boxes: NDArray[np.float32] | None, size: tuple[int, int, int]) -> Volume:
+    return Volume(
+        np.zeros((1, *size), np.float32),
+        {} if labels is None else {"mask": labels},
+        {} if boxes is None else {"boxes": boxes},
+        (), 0, 0, Grid(size, size), NoGeometry(),
+    )  # fmt: skip
+
+
+def disc(size: int, radius: float, middle: tuple[float, float]) -> NDArray[np.uint8]:
+    y, x = np.mgrid[:size, :size] + 0.5
+    return ((y - middle[0]) ** 2 + (x - middle[1]) ** 2 <= radius**2).astype(np.uint8)[None]
+
+
+# --- the network -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "dims", "frames"), [((1, 32, 32), 2, 1), ((3, 32, 32), 2, 2), ((16, 16, 16), 3, 2)])
+def test_links_start_at_nothing(size: tuple[int, int, int], dims: int, frames: int) -> None:
+    """Before anything is learned, places are what each head says alone."""
+    questions = (LABEL, MASK) if dims == 2 and size[0] > 1 else (LABEL, MASK, BOXES)
+    torch.manual_seed(0)
+    network = Network(plan(*questions, size=size, dims=dims, frames=frames)).eval()
+    x = torch.randn(2, frames, 1, *size)
+    with torch.no_grad():
+        said = network.say(x)
+        maps = network.decoder(network.levels(x)[network.finest :])
+        alone = {name: head(maps) for name, head in zip(network.dense, network.places, strict=True)}
+    torch.testing.assert_close(said.places["mask"][0], alone["mask"][0])
+    if "boxes" in alone:
+        torch.testing.assert_close(said.places["boxes"].logits, alone["boxes"].logits)
+    assert said.answers["label"].shape == (2, 3) and len(said.opinions) == 2
+    mean = torch.stack([opinion["label"] for opinion in said.opinions]).mean(0)
+    torch.testing.assert_close(said.answers["label"], mean)
+
+
+@pytest.mark.parametrize("cut", ["classes_see_places", "boxes_see_masks", "masks_see_boxes", "masks_see_classes"])
+def test_a_link_that_is_cut_carries_no_gradient(cut: str) -> None:
+    """From an answer back to what it sees: with the link there is a gradient, without it there is none."""
+    source = {"classes_see_places": ("label", "mask"), "boxes_see_masks": ("boxes", "mask"),
+              "masks_see_boxes": ("mask", "boxes"), "masks_see_classes": ("mask", "label")}[cut]  # fmt: skip
+    answer, seen = source
+    others = {key: False for key in ("classes_see_places", "boxes_see_masks", "masks_see_boxes", "masks_see_classes")}
+    for there in (True, False):
+        torch.manual_seed(1)
+        network = Network(plan(**{**others, cut: there})).eval()
+        assert network.links is not None
+        for part in network.links.parameters():
+            nn.init.normal_(part, std=0.1)
+        said = network.say(torch.randn(1, 1, 1, 1, 32, 32))
+        target = {"label": lambda: said.answers["label"], "mask": lambda: said.places["mask"][0],
+                  "boxes": lambda: said.places["boxes"].logits}[answer]()  # fmt: skip
+        head = network.heads[0] if seen == "label" else network.places[list(network.dense).index(seen)]
+        (target**2).sum().backward()
+        reached = any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in head.parameters())
+        assert reached is there
+
+
+class _Alone(Dense):
+    """A task that knows nothing of linking."""
+
+    def __init__(self) -> None:
+        self.question = Question("where", "segmentation", ("x",), values=((1,),))
+
+    def head(self, widths: Sequence[int], strides: Sequence[tuple[int, ...]], dims: int) -> nn.Module:
+        return nn.ModuleList([nn.Conv2d(widths[0], 1, 1)])[0]
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        return outputs.sum()
+
+    def log_odds(self, outputs: Any, finding: Finding) -> Tensor:
+        return outputs.sum((1, 2, 3))
+
+
+def test_a_task_that_knows_nothing_of_links_works_among_them() -> None:
+    whole, other = Network(plan()), _Alone()
+    dense = {"where": other, "mask": whole.dense["mask"]}
+    links = linking.Links(whole.tasks, dense, (4, 8, 16), 16, plan()).eval()
+    maps = [torch.randn(2, width, n, n) for width, n in ((4, 32), (8, 16), (16, 8))]
+    heads = {"mask": dense["mask"].head((4, 8, 16), [(1, 1), (2, 2), (4, 4)], 2),
+             "where": lambda seen: seen[0].mean(1, keepdim=True)}  # fmt: skip
+    said = links(maps, maps[-1], (torch.randn(2, 16), {"label": torch.randn(2, 3)}), heads)  # type: ignore[arg-type]
+    torch.testing.assert_close(said.places["where"], maps[0].mean(1, keepdim=True))
+    assert list(said.presence) == ["mask"]
+
+
+def test_what_lies_outside_of_a_place_does_not_reach_the_second_opinion() -> None:
+    """Pooled features are those of the place: a change far from it changes nothing."""
+    network = Network(plan(LABEL, MASK))
+    links = network.links
+    assert links is not None
+    where = torch.zeros(1, 1, 32, 32)
+    where[..., :8, :8] = 1
+    deepest, middle = torch.randn(1, network.features, 8, 8), torch.randn(1, network.decoder.widths[2], 8, 8)
+    first = links._summary([where], deepest, middle, 1)
+    changed = deepest.clone()
+    changed[..., 4:, 4:] += 10
+    torch.testing.assert_close(links._summary([where], changed, middle, 1), first)
+    changed[..., :1, :1] += 10
+    assert not torch.allclose(links._summary([where], changed, middle, 1), first)
+
+
+def test_a_box_is_drawn_where_it_is() -> None:
+    task = Network(plan()).dense["boxes"]
+    head = task.head((8,) * 4, [(1, 1), (2, 2), (4, 4), (8, 8)], 2).eval()
+    offers = head([torch.randn(1, 8, n, n) for n in (32, 16, 8, 4)])
+    logits = torch.full_like(offers.logits, -20.0)
+    chosen = int(((offers.points - torch.tensor([12.0, 20.0])) ** 2).sum(1).argmin())
+    logits[0, chosen] = 20.0
+    shifts = torch.zeros_like(offers.shifts)
+    shifts[0, chosen, 2:] = float(np.log(16 / 4)) - torch.log(offers.strides[chosen])
+    shown = task.presence(offers._replace(logits=logits, shifts=shifts))
+    stride = 32 // shown.shape[-1]
+    middle = offers.points[chosen] / stride
+    peak = shown[0, 0] > 0.4
+    rows, columns = torch.nonzero(peak, as_tuple=True)
+    assert abs(float(rows.float().mean()) + 0.5 - float(middle[0])) <= 1
+    assert abs(float(columns.float().mean()) + 0.5 - float(middle[1])) <= 1
+    assert abs(int(peak.sum()) * stride**2 - 256) <= 130
+
+
+# --- what follows ------------------------------------------------------------------------------------------
+
+
+def test_where_a_class_means_nothing_nothing_is_there() -> None:
+    sample = Sample([volume(None, None, (1, 32, 32))], {"label": np.array([0.0], np.float32)})
+    (moment,) = patches.completed(sample, plan()).moments
+    assert moment.labels["mask"].shape == (1, 32, 32) and not moment.labels["mask"].any()
+    assert moment.boxes["boxes"].shape == (0, 7)
+    for value in (1.0, float("nan")):
+        unknown = replace(sample, answers={"label": np.array([value], np.float32)})
+        (moment,) = patches.completed(unknown, plan()).moments
+        assert not moment.labels and not moment.boxes
+
+
+def test_what_is_outlined_is_boxed() -> None:
+    labels = np.maximum(disc(32, 4, (10, 10)), disc(32, 3, (24, 20)))
+    sample = Sample([volume(labels, None, (1, 32, 32))], {"label": np.array([1.0], np.float32)})
+    (moment,) = patches.completed(sample, plan()).moments
+    assert moment.boxes["boxes"].tolist() == [[0, 6, 6, 1, 14, 14, 0], [0, 21, 17, 1, 27, 23, 0]]
+    ignoring = replace(MASK, ignore=9)
+    labels[0, 0, 0] = 9
+    sample = Sample([volume(labels, None, (1, 32, 32))], {"label": np.array([1.0], np.float32)})
+    (moment,) = patches.completed(sample, plan(LABEL, ignoring, BOXES)).moments
+    assert "boxes" not in moment.boxes
+
+
+def test_a_box_says_what_is_outside_and_what_is_its_core() -> None:
+    truth = disc(32, 8, (16, 14))
+    around = np.array([[0, 8, 6, 1, 24, 22, 0]], np.float32)
+    sample = Sample([volume(None, around, (1, 32, 32))], {"label": np.array([2.0], np.float32)})
+    (moment,) = patches.completed(sample, plan()).moments
+    given = moment.labels["mask"]
+    assert (truth[given == 1] == 1).all() and (truth[given == 0] == 0).all()
+    assert (given == 1).sum() > 0.3 * truth.sum() and (given == MASK.unknown).any()
+    deep = np.array([[4, 8, 6, 12, 24, 22, 0]], np.float32)
+    ball = linking.cores(deep, (16, 32, 32), MASK, BOXES)
+    z, y, x = np.nonzero(ball == 1)
+    assert z.min() >= 5 and z.max() <= 10 and abs(y.mean() - 15.5) < 0.5 and abs(x.mean() - 13.5) < 0.5
+
+
+def test_nothing_is_completed_where_the_recipe_says_so() -> None:
+    sample = Sample([volume(None, None, (1, 32, 32))], {"label": np.array([0.0], np.float32)})
+    assert patches.completed(sample, plan(complete=False)) is sample
+
+
+def test_only_a_case_that_must_show_something_contradicts_an_empty_answer() -> None:
+    empty, full = torch.full((4, 1, 32, 32), 1e-3), torch.full((4, 1, 32, 32), 1e-3)
+    full[:, :, :8, :8] = 0.999
+    targets = {"label": torch.tensor([[0.0], [1.0], [2.0], [float("nan")]])}
+
+    def of(where: Tensor, known: Sequence[bool]) -> float:
+        said = Said({}, {}, torch.zeros(4, 1), (), {"mask": where})
+        return float(linking.contradiction(said, targets, {"mask": known}, plan()))
+
+    unknown = [False] * 4
+    assert of(empty, unknown) == pytest.approx(-np.log(1e-3), rel=0.01)
+    assert of(full, unknown) == pytest.approx(0, abs=0.01)
+    assert of(empty, [False, True, True, False]) == 0
+
+
+# --- do they agree -----------------------------------------------------------------------------------------
+
+
+def class_of(name: str) -> Answer:
+    findings = [Finding("label", c, "model", 0.8 if c == name else 0.1) for c in LABEL.classes]
+    return Answer("label", "multiclass", tuple(findings), ())
+
+
+def found(task: str, *places: tuple[float, int]) -> Answer:
+    findings = [
+        Finding(task, "lesion", "model", p, box=Box((0, at, at), (1, at + 8, at + 8))) for p, at in places
+    ]  # fmt: skip
+    kind = "segmentation" if task == "mask" else "detection"
+    return Answer(task, kind, tuple(findings), (), threshold=0.5)
+
+
+@pytest.mark.parametrize(
+    ("answers", "torn", "says"),
+    [
+        ((class_of("normal"), found("mask"), found("boxes")), 0.0, []),
+        ((class_of("normal"), found("mask", (0.4, 3)), found("boxes")), 0.0, []),
+        ((class_of("normal"), found("mask", (0.9, 3)), found("boxes")), 0.0, ["label says normal, yet lesion is outlined"]),
+        ((class_of("benign"), found("mask"), found("boxes", (0.9, 3))), 0.0, ["yet nothing is outlined"]),
+        ((class_of("benign"), found("mask", (0.9, 3)), found("boxes", (0.9, 5))), 0.0, []),
+        ((class_of("benign"), found("mask", (0.9, 3)), found("boxes", (0.9, 20))), 0.0, ["boxed, not", "outlined, not"]),
+        ((class_of("benign"), found("mask", (0.9, 3)), found("boxes", (0.9, 5))), 1.0, ["say different things"]),
+    ],
+)  # fmt: skip
+def test_disagreements(answers: Sequence[Answer], torn: float, says: Sequence[str]) -> None:
+    lines = linking.disagreements({a.task: a for a in answers}, {"label": torn}, plan())
+    assert len(lines) == len(says)
+    assert all(part in line for part, line in zip(says, lines, strict=True))
+
+
+# --- the whole line ----------------------------------------------------------------------------------------
+
+SMALL = {
+    "tasks": "all",
+    "image": {"size": [1, 48, 48]},
+    "network": {"backbone": "unet", "options": {"width": 4, "depth": 4}},
+    "training": {
+        "epochs": 2, "batch": 8, "folds": 0, "members": 1, "precision": "float32", "channels_last": False,
+        "threads": 1, "learning_rate": 3e-3,
+    },
+    "patches": {"per_case": 1},
+}  # fmt: skip
+
+
+def quiet(line: str) -> None:
+    """Nothing is printed."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of some cases only the class, of others only boxes or only outlines is known, and of one nothing."""
+    spec = replace(dense_phantom.LESIONS, size=(1, 64, 64), classes=("nodule", "spiculated"))
+    place = phantom_files.write_dense_phantom(tmp_path_factory.mktemp("cohort") / "c", spec, 60, "linked")
+    lines = (place / "manifest.csv").read_text().splitlines()
+    head = lines[0].split(",")
+    kept: list[tuple[str, ...]] = [("label", "mask.lesion", "boxes"), ("label",), ("boxes",), ("mask.lesion",), ()]
+    made = [lines[0]]
+    for number, line in enumerate(lines[1:]):
+        row = dict(zip(head, line.split(","), strict=True))
+        known = kept[number % 5] if row["split"] != "test" else kept[0]
+        made.append(",".join(v if k in known or k in ("case", "patient", "image", "split") else "" for k, v in row.items()))
+    (place / "manifest.csv").write_text("\n".join(made) + "\n")
+    return place
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    training.train(folder, out, SMALL, say=quiet)
+    return out
+
+
+def test_any_subset_of_labels_is_learned_from(run: Path) -> None:
+    made = model.load(run)
+    assert list(made.recipe.tasks) == ["label", "mask", "boxes"] and made.recipe.linked
+    lines = (run / "history.csv").read_text().splitlines()
+    assert {"label.loss", "mask.loss", "boxes.loss", "links.loss"} <= set(lines[0].split(","))
+    assert all(np.isfinite([float(v) for v in line.split(",") if v]).all() for line in lines[1:])
+
+
+def test_the_same_command_gives_the_same_bits_also_after_a_stop(
+    folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from osler import fitting
+
+    class Stop(Exception):
+        pass
+
+    monkeypatch.setattr(fitting, "SAVE_SECONDS", 0.0)
+    before, steps = localisation._step, []
+
+    def step(*given: object) -> float:
+        steps.append(1)
+        if len(steps) == 3:
+            raise Stop
+        return before(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(localisation, "_step", step)
+    with pytest.raises(Stop):
+        training.train(folder, tmp_path, SMALL, say=quiet)
+    monkeypatch.setattr(localisation, "_step", before)
+    assert training.train(folder, tmp_path, SMALL, say=quiet).sha256 == model.load(run).sha256
+
+
+def test_an_evaluation_has_all_tasks_and_their_concordance(folder: Path, run: Path, tmp_path: Path) -> None:
+    result = evaluation.evaluate(run, folder, tmp_path, draws=50, say=quiet)
+    assert list(result["tasks"]) == ["label", "mask", "boxes"]
+    told = result["concordance"]
+    assert told["concordant"]["cases"] + told["discordant"]["cases"] == result["cases"]
+    assert (tmp_path / "places.csv").exists() and "concordance" in json.loads((tmp_path / "evaluation.json").read_text())
+    same = evaluation.evaluate(run, folder, tmp_path / "self", against=run, draws=50, say=quiet)
+    for task in ("label", "mask", "boxes"):
+        differences = same["comparison"]["tasks"][task]["differences"]
+        assert differences and all(one["value"] == 0 for one in differences.values())
+
+
+def test_a_diagnosis_says_whether_its_answers_agree(folder: Path, run: Path, tmp_path: Path) -> None:
+    image = sorted((folder / "images").iterdir())[0]
+    assert diagnosis.diagnose_paths(run, [image], tmp_path, say=quiet) == (1, 0)
+    (place,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    told = json.loads((place / "diagnosis.json").read_text())
+    assert set(told["answers"]) == {"label", "mask", "boxes"}
+    assert told["concordance"]["agree"] is (not told["concordance"]["statements"])
+    page = (place / "diagnosis.html").read_text()
+    assert "Do the answers agree?" in page
+
+
+def test_the_plan_sees_what_classes_mean(tmp_path: Path) -> None:
+    spec = replace(dense_phantom.LESIONS, size=(1, 48, 48), classes=("nodule", "spiculated"), diameter=(6.0, 9.0))
+    place = phantom_files.write_dense_phantom(tmp_path / "c", spec, 60, "linked")
+    given = {"image": SMALL["image"], "training": SMALL["training"], "network": SMALL["network"]}
+    plan, why = patch_planning.derive(cohort.read(place), given, 1.0)
+    assert plan.links.nothing == {"label": ("normal",)} and plan.links.something == {"label": ("benign", "malignant")}
+    assert "normal" in why["links.nothing.label"]
+
+
+def test_a_class_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(Problem, match=r"links\.nothing\.label names 'healthy'"):
+        plan(nothing={"label": ["healthy"]})
+    with pytest.raises(Problem, match=r"links\.nothing\.mask is no task of the whole image"):
+        plan(nothing={"mask": ["lesion"]})
+    with pytest.raises(Problem, match="reach across slices"):
+        plan(size=(3, 32, 32))

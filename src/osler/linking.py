@@ -177,7 +177,8 @@ class Links(nn.Module):
                 parts = area.tensor_split(min(self.frames, moments), 1)
                 area = torch.stack([parts[i * len(parts) // self.frames].mean(1) for i in range(self.frames)], 1)
             surest = by_moment.amax((1, 3))[:, None]
-            numbers.append((torch.cat([area, surest], 1) + 1e-4).log().flatten(1) / 4 + 1)
+            # Logarithms: of two moments or classes what counts is the ratio, such as an ejection fraction.
+            numbers.append(((torch.cat([area, surest], 1) + 1e-4).log().flatten(1) + 4) / 2)
         return torch.cat([summed, *numbers], 1)
 
     def _told(self, answers: Mapping[str, Tensor]) -> Float[Tensor, "b o"]:

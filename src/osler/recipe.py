@@ -325,7 +325,7 @@ def _check_questions(recipe: Recipe) -> None:
             known = recipe.tasks[name].classes if name in recipe.tasks and not recipe.tasks[name].dense else ()
             strange = [label for label in classes if label not in known]
             if strange or not known:
-                what = f"names {strange[0]!r}, which is no class of it" if strange else "is no task of the whole image"
+                what = f"names {strange[0]!r}, which is no class of it" if known else "is no task of the whole image"
                 raise Problem(f"in the recipe, links.{key}.{name} {what}", fix="correct it")
     if recipe.linked and recipe.image.dims == 2 and recipe.image.size[0] > 1:
         boxed = [name for name, question in recipe.tasks.items() if question.kind == "detection"]

@@ -261,7 +261,7 @@ def found(task: str, *places: tuple[float, int]) -> Answer:
         ((class_of("benign"), found("mask"), found("boxes", (0.9, 3))), 0.0, ["yet nothing is outlined"]),
         ((class_of("benign"), found("mask", (0.9, 3)), found("boxes", (0.9, 5))), 0.0, []),
         ((class_of("benign"), found("mask", (0.9, 3)), found("boxes", (0.9, 20))), 0.0, ["boxed, not", "outlined, not"]),
-        ((class_of("benign"), found("mask", (0.9, 3)), found("boxes", (0.9, 5))), 1.0, ["say different things"]),
+        ((class_of("benign"), found("mask", (0.9, 3)), found("boxes", (0.9, 5))), 1.0, ["point to different classes"]),
     ],
 )  # fmt: skip
 def test_disagreements(answers: Sequence[Answer], torn: float, says: Sequence[str]) -> None:

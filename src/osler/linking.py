@@ -332,7 +332,7 @@ def disagreements(answers: Mapping[str, Answer], torn: Mapping[str, float], plan
             if lead in plan.links.something.get(name, ()) and not there:
                 found.append(f"{name} says {lead}, yet nothing is {verb} ({task})")
         if torn.get(name, 0.0) > 0.5:
-            found.append(f"{name}: the whole image and what lies at the places that were found say different things")
+            found.append(f"{name}: the whole image and what was found in it point to different classes")
     for outlined, boxed in pairs({name: plan.tasks[name] for name in answers}):
         masks, boxes = placed(answers[outlined.task]), placed(answers[boxed.task])
         for some, others, what in ((boxes, masks, "boxed, not outlined"), (masks, boxes, "outlined, not boxed")):

@@ -339,7 +339,7 @@ def diagnose_paths(
             # The whole path makes the name, so that two folders with an image.png each stay two cases.
             named = replace(entry, id=str(path.resolve() / entry.id) if len(entries) > 1 else str(path.resolve()))
             try:
-                case = data.read_case(named)
+                case = data.read_case(named, moments=made.recipe.moments)
                 found = diagnose(made, case)
                 write_diagnosis(found, case, made, out, method)
             except Problem as problem:

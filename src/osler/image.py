@@ -85,6 +85,10 @@ class Image:
         modality: DICOM modality code (``CT MR US DX CR``), empty where unknown.
         unit: ``"HU"`` where the values are Hounsfield units, else empty.
         notes: what the reader had to assume or repair, a sentence each.
+        numbers: which frames of its sequence these are, where only some were read; else ``()``.
+        length: how many frames the sequence has, of which these may be some.
+        visits: the images of a series of visits as they were read, where they differ in size or spacing: then
+            ``array`` shows all of them in the size of the last, and a network is given each on its own.
     """
 
     array: NDArray[np.generic]
@@ -93,6 +97,9 @@ class Image:
     modality: str = ""
     unit: str = ""
     notes: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
+    length: int = 0
+    visits: "tuple[Image, ...]" = ()
 
     def __post_init__(self) -> None:
         if self.array.ndim != 5:
@@ -101,6 +108,11 @@ class Image:
             raise ValueError(f"an image has at least one pixel; got shape {self.array.shape}")
         if self.times and len(self.times) != self.array.shape[0]:
             raise ValueError(f"{len(self.times)} frame times for {self.array.shape[0]} frames")
+        for name, each in (("numbers", self.numbers), ("visits", self.visits)):
+            if each and len(each) != self.array.shape[0]:
+                raise ValueError(f"{len(each)} {name} for {self.array.shape[0]} frames")
+        if not self.numbers:
+            object.__setattr__(self, "length", self.array.shape[0])
 
     @property
     def frames(self) -> int:
@@ -144,8 +156,25 @@ class Image:
         if not -self.frames <= index < self.frames:
             raise ValueError(f"there is no frame {index} among {self.frames}")
         index %= self.frames
+        if self.visits:
+            return replace(self.visits[index], times=self.times[index : index + 1])
         times = self.times[index : index + 1]
-        return replace(self, array=self.array[index : index + 1], times=times)
+        return replace(self, array=self.array[index : index + 1], times=times, numbers=())
+
+    def pick(self, indices: NDArray[np.int64]) -> "Image":
+        """Some moments of a sequence, in the order given; they keep their times, and their numbers in it."""
+        numbers = self.numbers or tuple(range(self.frames))
+        return replace(
+            self,
+            array=self.array[indices],
+            times=tuple(self.times[i] for i in indices) if self.times else (),
+            numbers=tuple(numbers[i] for i in indices),
+            visits=tuple(self.visits[i] for i in indices) if self.visits else (),
+        )
+
+    def thinned(self, most: int) -> "Image":
+        """At most so many moments, evenly spaced from first to last (see :func:`evenly`)."""
+        return self if self.frames <= most else self.pick(evenly(self.frames, most))
 
     def crop(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> "Image":
         """The pixels from ``start`` up to (without) ``stop``, both ``(depth, height, width)``."""
@@ -199,6 +228,14 @@ class Image:
                 return Spacing(x * scale[0], y * scale[1], None if z is None else z * scale[2], source)
             case nothing:
                 return nothing
+
+
+def evenly(length: int, count: int) -> NDArray[np.int64]:
+    """Which ``count`` moments stand for a sequence of ``length``: evenly spaced from first to last, ``(count,)``.
+
+    Of a sequence that is shorter some come twice or more often, side by side.
+    """
+    return np.linspace(0, length - 1, count).round().astype(np.int64)
 
 
 def _resample_axis(array: NDArray[np.generic], axis: int, factor: float, new: int, order: int) -> NDArray[np.generic]:

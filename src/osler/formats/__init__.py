@@ -2,7 +2,7 @@
 
 Every file holds ``matches(path) -> bool`` (cheap: name and first bytes) and
 ``read(source) -> Image``, which raises :class:`osler.problem.Problem` for anything it cannot read honestly;
-optionally ``sample(source, most) -> Image``: at most so many moments of a sequence, evenly spaced, the others of which
+optionally ``sample(source, most) -> Image``: at most so many moments of a sequence, evenly spaced, whose others
 are never in memory together; ``write(image, path)``; ``facts(path)``: header fields that say how an image was made,
 by name;
 ``labels(source) -> Image``, where the values of a label map are not what is seen (palettes); and

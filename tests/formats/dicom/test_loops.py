@@ -3,9 +3,9 @@
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import dataset, write
 from pydicom import Dataset, Sequence, uid
 
+from dicom_files import dataset, write
 from osler import data, formats
 from osler.case import Source
 from osler.formats.dicom import pixels
@@ -139,8 +139,8 @@ def test_values_of_some_moments_have_the_type_of_all(tmp_path):
     """One frame is rescaled beyond 16 bits, and is not among those that are read."""
 
     def of_values(k: int) -> Dataset:
-        return item(PixelValueTransformationSequence=Sequence([item(RescaleSlope=1000.0 if k == 1 else 1.0,
-                                                                    RescaleIntercept=float(k), RescaleType="US")]))  # fmt: skip
+        values = item(RescaleSlope=1000.0 if k == 1 else 1.0, RescaleIntercept=float(k), RescaleType="US")
+        return item(PixelValueTransformationSequence=Sequence([values]))
 
     each = Sequence([of_values(k) for k in range(20)])
     path = write(tmp_path / "a.dcm", dataset(FRAMES, Modality="US", PerFrameFunctionalGroupsSequence=each))

@@ -36,7 +36,7 @@ LAYERS = (
     ("phantom_files",),
     ("dense_phantom",),
     ("layouts", "recipe", "scoring", "phantom"),
-    ("outlines", "annotations"),
+    ("outlines", "annotations", "visits"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     (
         "measures",

@@ -136,7 +136,15 @@ def _single(path: Path, most: int | None) -> tuple[Any, NDArray[Any], tuple[floa
         if len(content) >= _WORTH:
             cache.store(name, content.data)
     voxels = np.ndarray(shape, kind, content, offset, order="F")
-    return header, voxels if chosen is None else np.take(voxels, chosen, 3), scale
+    return header, voxels if chosen is None else _taken(voxels, chosen), scale
+
+
+def _taken(voxels: NDArray[Any], chosen: NDArray[np.int64]) -> NDArray[Any]:
+    """Some moments, copied one by one: the file's other pages are not touched."""
+    found = np.empty((*voxels.shape[:3], len(chosen), *voxels.shape[4:]), voxels.dtype, order="F")
+    for number, moment in enumerate(chosen):
+        found[:, :, :, number] = voxels[:, :, :, moment]
+    return found
 
 
 def _streamed(

@@ -25,7 +25,7 @@ _MOST_PIXELS = 4_000_000_000
 _CHROMA, _SHARE = 12, 0.01
 # 8-bit luma, whose range is 16 to 235 unless stated (ITU-T H.264 E.2.1, Rec. BT.601), with its chroma.
 _PLANAR = ("yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p")
-_FULL = ((np.arange(256) - 16.0) * (255 / 219)).round().clip(0, 255).astype(np.uint8)
+_FULL = ((np.arange(256) - 16.0) * (255 / 219)).round().clip(0, 255).astype(np.uint8).tobytes()
 _AGAIN = "copy it again from where it came from"
 
 
@@ -60,9 +60,10 @@ def sample(source: Source, most: int) -> Image:
 
 def _read(path: Path, most: int | None) -> Image:
     with _in_words(path):
-        count = _count(path)
-        taken = _take(path, count, most)
-        if taken.count > count or (most is not None and taken.count < count and count > most):
+        taken = _take(path, None, most)
+        if taken.count < taken.stated:
+            _count(path)
+        if taken.count > taken.stated or (most is not None and taken.count < taken.stated and taken.stated > most):
             # Some containers hold packets without frames, or several frames in one: now it is known how many are.
             taken = _take(path, taken.count, most)
         if taken.count == 0:
@@ -124,25 +125,25 @@ def _count(path: Path) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Taken:
-    """Frames as an array, when they were, which, of how many."""
+    """Frames as an array, when they were, which, of how many that are there, and of how many that were expected."""
 
     array: NDArray[np.uint8]
     times: list[float]
     numbers: list[int]
     count: int
+    stated: int
     notes: list[str]
 
 
-def _take(path: Path, count: int, most: int | None) -> _Taken:
-    """The frames that stand for a video of ``count``, grey unless one of all frames has colour."""
-    wanted = None if most is None or count <= most else set(evenly(count, most).tolist())
-    grey = _decoded(path, count, wanted, colour=False)
-    found = grey if grey is not None else _decoded(path, count, wanted, colour=True)
+def _take(path: Path, count: int | None, most: int | None) -> _Taken:
+    """The frames that stand for a video of ``count``, or as many as it says, grey unless one of all has colour."""
+    grey = _decoded(path, count, most, colour=False)
+    found = grey if grey is not None else _decoded(path, count, most, colour=True)
     assert found is not None
     return found
 
 
-def _decoded(path: Path, count: int, wanted: set[int] | None, *, colour: bool) -> _Taken | None:
+def _decoded(path: Path, count: int | None, most: int | None, *, colour: bool) -> _Taken | None:
     """See :func:`_take`; ``None`` as soon as there is colour where none is expected."""
     from av.video.reformatter import VideoReformatter
 
@@ -154,6 +155,8 @@ def _decoded(path: Path, count: int, wanted: set[int] | None, *, colour: bool) -
     notes: list[str] = []
     number, turns = 0, 0
     with _opened(path) as (container, stream):
+        count = count or int(stream.frames) or _count(path)
+        wanted = None if most is None or count <= most else set(evenly(count, most).tolist())
         for frame in container.decode(stream):
             if frame.is_corrupt:
                 raise Problem(f"frame {number} of the video is broken", fix=_AGAIN)
@@ -175,7 +178,7 @@ def _decoded(path: Path, count: int, wanted: set[int] | None, *, colour: bool) -
     array = array[: max(1, len(numbers))]
     if turns:
         array = np.ascontiguousarray(np.rot90(array, turns, (3, 4)))
-    return _Taken(array, [time - times[0] for time in times], numbers, number, notes)
+    return _Taken(array, [time - times[0] for time in times], numbers, number, count, notes)
 
 
 def _room(frame: "VideoFrame", frames: int, *, colour: bool) -> NDArray[np.uint8]:
@@ -231,7 +234,9 @@ def _pixels(frame: "VideoFrame", reformatter: Any, *, colour: bool) -> NDArray[n
     if name in _PLANAR:
         luma = _plane(frame, 0)
         # 2 is the full range (AVCOL_RANGE_JPEG), which the names with a j say, too.
-        return (luma if name.startswith("yuvj") or int(frame.color_range) == 2 else _FULL[luma])[None, None]
+        if not (name.startswith("yuvj") or int(frame.color_range) == 2):
+            luma = np.frombuffer(luma.tobytes().translate(_FULL), np.uint8).reshape(luma.shape)
+        return luma[None, None]
     if name.startswith(("gray", "mono")):
         return np.asarray(reformatter.reformat(frame, format="gray").to_ndarray())[None, None]
     rgb = _rgb(frame, reformatter)

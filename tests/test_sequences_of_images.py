@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from osler import data
+from osler import data, diagnosis
+from osler.case import Case, Question
 from osler.image import Image
-from osler.recipe import ImagePlan
+from osler.model import Model, Network
+from osler.recipe import ImagePlan, Recipe
 
 
 def loop(frames: int, times: tuple[float, ...] = ()) -> Image:
@@ -28,6 +30,17 @@ def test_moments_are_those_that_the_network_is_given(frames: int, asked: int) ->
     assert moments[0] == 0
     assert asked == 1 or moments[-1] == frames - 1
     assert len(gaps) == 0 or (gaps.min() >= 0 and np.ptp(gaps) <= 1)
+
+
+def test_a_diagnosis_says_how_much_of_a_sequence_was_looked_at() -> None:
+    plan = Recipe(ImagePlan((1, 16, 16), frames=3), {"label": Question("label", "multiclass", ("no", "yes"))})
+    made = Model(plan, [Network(plan).eval()])
+    case = Case("a", "a", {"image": loop(10)})
+    whole = diagnosis.diagnose(made, case)
+    some = diagnosis.diagnose(made, Case("a", "a", {"image": loop(10).thinned(3)}))
+    assert whole.notes == some.notes == ("The model looks at 3 of the 10 moments, evenly spaced.",)
+    assert whole.answers["label"].findings == some.answers["label"].findings
+    assert not diagnosis.diagnose(made, Case("a", "a", {"image": loop(3)})).notes
 
 
 def test_times_of_moments_are_seconds_from_the_first_frame() -> None:

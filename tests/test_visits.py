@@ -119,6 +119,8 @@ def test_the_digest_of_visits_of_several_sizes_is_that_of_their_own_pixels(tmp_p
     one, other = (data.the_image(data.read_case(e)) for e in cohort.read(table(tmp_path, rows)).entries)
     assert (one.array == other.array).all() and data.pixel_digest(one) != data.pixel_digest(other)
     assert (one.frame(0).array == 7).all() and one.frame(0).size == (1, 5, 5)
+    # What was cut or resampled is all that is there.
+    assert one.crop((0, 0, 0), (1, 3, 3)).visits == one.flip("width").visits == one.resample((1, 3, 3)).visits == ()
 
 
 # --- what is left out ---------------------------------------------------------------------------------------

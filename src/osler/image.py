@@ -183,7 +183,9 @@ class Image:
         window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         step = np.eye(4)
         step[:3, 3] = start[::-1]
-        return replace(self, array=self.array[(slice(None), slice(None), *window)], geometry=self._moved(step))
+        return replace(
+            self, array=self.array[(slice(None), slice(None), *window)], geometry=self._moved(step), visits=()
+        )
 
     def flip(self, axis: Literal["depth", "height", "width"]) -> "Image":
         """Mirrored along one axis; an affine is updated, so every pixel stays where it is in the patient."""
@@ -191,7 +193,7 @@ class Image:
         step = np.eye(4)
         step[2 - number, 2 - number] = -1
         step[2 - number, 3] = self.size[number] - 1
-        return replace(self, array=np.flip(self.array, 2 + number), geometry=self._moved(step))
+        return replace(self, array=np.flip(self.array, 2 + number), geometry=self._moved(step), visits=())
 
     def resample(self, size: tuple[int, int, int], *, order: Literal[0, 1] = 1) -> "Image":
         """The same field of view on a grid of ``size`` (depth, height, width).
@@ -215,7 +217,7 @@ class Image:
         for axis, factor in enumerate(reversed(factors)):
             step[axis, axis] = factor
             step[axis, 3] = factor / 2 - 0.5
-        return replace(self, array=array, geometry=self._moved(step))
+        return replace(self, array=array, geometry=self._moved(step), visits=())
 
     def _moved(self, step: NDArray[np.float64]) -> Geometry:
         """The geometry after new pixel coordinates were mapped to old ones by ``step`` (4x4, x y z)."""

@@ -111,7 +111,7 @@ def _sequence(source: Source, moments: int | None) -> Image:
     notes = tuple(dict.fromkeys(note for image in images for note in image.notes))
     if differ:
         notes += (
-            "The visits differ in size: they are shown in that of the last one, and each is fitted on its own.",
+            "The visits differ in size or spacing: they are shown in that of the last, each is fitted on its own.",
         )
     if len({image.modality for image in images}) > 1:
         notes += (f"The visits are of several modalities: {', '.join(image.modality or '?' for image in images)}.",)

@@ -34,9 +34,9 @@ LAYERS = (
     ("grid",),
     ("dense_scoring",),
     ("phantom_files",),
-    ("dense_phantom",),
+    ("dense_phantom", "loop_phantom"),
     ("layouts", "recipe", "scoring", "phantom"),
-    ("outlines", "annotations"),
+    ("outlines", "annotations", "visits"),
     ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
     (
         "measures",

@@ -231,10 +231,12 @@ class Source:
     """Where the pixels of one image are.
 
     Attributes:
-        path: a file, or a folder that holds one DICOM series.
+        path: a file, or a folder that holds one DICOM series or the pictures of one loop.
         key: name of the array inside a container (``train_images`` in a MedMNIST file), else empty.
         index: row of that array, else ``None``.
         frame: take only this moment of a sequence, else ``None``.
+        visits: of a series of visits, the seconds of each from the first and where its image is, in order of time;
+            ``path`` is then that of the last one. ``()`` for one image.
     """
 
     # A Path takes 400 bytes more than its text, and there may be a million.
@@ -242,10 +244,19 @@ class Source:
     key: str
     index: int | None
     frame: int | None
+    visits: "tuple[tuple[float, Source], ...]"
 
-    def __init__(self, path: str | Path, key: str = "", index: int | None = None, frame: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        key: str = "",
+        index: int | None = None,
+        frame: int | None = None,
+        visits: "tuple[tuple[float, Source], ...]" = (),
+    ) -> None:
         for name, value in (("_path", os.fspath(path)), ("key", key), ("index", index), ("frame", frame)):
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "visits", visits)
 
     @property
     def path(self) -> Path:

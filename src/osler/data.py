@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from osler import formats, grid, layouts, outlines, store
 from osler.case import Case, Entry, Question
-from osler.image import Image
+from osler.image import Image, evenly
 from osler.inspections import duplicates, plane
 from osler.problem import Problem
 from osler.recipe import ImagePlan
@@ -48,13 +48,19 @@ class Loaded:
     marks: NDArray[Any]
 
 
-def read_case(entry: Entry, questions: Sequence[Question] = ()) -> Case:
+def read_case(entry: Entry, questions: Sequence[Question] = (), moments: int | None = None) -> Case:
     """The entry with its pixels, and with its outlines as far as they answer ``questions``.
+
+    Args:
+        entry: the case.
+        questions: what may be outlined in it.
+        moments: at most so many of a sequence, see :func:`osler.formats.read`; for models that look at no more
+            (``Recipe.moments``). All by default; outlines need all.
 
     Raises:
         Problem: a file cannot be read, or an outline does not fit its image.
     """
-    images = {name: formats.read(source) for name, source in entry.images.items()}
+    images = {name: formats.read(source, moments) for name, source in entry.images.items()}
     first = next(iter(images))
     found = outlines.read(entry, images[first], questions)
     if found.notes:
@@ -63,13 +69,17 @@ def read_case(entry: Entry, questions: Sequence[Question] = ()) -> Case:
     return Case(entry.id, entry.patient, images, findings, entry.covariates, entry.metadata, found.maps, entry.images)
 
 
-def read_case_at(path: Path | str) -> Case:
-    """One file, or a folder with one DICOM series, as a case.
+def read_case_at(path: Path | str, moments: int | None = None) -> Case:
+    """One file, or a folder with one DICOM series or the pictures of one loop, as a case.
+
+    Args:
+        path: of it.
+        moments: at most so many of a sequence, evenly spaced; all by default.
 
     Raises:
         Problem: it cannot be read.
     """
-    return read_case(layouts.single(Path(path)))
+    return read_case(layouts.single(Path(path)), moments=moments)
 
 
 def the_image(case: Case) -> Image:
@@ -90,14 +100,36 @@ def prepare(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
     Raises:
         Problem: a colour image for a grey network whose channels differ, or values that are not finite.
     """
+    if image.visits:
+        alone = [prepare(visit, replace(plan, frames=1))[0] for visit in image.visits]
+        return np.stack([alone[moment] for moment in moments_of(image, plan)])
     array = image.array
     if image.frames != plan.frames:
-        moments = np.linspace(0, image.frames - 1, plan.frames).round().astype(int)
-        array = array[moments]
+        array = array[moments_of(image, plan)]
     moved = Image(with_channels(array, plan.channels), image.geometry)
     flat = grid.fit(image, plan).to(moved).array.astype(np.float32, copy=False)
     require_numbers(flat)
     return np.ascontiguousarray(flat)
+
+
+def moments_of(image: Image, plan: ImagePlan) -> NDArray[np.int64]:
+    """Which frames of ``image.array`` the network is given, ``(plan.frames,)``: evenly spaced, from first to last.
+
+    Of a sequence that is shorter than ``plan.frames`` some come twice or more often, side by side.
+    """
+    return evenly(image.frames, plan.frames)
+
+
+def times_of(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
+    """Seconds from the first frame to each that the network is given, ``(plan.frames,)``; NaN where unknown.
+
+    A still image is its own first frame, so that its time is 0.
+    """
+    if not image.times:
+        return np.full(plan.frames, 0.0 if image.frames == 1 else np.nan, np.float32)
+    # The difference in double precision: visits may be years apart and counted from any day.
+    times = np.asarray(image.times, np.float64)
+    return (times - times[0])[moments_of(image, plan)].astype(np.float32)
 
 
 def with_channels(array: NDArray[np.generic], channels: int) -> NDArray[np.generic]:
@@ -135,8 +167,17 @@ def _grey(array: NDArray[np.generic]) -> NDArray[np.generic]:
     return np.asarray((array.astype(np.float32) * weights).sum(1, keepdims=True))
 
 
-def pixel_digest(image: Image) -> str:
-    """SHA-256 of the pixels and their shape, in whatever file they stand."""
+def pixel_digest(image: Image, moments: int | None = None) -> str:
+    """SHA-256 of the pixels and their shape, in whatever file they stand.
+
+    Args:
+        image: as it was read, whole or in moments.
+        moments: what is counted of a sequence: at most so many, evenly spaced, so that it does not matter whether
+            all of it was read. Whoever compares digests asks for the same number: the model's (``Recipe.moments``).
+    """
+    image = image if moments is None else image.thinned(moments)
+    if image.visits:
+        return hashlib.sha256("|".join(pixel_digest(visit) for visit in image.visits).encode()).hexdigest()
     head = f"{image.array.shape}{image.array.dtype.str}".encode()
     return hashlib.sha256(head + np.ascontiguousarray(image.array).tobytes()).hexdigest()
 
@@ -228,9 +269,12 @@ def _reopened(
 
 
 def _prepared(entry: Entry, plan: ImagePlan, questions: Sequence[Question]) -> _Read | Problem:
+    # What asks where something is asks about every moment; whatever else looks at some of them.
+    moments = None if any(question.dense for question in questions) else plan.frames
     try:
-        image = the_image(read_case(entry, questions))
-        return prepare(image, plan), pixel_digest(image), image.modality, duplicates.mark(image, plane(image))
+        image = the_image(read_case(entry, questions, moments))
+        digest = pixel_digest(image, moments)
+        return prepare(image, plan), digest, image.modality, duplicates.mark(image, plane(image))
     except Problem as problem:
         return problem
     except MemoryError:
@@ -263,11 +307,11 @@ def _stamp(entries: Sequence[Entry], plan: ImagePlan) -> str:
     for entry in entries:
         outlined = [(outline.task, outline.source) for outline in entry.outlines]
         for name, source in (*sorted(entry.images.items()), *outlined):
-            text = repr(source)
-            if str(source.path) != last:
-                last = str(source.path)
-                state = _state(source.path)
-            digest.update(f"{name}|{text}|{state}\n".encode(errors="surrogateescape"))
+            for one in [visit for _, visit in source.visits] or [source]:
+                if str(one.path) != last:
+                    last = str(one.path)
+                    state = _state(one.path)
+                digest.update(f"{name}|{one!r}|{state}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

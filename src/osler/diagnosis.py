@@ -171,13 +171,21 @@ def conclude(made: Model, case_id: str, image: Image, answered: Answered, row: i
         abstained=bool(reasons),
         reasons=tuple(reasons),
         checked=tuple(checked),
-        notes=image.notes,
+        notes=image.notes + _unseen(made, image),
         model=made.sha256,
         engine="torch",
         precision="float32",
         seconds=seconds,
         peak_mib=_peak_mib(),
     )
+
+
+def _unseen(made: Model, image: Image) -> tuple[str, ...]:
+    """Of a long sequence the model looks at some moments: who reads its answer must know."""
+    most = made.recipe.moments
+    if most is None or image.length <= most:
+        return ()
+    return (f"The model looks at {most} of the {image.length} moments, evenly spaced.",)
 
 
 def concordance(made: Model, answers: Mapping[str, Answer], torn: Mapping[str, float]) -> Concordance:
@@ -339,7 +347,7 @@ def diagnose_paths(
             # The whole path makes the name, so that two folders with an image.png each stay two cases.
             named = replace(entry, id=str(path.resolve() / entry.id) if len(entries) > 1 else str(path.resolve()))
             try:
-                case = data.read_case(named)
+                case = data.read_case(named, moments=made.recipe.moments)
                 found = diagnose(made, case)
                 write_diagnosis(found, case, made, out, method)
             except Problem as problem:

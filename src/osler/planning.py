@@ -20,6 +20,8 @@ from osler.problem import Problem
 from osler.recipe import Recipe
 
 SAMPLE = 48
+# Of a sequence so many moments are looked at; its length is known from all of them.
+_LOOKED = 8
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class _Facts:
 def _facts(image: Image) -> _Facts:
     coloured = image.channels == 3 and _coloured(image)
     dtype = str(image.array.dtype)
-    return _Facts(image.size, image.frames, image.channels, coloured, image.modality, image.unit, dtype)
+    return _Facts(image.size, image.length, image.channels, coloured, image.modality, image.unit, dtype)
 
 
 def fingerprint(cohort: Cohort) -> Fingerprint:
@@ -82,7 +84,7 @@ def fingerprint(cohort: Cohort) -> Fingerprint:
     first: Problem | None = None
     for entry in cohort.entries[::step]:
         try:
-            images.append(_facts(data.the_image(data.read_case(entry))))
+            images.append(_facts(data.the_image(data.read_case(entry, moments=_LOOKED))))
         except Problem as problem:
             first = first or problem
     if not images:

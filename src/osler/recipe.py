@@ -210,6 +210,11 @@ class Recipe:
         return self.dense and not all(question.dense for question in self.tasks.values())
 
     @property
+    def moments(self) -> int | None:
+        """How many moments of a sequence need to be read; ``None``, all, where places in every moment are asked."""
+        return None if self.dense else self.image.frames
+
+    @property
     def dense(self) -> bool:
         """Whether any task asks where something is: then the network sees patches."""
         return any(question.dense for question in self.tasks.values())

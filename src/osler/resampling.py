@@ -46,7 +46,7 @@ def onto(image: Image, where: Affine, size: Size, *, order: Literal[0, 1] = 1, o
             for t, c in np.ndindex(out.shape[:2]):
                 stack = image.array[t, c].astype(np.float32, copy=False)
                 out[t, c, z, inside] = ndimage.map_coordinates(stack, places, order=1, mode="nearest")
-    return replace(image, array=out, geometry=where)
+    return replace(image, array=out, geometry=where, visits=())
 
 
 def between(image: Image, where: Affine) -> NDArray[np.float64]:

@@ -85,6 +85,9 @@ def on_grid(image: Image, plan: Recipe) -> tuple[Grid, NDArray[np.float32]]:
     Raises:
         Problem: see :func:`read`.
     """
+    if image.visits:
+        what = "the visits of this case differ in size, and what asks where something is needs one grid"
+        raise Problem(what, fix="give each visit a case of its own")
     where = grid.find(image, plan)
     image = replace(image, array=data.with_channels(image.array, plan.image.channels))
     if plan.image.intensity == "image" and not plan.linked:

@@ -6,9 +6,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from osler import formats
+from osler import data, formats
 from osler.case import Source
-from osler.image import Affine, NoGeometry
+from osler.formats import nifti
+from osler.image import Affine, NoGeometry, evenly
 from osler.problem import Problem
 
 VOLUME = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
@@ -175,7 +176,6 @@ def test_an_extension_before_the_voxels_is_passed_over(tmp_path, decoder):
 
 def test_pixels_that_are_mapped_go_through_all_that_is_done_to_images(tmp_path, decoder):
     """Nothing writes into an image as it was read: the memory may be the file."""
-    from osler import data
     from osler.recipe import ImagePlan
 
     path = saved(tmp_path / "a.nii", VOLUME)
@@ -194,3 +194,51 @@ def test_a_cut_file_without_compression_is_refused(tmp_path):
     path = saved(tmp_path / "a.nii", VOLUME)
     with pytest.raises(Problem, match="broken or cut short"):
         read(damaged(path, lambda whole: whole[:-1]))
+
+
+# --- some moments -------------------------------------------------------------------------------------------
+
+
+def sequence(path, *, axes=4, slope=None, unit="msec"):
+    shape = (9, 7, 5, 11) if axes == 4 else (9, 7, 5, 11, 2)
+    made = nibabel.Nifti1Image(
+        np.random.default_rng(5).integers(-900, 900, shape).astype(np.int16), np.diag([2, 2, 3, 1])
+    )
+    made.header.set_xyzt_units("mm", unit)
+    made.header.set_zooms((2, 2, 3, 40) + (1,) * (axes - 4))
+    if slope:
+        made.header.set_slope_inter(slope, 3)
+    nibabel.save(made, path)
+    return path
+
+
+@pytest.mark.parametrize("moments", [1, 4, 11, 20])
+@pytest.mark.parametrize("slope", [None, 0.5])
+@pytest.mark.parametrize("axes", [4, 5])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.hdr"])
+def test_some_moments_are_those_of_all(tmp_path, monkeypatch, decoder, name, axes, slope, moments):
+    monkeypatch.setattr(nifti, "_CHUNK", 300)
+    monkeypatch.setattr(nifti, "_PIECE", 1000)
+    path = sequence(tmp_path / name, axes=axes, slope=slope)
+    whole, some = read(path), formats.read(Source(path), moments)
+    chosen = evenly(11, moments) if moments < 11 else np.arange(11)
+    assert (some.array == whole.array[chosen]).all() and some.array.dtype == whole.array.dtype
+    assert some.times == pytest.approx([0.04 * k for k in chosen]) and some.length == whole.length == 11
+    assert some.numbers == (tuple(chosen) if moments < 11 else ())
+    assert (some.geometry.matrix == whole.geometry.matrix).all()
+    assert data.pixel_digest(some, moments) == data.pixel_digest(whole, moments)
+
+
+@pytest.mark.parametrize(
+    ("unit", "step"), [("sec", 40.0), ("msec", 0.04), ("usec", 4e-5), ("hz", None), ("unknown", None)]
+)
+def test_the_step_of_time_has_the_unit_of_the_header(tmp_path, unit, step):
+    image = read(sequence(tmp_path / "a.nii", unit=unit))
+    assert image.times == (() if step is None else pytest.approx([step * k for k in range(11)]))
+
+
+def test_a_sequence_that_is_cut_short_is_refused_also_where_its_end_is_not_asked_for(tmp_path, decoder):
+    path = sequence(tmp_path / "a.nii.gz")
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(Problem, match="cut short"):
+        formats.read(Source(path), 1)

@@ -179,3 +179,53 @@ def test_unknown_and_missing_files_are_named(tmp_path):
         read(tmp_path / "b.png")
     with pytest.raises(Problem, match="folder without DICOM"):
         read(tmp_path)
+
+
+# --- folders of frames --------------------------------------------------------------------------------------
+
+
+def frames(folder, count=12, name="frame{}.png"):
+    folder.mkdir()
+    for k in range(count):
+        Pillow.fromarray(np.full((5, 7), 10 * k, np.uint8)).save(folder / name.format(k))
+    return folder
+
+
+def test_a_folder_of_pictures_is_a_loop_in_natural_order(tmp_path):
+    """By text, frame10 would come before frame2."""
+    image = read(frames(tmp_path / "loop"))
+    assert image.array.shape == (12, 1, 1, 5, 7) and image.times == () and image.notes == ()
+    assert image.array[:, 0, 0, 0, 0].tolist() == [10 * k for k in range(12)]
+    some = formats.read(Source(tmp_path / "loop"), 3)
+    assert some.array[:, 0, 0, 0, 0].tolist() == [0, 60, 110] and some.numbers == (0, 6, 11) and some.length == 12
+
+
+def test_files_that_are_not_asked_for_are_not_opened(tmp_path):
+    folder = frames(tmp_path / "loop")
+    (folder / "frame5.png").write_bytes(b"broken")
+    assert formats.read(Source(folder), 2).frames == 2
+    with pytest.raises(Problem, match=r"frame5\.png"):
+        read(folder)
+
+
+def test_what_lies_beside_the_frames_is_said(tmp_path):
+    folder = frames(tmp_path / "loop", 3)
+    (folder / "notes.txt").write_text("x")
+    (folder / ".DS_Store").write_text("x")
+    assert read(folder).notes == ("1 files beside the pictures of the loop were left out.",)
+
+
+def test_frames_that_differ_are_refused(tmp_path):
+    folder = frames(tmp_path / "loop", 3)
+    Pillow.fromarray(np.zeros((6, 7), np.uint8)).save(folder / "frame1.png")
+    with pytest.raises(Problem, match=r"frame1\.png.*differs from the first"):
+        read(folder)
+
+
+def test_a_folder_without_pictures_is_no_loop(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Problem, match="without DICOM files or pictures"):
+        read(tmp_path / "empty")
+    (tmp_path / "empty" / "a.png").write_text("no picture")
+    with pytest.raises(Problem, match="without DICOM files or pictures"):
+        read(tmp_path / "empty")

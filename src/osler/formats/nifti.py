@@ -2,6 +2,7 @@
 
 import gzip
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ from numpy.typing import NDArray
 
 from osler import cache
 from osler.case import Source
-from osler.image import Affine, Geometry, Image, NoGeometry, Spacing
+from osler.image import Affine, Geometry, Image, NoGeometry, Spacing, evenly
 from osler.problem import Problem
 
 _MILLIMETRES = {"mm": 1.0, "meter": 1000.0, "micron": 0.001}
 # A header with what may lie before the voxels of a file that is looked at for its header only.
 _LONGEST = 4096
-# Bytes read at a time, and decoded bytes from which on a copy is kept: below, decoding is as fast as looking it up.
-_CHUNK, _WORTH = 1 << 18, 1 << 20
+# Bytes read at a time, bytes decoded at a time, and decoded bytes from which on a copy is kept: below, decoding is as
+# fast as looking it up.
+_CHUNK, _PIECE, _WORTH = 1 << 18, 1 << 22, 1 << 20
 _PAIRS = (".hdr", ".img", ".hdr.gz", ".img.gz")
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 
@@ -37,10 +39,25 @@ def read(source: Source) -> Image:
     Raises:
         Problem: broken, not NIfTI, complex numbers, or more than five axes.
     """
+    return _read(source, None)
+
+
+def sample(source: Source, most: int) -> Image:
+    """As :func:`read`, but at most so many moments: the others stay in the file, or are decoded and thrown away.
+
+    Of a compressed file that was decoded before, the copy is taken (see ``osler.cache``); none is made.
+
+    Raises:
+        Problem: see :func:`read`.
+    """
+    return _read(source, most)
+
+
+def _read(source: Source, most: int | None) -> Image:
     import nibabel
 
     try:
-        single = None if source.path.name.lower().endswith(_PAIRS) else _single(source.path)
+        single = None if source.path.name.lower().endswith(_PAIRS) else _single(source.path, most)
         if single is None:
             volume = nibabel.load(source.path)
             if not isinstance(volume, nibabel.Nifti1Pair):
@@ -51,8 +68,13 @@ def read(source: Source) -> Image:
         notes: list[str] = []
         array = _ordered(_values(stored, *scale))
         geometry = _geometry(header, notes)
-        times = _times(header, len(array))
-        return Image(array, geometry, times=times, notes=tuple(notes))
+        length = _length(header)
+        times = _times(header, length)
+        if len(array) == length:
+            return Image(array, geometry, times=times, notes=tuple(notes))
+        chosen = evenly(length, len(array)).tolist()
+        times = tuple(times[moment] for moment in chosen) if times else ()
+        return Image(array, geometry, times, notes=tuple(notes), numbers=tuple(chosen), length=length)
     except Problem as problem:
         raise Problem(problem.what, path=source.path, fix=problem.fix) from problem
     except Exception as error:
@@ -82,10 +104,17 @@ def _first(path: Path, packed: bool) -> bytes:
         return file.read(_LONGEST)
 
 
-def _single(path: Path) -> tuple[Any, NDArray[Any], tuple[float, float]] | None:
+def _length(header: Any) -> int:
+    """Moments: the fourth axis."""
+    shape = header.get_data_shape()
+    return int(shape[3]) if len(shape) > 3 else 1
+
+
+def _single(path: Path, most: int | None) -> tuple[Any, NDArray[Any], tuple[float, float]] | None:
     """Header, stored voxels, slope and intercept of a ``.nii`` or ``.nii.gz``; ``None`` for an older image.
 
     The voxels are not copied: they lie in the file, in its decoded copy, or in the memory that it was decoded into.
+    Of more than ``most`` moments some are copied out of it.
     """
     packed = path.suffix.lower() == ".gz"
     name = cache.key(path) if packed else ""
@@ -96,14 +125,50 @@ def _single(path: Path) -> tuple[Any, NDArray[Any], tuple[float, float]] | None:
         return None
     offset, shape, kind = int(header.get_data_offset()), header.get_data_shape(), header.get_data_dtype()
     size = offset + int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    slope, intercept = header.get_slope_inter()
+    scale = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
+    chosen = evenly(_length(header), most) if most is not None and _length(header) > most else None
+    if chosen is not None and packed and (copy is None or len(copy) != size):
+        return header, _streamed(path, offset, shape, kind, chosen), scale
     if copy is None or (packed and len(copy) != size):
         content = _unpacked(path, size)
         content.flags.writeable = False
         if len(content) >= _WORTH:
             cache.store(name, content.data)
-    slope, intercept = header.get_slope_inter()
-    scale = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
-    return header, np.ndarray(shape, kind, content, offset, order="F"), scale
+    voxels = np.ndarray(shape, kind, content, offset, order="F")
+    return header, voxels if chosen is None else _taken(voxels, chosen), scale
+
+
+def _taken(voxels: NDArray[Any], chosen: NDArray[np.int64]) -> NDArray[Any]:
+    """Some moments, copied one by one: the file's other pages are not touched."""
+    found = np.empty((*voxels.shape[:3], len(chosen), *voxels.shape[4:]), voxels.dtype, order="F")
+    for number, moment in enumerate(chosen):
+        found[:, :, :, number] = voxels[:, :, :, moment]
+    return found
+
+
+def _streamed(
+    path: Path, offset: int, shape: tuple[int, ...], kind: np.dtype[Any], chosen: NDArray[np.int64]
+) -> NDArray[Any]:
+    """Some moments of a gzip file, which passes through the memory in pieces."""
+    block = int(np.prod(shape[:3], dtype=np.int64)) * kind.itemsize
+    parts = int(np.prod(shape[4:], dtype=np.int64))
+    starts = [offset + (part * shape[3] + moment) * block for part in range(parts) for moment in chosen.tolist()]
+    content = np.empty(len(starts) * block, np.uint8)
+    total, number = 0, 0
+    for piece in _pieces(path, offset + parts * shape[3] * block):
+        while number < len(starts) and starts[number] < total + len(piece):
+            begin = max(starts[number], total)
+            end = min(starts[number] + block, total + len(piece))
+            at = number * block + begin - starts[number]
+            content[at : at + end - begin] = np.frombuffer(piece, np.uint8)[begin - total : end - total]
+            if starts[number] + block > end:
+                break
+            number += 1
+        total += len(piece)
+    if number < len(starts):
+        raise EOFError("the gzip file is cut short")
+    return np.ndarray((*shape[:3], len(chosen), *shape[4:]), kind, content, order="F")
 
 
 def _copy(name: str) -> NDArray[np.uint8] | None:
@@ -128,7 +193,17 @@ def _header(first: bytes) -> Any:
 
 
 def _unpacked(path: Path, size: int) -> NDArray[np.uint8]:
-    """The first ``size`` bytes of what is packed in a gzip file (RFC 1952), or all where there are fewer.
+    """The first ``size`` bytes of what is packed in a gzip file (RFC 1952), or all where there are fewer."""
+    content = np.empty(size, np.uint8)
+    view, at = content.data, 0
+    for piece in _pieces(path, size):
+        view[at : at + len(piece)] = piece[: size - at]
+        at = min(size, at + len(piece))
+    return content[:at]
+
+
+def _pieces(path: Path, size: int) -> Iterator[bytes]:
+    """What is packed in a gzip file, piece by piece, up to ``size`` bytes or a little more.
 
     Each member that is read to its end is checked against its CRC-32; the last one always is, up to ``size``.
     """
@@ -136,24 +211,23 @@ def _unpacked(path: Path, size: int) -> NDArray[np.uint8]:
         zlib = importlib.import_module("isal.isal_zlib")
     except ImportError:
         zlib = importlib.import_module("zlib")
-    content = np.empty(size, np.uint8)
-    view, at, decoder = content.data, 0, zlib.decompressobj(31)
+    at, decoder = 0, zlib.decompressobj(31)
     with path.open("rb", buffering=0) as file:
-        left = b""
+        left, full = b"", False
         while at < size or (size > _LONGEST and not decoder.eof):
             if decoder.eof:
                 # The next member: files that were packed in parallel have many.
                 left, decoder = decoder.unused_data or file.read(_CHUNK), zlib.decompressobj(31)
             part = left or file.read(_CHUNK)
-            if not part:
+            if not part and not full:
                 break
-            out = decoder.decompress(part, max(size - at, _CHUNK))
-            left = decoder.unconsumed_tail
-            view[at : at + len(out)] = out[: size - at]
-            at = min(size, at + len(out))
+            # Zeros shrink to a thousandth: what comes out is bounded, too, and may wait inside.
+            out = decoder.decompress(part, _PIECE)
+            left, full = decoder.unconsumed_tail, len(out) == _PIECE
+            at += len(out)
+            yield out
     if size > _LONGEST and not decoder.eof:
         raise EOFError("the gzip file is cut short")
-    return content[:at]
 
 
 def _values(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:

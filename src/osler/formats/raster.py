@@ -1,5 +1,9 @@
-"""PNG, JPEG, TIFF and BMP: grey or RGB, 8, 16 or 32 bits, all of them kept. Distances are unknown (DPI is none)."""
+"""PNG, JPEG, TIFF and BMP: grey or RGB, 8, 16 or 32 bits, all of them kept. Distances are unknown (DPI is none).
 
+A folder of such pictures is one loop, a moment each, in the natural order of their names: 9.png comes before 10.png.
+"""
+
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osler.case import Source
-from osler.image import Image
+from osler.image import Image, evenly
 from osler.problem import Problem
 
 if TYPE_CHECKING:
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
 
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
 _MOST_PIXELS = 500_000_000
+_MOST_LOOP = 4_000_000_000
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 # EXIF 2.32, tag 274: what has to be done to (..., row, column) so that the picture stands upright.
 _UPRIGHT = {
@@ -30,7 +36,9 @@ _UPRIGHT = {
 
 
 def matches(path: Path) -> bool:
-    """Whether the first bytes are those of a PNG, JPEG, TIFF or BMP file."""
+    """Whether the first bytes are those of a PNG, JPEG, TIFF or BMP file, or of one in the folder."""
+    if path.is_dir():
+        return any(map(matches, _pictures(path)[:1]))
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -38,11 +46,62 @@ def matches(path: Path) -> bool:
 
 
 def read(source: Source) -> Image:
-    """The picture; pages of a TIFF become slices along the depth.
+    """The picture; pages of a TIFF become slices along the depth, pictures of a folder moments.
 
     Raises:
-        Problem: broken, suspiciously large, transparent, CMYK, or of a pixel type that would lose bits.
+        Problem: broken, suspiciously large, transparent, CMYK, or of a pixel type that would lose bits; pictures of a
+            folder that differ in size or type.
     """
+    return _loop(source.path, None) if source.path.is_dir() else _single(source)
+
+
+def sample(source: Source, most: int) -> Image:
+    """As :func:`read`, but of a folder at most so many pictures, evenly spaced.
+
+    Raises:
+        Problem: see :func:`read`.
+    """
+    return _loop(source.path, most) if source.path.is_dir() else _single(source)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder by their names, hidden ones left out, numbers in them in the order of their values."""
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")]
+    return sorted(paths, key=lambda path: (_natural(path.name), path.name))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(number or 0), text.casefold()) for text, number in re.findall(r"([^0-9]*)([0-9]*)", name)]
+
+
+def _loop(folder: Path, most: int | None) -> Image:
+    """The pictures of a folder as moments of one image; when they were taken is not known."""
+    paths = _pictures(folder)
+    chosen = list(range(len(paths))) if most is None or len(paths) <= most else evenly(len(paths), most).tolist()
+    array: NDArray[Any] | None = None
+    notes: list[str] = []
+    for number, moment in enumerate(chosen):
+        picture = _single(Source(paths[moment]))
+        if array is None:
+            shape = (len(chosen), *picture.array.shape[1:])
+            if np.prod(shape, dtype=np.int64) > _MOST_LOOP:
+                what = f"{len(chosen)} pictures of {picture.size[2]} x {picture.size[1]} pixels are too many at once"
+                raise Problem(what, path=folder, fix="read some of its moments, or thin it out")
+            array = np.empty(shape, picture.array.dtype)
+        elif (picture.array.shape[1:], picture.array.dtype) != (array.shape[1:], array.dtype):
+            what = "this picture differs from the first one of its loop in size or pixel type"
+            raise Problem(what, path=paths[moment], fix="export all in one way, or keep each picture as a case")
+        array[number] = picture.array[0]
+        notes += picture.notes
+    if array is None:
+        raise Problem("there is no picture in this folder", path=folder, fix="give a folder of PNG or JPEG files")
+    others = sum(path.is_file() and not path.name.startswith(".") for path in folder.iterdir()) - len(paths)
+    notes += [f"{others} files beside the pictures of the loop were left out."] if others else []
+    numbers = tuple(chosen) if len(chosen) < len(paths) else ()
+    return Image(array, notes=tuple(dict.fromkeys(notes)), numbers=numbers, length=len(paths))
+
+
+def _single(source: Source) -> Image:
     from PIL import Image as Pillow
 
     try:
@@ -82,6 +141,7 @@ def size(path: Path) -> tuple[int, int, int] | None:
     """``(1, height, width)``, upright; ``None`` where there are pages, or the header is broken."""
     from PIL import Image as Pillow
 
+    path = next(iter(_pictures(path)), path) if path.is_dir() else path
     try:
         with Pillow.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
             if int(getattr(picture, "n_frames", 1)) > 1:
@@ -98,6 +158,7 @@ def facts(path: Path) -> dict[str, str | float]:
     from PIL import ExifTags
     from PIL import Image as Pillow
 
+    path = next(iter(_pictures(path)), path) if path.is_dir() else path
     try:
         with Pillow.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
             found: dict[str, Any] = {"format": picture.format or "", "mode": picture.mode}

@@ -76,7 +76,7 @@ def single(path: Path) -> Entry:
     if path.is_file() and path.stat().st_size == 0:
         raise Problem("the file is empty (0 bytes)", path=path, fix="copy it again from where it came from")
     if formats.find(path) is None:
-        what = "a folder without DICOM files" if path.is_dir() else "a file of an unknown format"
+        what = "a folder without DICOM files or pictures" if path.is_dir() else "a file of an unknown format"
         fix = f"formats that can be read: {', '.join(catalog.names('formats'))}"
         raise Problem(f"this is {what}", path=path, fix=fix)
     name = path.resolve().name

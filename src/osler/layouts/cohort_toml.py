@@ -3,7 +3,7 @@
 .. code-block:: toml
 
     table = "labels.csv"            # relative to the cohort's folder
-    case = "id"                     # columns
+    case = "id"                     # columns; of several, "{patient}_{side}"
     patient = "dup_group"
     image = "images/{id}.jpg"       # or [image] with a line for each modality
     missing = ["-99"]               # besides blank: unknown
@@ -23,7 +23,9 @@
 
 Without ``table`` the images themselves are the cases: in ``image = "{part}/{number}_image.png"`` the names in braces
 become columns. Also: ``split``, ``frame`` (take one moment of each image), ``modality`` (DICOM's code, for files that
-do not say it), ``exclude = {column = ["value"]}``, ``[[join]]`` with ``table`` and ``on``; for a label also
+do not say it), ``exclude = {column = ["value"]}``, ``[[join]]`` with ``table``, ``on`` and, where its key is made of
+several columns here, ``key = "{patient}_{side}"``; ``time``, the column that puts several rows of one case, its
+visits, in order, and ``time_unit`` (days unless another is named); for a label also
 ``missing``, ``rename = {cell = "class"}``, ``separator`` and ``unit``; for a mask ``ignore``, the value of pixels of
 which nothing is known, and ``detect = true`` for boxes around its parts; for boxes ``name``, their class, and
 ``blank = "none"`` where blank cells mean that there is none.
@@ -40,7 +42,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from osler import annotations, table
+from osler import annotations, table, visits
 from osler.case import Kind, Modality, Question, Source
 from osler.layouts import Listing
 from osler.problem import Problem
@@ -83,6 +85,7 @@ class _Join(BaseModel):
     model_config = _STRICT
     table: str
     on: str
+    key: str = ""
 
 
 class _File(BaseModel):
@@ -93,6 +96,8 @@ class _File(BaseModel):
     patient: str = ""
     split: str = ""
     frame: int | None = None
+    time: str = ""
+    time_unit: visits.Unit = "days"
     modality: Modality = ""
     missing: list[str] = []
     covariates: list[str] = []
@@ -120,7 +125,7 @@ def read_with(path: Path, file: Path) -> Listing:
         Problem: an unknown key or column, a table that is not there, or none of the images is.
     """
     plan = _parsed(file)
-    data = _joined(path, plan)
+    data = _named(_joined(path, plan), plan.case)
     for column, cells in plan.exclude.items():
         _has(data, column)
         data = table.Table(data.path, data.columns, tuple(row for row in data.rows if row[column] not in cells))
@@ -130,8 +135,10 @@ def read_with(path: Path, file: Path) -> Listing:
     patterns = {"image": plan.image} if isinstance(plan.image, str) else plan.image
     named = {column for pattern in patterns.values() for column in _columns(pattern)}
     said = {column for label in labels for column in (label.column, *label.by_class.values()) if column}
-    for column in (*named, plan.case):
+    for column in (*named, plan.case, *([plan.time] if plan.time else [])):
         _has(data, column)
+    series = _visits(data, plan, sorted(named), missing, file)
+    data = series.table
     drawn = annotations.Annotated(
         data,
         plan.case,
@@ -146,7 +153,8 @@ def read_with(path: Path, file: Path) -> Listing:
     )
 
     def looked(row: table.Row) -> Mapping[str, Source]:
-        sources = _sources(path, patterns, plan.frame, missing, row)
+        find = partial(_sources, path, patterns, plan.frame, missing)
+        sources = visits.images(series, row[plan.case], row, find)
         drawn.look(row, sources)
         return sources
 
@@ -154,7 +162,18 @@ def read_with(path: Path, file: Path) -> Listing:
     if not cases.entries:
         first = f" (the first: {cases.problems[0]})" if cases.problems else ""
         raise Problem(f"none of the images that the cohort file describes is there{first}", path=path, fix="check it")
-    return Listing(cases.entries, cases.questions, cases.grouping, cases.problems, cases.notes, plan.modality)
+    problems, notes = cases.problems + series.problems, cases.notes + series.notes
+    return Listing(cases.entries, cases.questions, cases.grouping, problems, notes, plan.modality)
+
+
+def _visits(data: table.Table, plan: _File, images: list[str], missing: frozenset[str], file: Path) -> visits.Visits:
+    if not plan.time:
+        return visits.Visits(data)
+    if plan.mask or plan.boxes:
+        what = "masks and boxes lie in one image, and with time a case has several"
+        raise Problem(what, path=file, fix="take out time and give each visit a case of its own")
+    same = [column for column in (plan.patient, plan.split) if column]
+    return visits.gathered(data, plan.case, plan.time, images=images, same=same, unit=plan.time_unit, missing=missing)
 
 
 def _parsed(file: Path) -> _File:
@@ -202,7 +221,8 @@ def _joined(path: Path, plan: _File) -> table.Table:
     data = _table(path, plan.table) if plan.table else _matching(path, plan)
     for join in plan.join:
         other = _table(path, join.table)
-        _has(data, join.on)
+        for column in _columns(join.key) or (join.on,):
+            _has(data, column)
         _has(other, join.on)
         twice = [key for key, count in Counter(row[join.on] for row in other.rows).items() if count > 1]
         if twice:
@@ -213,9 +233,24 @@ def _joined(path: Path, plan: _File) -> table.Table:
             raise Problem(f"the column {clash[0]!r} is in two tables", path=other.path, fix="rename one of them")
         found = {row[join.on]: row for row in other.rows}
         blank = dict.fromkeys(new, "")
-        rows = tuple({**blank, **found.get(row[join.on], {}), **row} for row in data.rows)
+        key = join.key or f"{{{join.on}}}"
+        rows = tuple({**blank, **_without(found.get(_filled(key, row), {}), join.on), **row} for row in data.rows)
         data = table.Table(data.path, data.columns + new, rows)
     return data
+
+
+def _named(data: table.Table, case: str) -> table.Table:
+    """Where several columns make up the name of a case, one more column, called as their pattern."""
+    for column in _columns(case):
+        _has(data, column)
+    if not _columns(case):
+        return data
+    rows = tuple({**row, case: _filled(case, row)} for row in data.rows)
+    return table.Table(data.path, (*data.columns, case), rows)
+
+
+def _without(row: Mapping[str, str], column: str) -> dict[str, str]:
+    return {name: cell for name, cell in row.items() if name != column}
 
 
 def _matching(path: Path, plan: _File) -> table.Table:

@@ -3,6 +3,8 @@
 Other columns: ``case, patient, label, label.<task>, label.<task>.<class>, split, covariate.<name>``; ``mask`` or
 ``mask.<class>`` with files, several of a case separated by ``;``; ``boxes`` with all boxes of a case in a cell, or a
 row for each box with ``x, y, width, height`` or ``xmin, ymin, xmax, ymax`` and ``class``. All the rest is metadata.
+An image may be a folder of pictures: a loop. With a column ``time`` (days, or dates) several rows of one case are its
+visits: one case, whose image is their sequence.
 """
 
 import csv
@@ -12,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from osler import annotations, table
+from osler import annotations, table, visits
 from osler.case import Source
 from osler.layouts import Listing
 from osler.problem import Problem
@@ -62,6 +64,8 @@ def read(path: Path) -> Listing:
         fix = f"its columns are {', '.join(data.columns)}; name them so or write a cohort file"
         raise Problem("the table has no column image or image.<modality>", path=path, fix=fix)
     case = "case" if "case" in data.columns else images[0]
+    series = _visits(data, case, images)
+    data = series.table
     roles = table.named_roles(data, case, images)
     masks, boxes = annotations.mask_columns(data, path.parent), annotations.box_columns(data)
     said = [column for label in roles.labels for column in (label.column, *label.by_class.values()) if column]
@@ -74,16 +78,28 @@ def read(path: Path) -> Listing:
         if alike:
             fix = f"rename {alike[0]!r}; its columns are {', '.join(data.columns)}"
             raise Problem("the table has no column label or label.<task>", path=path, fix=fix)
-    cases = drawn.add(table.cases(drawn.data, roles, partial(_looked, path.parent, images, drawn)))
+    cases = drawn.add(table.cases(drawn.data, roles, partial(_looked, path.parent, images, series, drawn)))
     if not cases.entries:
         first = f" (the first: {cases.problems[0]})" if cases.problems else ""
         what = f"none of the {len(data.rows)} cases has its files{first}"
         raise Problem(what, path=path, fix="paths are relative to the table")
-    return Listing(cases.entries, cases.questions, cases.grouping, cases.problems, cases.notes)
+    problems, notes = cases.problems + series.problems, cases.notes + series.notes
+    return Listing(cases.entries, cases.questions, cases.grouping, problems, notes)
 
 
-def _looked(folder: Path, columns: list[str], drawn: annotations.Annotated, row: table.Row) -> Mapping[str, Source]:
-    sources = _sources(folder, columns, row)
+def _visits(data: table.Table, case: str, images: list[str]) -> visits.Visits:
+    """Rows of one case by their time, unless rows are boxes, or masks say where things are in one image."""
+    placed = annotations.mask_columns(data, data.path.parent) or annotations.box_columns(data)
+    if case != "case" or "time" not in data.columns or placed:
+        return visits.Visits(data)
+    same = [column for column in ("patient", "split") if column in data.columns]
+    return visits.gathered(data, case, "time", images=images, same=same)
+
+
+def _looked(
+    folder: Path, columns: list[str], series: visits.Visits, drawn: annotations.Annotated, row: table.Row
+) -> Mapping[str, Source]:
+    sources = visits.images(series, row.get("case", ""), row, partial(_sources, folder, columns))
     drawn.look(row, sources)
     return sources
 

@@ -90,7 +90,8 @@ class Desk:
             # The case is called "image" until the answer is there, so that no message can hold the file's name.
             # Nothing of what is dropped onto the page stays.
             with copies.bypassed():
-                case = data.read_case(replace(layouts.single(path), id="image", patient="image"))
+                named = replace(layouts.single(path), id="image", patient="image")
+                case = data.read_case(named, moments=self.made.recipe.moments)
             found = replace(diagnosis.diagnose(self.made, case), case=uploads.case_name(filename))
             if not as_page:
                 return diagnosis.to_json(found, case, self.made)

@@ -16,7 +16,7 @@ from typing import IO, Protocol, cast, runtime_checkable
 from osler.problem import Problem
 
 # Formats that are known by their name; all others by their first bytes.
-_ENDINGS = (".nii", ".npy", ".dcm", ".dicom", ".ima")
+_ENDINGS = (".nii", ".npy", ".dcm", ".dicom", ".ima", ".mp4", ".m4v", ".mov", ".avi")
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
 

@@ -1,8 +1,8 @@
 """DICOM: a file, or a folder that holds one series.
 
 ``files`` opens and says what an object is, ``headers`` does so for many at once, ``pixels`` decodes,
-``geometry`` places, ``series`` stacks slices, ``moments`` tells those of one place apart, ``segmentation`` reads what
-was drawn on them.
+``geometry`` places, ``series`` stacks slices, ``moments`` tells those of one place apart, ``times`` says when frames
+of a loop were taken, ``segmentation`` reads what was drawn on them.
 """
 
 import warnings
@@ -17,7 +17,18 @@ from osler.formats.dicom.segmentation import Segments
 from osler.image import Image
 from osler.problem import Problem
 
-__all__ = ["Segments", "facts", "frame_of_reference", "header", "headers_of", "labels", "matches", "read", "segments"]
+__all__ = [
+    "Segments",
+    "facts",
+    "frame_of_reference",
+    "header",
+    "headers_of",
+    "labels",
+    "matches",
+    "read",
+    "sample",
+    "segments",
+]
 
 
 def matches(path: Path) -> bool:
@@ -37,6 +48,16 @@ def read(source: Source) -> Image:
     """
     with _in_words(source.path):
         return series.read(source.path, source.key)
+
+
+def sample(source: Source, most: int) -> Image:
+    """As :func:`read`, but of a file with more moments only so many, evenly spaced; the others are not decoded.
+
+    Raises:
+        Problem: see :func:`read`.
+    """
+    with _in_words(source.path):
+        return series.read(source.path, source.key, most)
 
 
 def labels(source: Source) -> Image | None:

@@ -42,6 +42,8 @@ _INSTEAD = {
 }
 
 
+# Bytes from which on a value is left in the file where that is asked for.
+_LARGE = 1 << 16
 # A walk through many headers at once takes as long as pydicom takes for some of them.
 _FEW = 5
 
@@ -139,8 +141,8 @@ def _is_many(value: Any) -> bool:
     return isinstance(value, MultiValue)
 
 
-def load(path: Path, tags: list[str] | None = None) -> "Dataset":
-    """The data set; with ``tags`` only those, and no pixels.
+def load(path: Path, tags: list[str] | None = None, *, lazy: bool = False) -> "Dataset":
+    """The data set; with ``tags`` only those, and no pixels; ``lazy`` leaves large values in the file.
 
     Raises:
         Problem: this is not a DICOM file, or it is cut short.
@@ -152,7 +154,13 @@ def load(path: Path, tags: list[str] | None = None) -> "Dataset":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(path, force=True, specific_tags=tags, stop_before_pixels=tags is not None)
+            dataset = pydicom.dcmread(
+                path,
+                defer_size=_LARGE if lazy else None,
+                force=True,
+                specific_tags=tags,
+                stop_before_pixels=tags is not None,
+            )
             # Elements are decoded when first touched: broken ones must fail here.
             known = bool(dataset.get("SOPClassUID") or dataset.get("Rows") or dataset.get("DirectoryRecordSequence"))
             known = known or "MediaStorageSOPClassUID" in getattr(dataset, "file_meta", {})

@@ -73,11 +73,27 @@ def _plain(name: str, value: Any) -> Any:
     return str(value)
 
 
+def second_of_frame(dataset: "Dataset", frame: int) -> float | None:
+    """The second of a frame by its own functional groups, counted from any beginning; ``None`` if they are silent."""
+    content = _item(dataset, frame, "FrameContentSequence")
+    offset = _item(dataset, frame, "TemporalPositionSequence")
+    stated = content is not None and (
+        content.get("FrameAcquisitionDateTime") or content.get("FrameReferenceDateTime")
+    )
+    if not stated and (offset is None or offset.get("TemporalPositionTimeOffset") is None):
+        return None
+    return _second(dataset, frame, content)
+
+
 def _second(dataset: "Dataset", frame: int | None, content: Any) -> float | None:
     offset = _item(dataset, frame, "TemporalPositionSequence")
     if offset is not None and offset.get("TemporalPositionTimeOffset") is not None:
         return float(offset.TemporalPositionTimeOffset)
-    stated = content.get("FrameAcquisitionDateTime") if content is not None else dataset.get("AcquisitionDateTime")
+    # Frame Reference DateTime is the moment that a frame stands for, where its beginning is not stated.
+    own = ("FrameAcquisitionDateTime", "FrameReferenceDateTime")
+    stated = (
+        dataset.get("AcquisitionDateTime") if content is None else next(filter(None, map(content.get, own)), None)
+    )
     stated = stated or f"{dataset.get('AcquisitionDate') or '20000101'}{dataset.get('AcquisitionTime') or ''}"
     # Zone and fractions as in PS3.5 6.2; a zone is the same for all slices of a series.
     whole, _, fraction = str(stated).partition("+")[0].partition("-")[0].partition(".")

@@ -1,6 +1,8 @@
 """Stored bytes to values: decompression, colour, modality LUT, and larger is brighter."""
 
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from osler.problem import Problem
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+_KINDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _AGAIN = "export it again from where it came from"
 _OTHERWISE = "export it uncompressed, or as JPEG 2000, JPEG-LS or RLE"
 
@@ -22,19 +25,39 @@ def count(dataset: "Dataset") -> int:
         Problem: more are said to be there than there are bits of pixel data: nothing is ever made ready for those.
     """
     stated = max(1, int(dataset.get("NumberOfFrames") or 1))
-    kinds = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-    if stated > 1 and stated > 8 * max(len(dataset.get(name) or b"") for name in kinds):
+    if stated > 1 and stated > 8 * max(map(partial(_bytes, dataset), _KINDS)):
         raise Problem(f"it says that it has {stated} frames, which its pixel data cannot hold", fix=_AGAIN)
     return stated
 
 
-def frames(dataset: "Dataset", notes: list[str]) -> tuple[NDArray[Any], str]:
+def _bytes(dataset: "Dataset", name: str) -> int:
+    """How many bytes of pixel data there are, also where they were left in the file; those may be fewer."""
+    if name not in dataset:
+        return 0
+    element = dataset.get_item(name, keep_deferred=True)
+    if element.value is not None:
+        return len(element.value)
+    # Frames that are compressed state no length (all bits set): what is left of the file bounds it, as it does in a
+    # file that is cut short.
+    left = Path(str(dataset.filename)).stat().st_size - int(element.value_tell)
+    return min(int(element.length), left)
+
+
+def frames(
+    dataset: "Dataset", notes: list[str], chosen: list[int] | None = None, path: Path | None = None
+) -> tuple[NDArray[Any], str]:
     """Values ``(frame, channel, height, width)`` and their unit (``"HU"`` or empty).
+
+    Args:
+        dataset: with its pixel data, or with that left in its file.
+        notes: what has to be assumed is added to these.
+        chosen: only these frames, in order of their numbers; where the transfer syntax allows it the others are not
+            even read from ``path``.
 
     Raises:
         Problem: no decoder for the transfer syntax, or pixel data that are cut short or broken.
     """
-    stored = _decoded(dataset, notes)
+    stored = _decoded(dataset, notes) if chosen is None or path is None else _some(dataset, notes, chosen, path)
     colour = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
     if colour == "PALETTE COLOR":
         from pydicom.pixels.processing import apply_color_lut
@@ -46,7 +69,7 @@ def frames(dataset: "Dataset", notes: list[str]) -> tuple[NDArray[Any], str]:
     padding = dataset.get("PixelPaddingValue")
     if padding is not None and bool((stored == padding).any()):
         notes.append(f"Pixels with the stored value {padding} are padding, not tissue.")
-    values, low, high = _modality(stored, dataset)
+    values, low, high = _modality(stored, dataset, chosen)
     unit = _unit(dataset)
     if colour == "MONOCHROME1":
         # Mirrored within the range that can be stored, so that slices of one series stay comparable.
@@ -65,6 +88,22 @@ def _decoded(dataset: "Dataset", notes: list[str]) -> NDArray[Any]:
     except BaseException as error:
         raise _broken(dataset, syntax, error) from error
     return np.asarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def _some(dataset: "Dataset", notes: list[str], chosen: list[int], path: Path) -> NDArray[Any]:
+    """The stored values of some frames, as :func:`_decoded` gives those of all."""
+    from pydicom.pixels.utils import iter_pixels
+
+    stated = bool(getattr(dataset, "file_meta", {}).get("TransferSyntaxUID"))
+    syntax = _checked_syntax(dataset, notes)
+    if not stated or syntax.is_deflated:
+        # What such a file holds cannot be found in it by its place.
+        return _decoded(dataset, notes)[chosen]
+    try:
+        found = np.stack(list(iter_pixels(path, indices=chosen)))
+    except BaseException as error:
+        raise _broken(dataset, syntax, error) from error
+    return found.astype(found.dtype.newbyteorder("="), copy=False)
 
 
 def single_frames(dataset: "Dataset", indices: list[int], notes: list[str]) -> Iterator[NDArray[Any]]:
@@ -136,7 +175,7 @@ def _check_length(dataset: "Dataset") -> None:
 
     if "PixelData" not in dataset:
         return
-    expected, found = get_expected_length(dataset), len(dataset.PixelData)
+    expected, found = get_expected_length(dataset), _bytes(dataset, "PixelData")
     if found < expected:
         raise Problem(f"the pixel data end after {found} of {expected} bytes", fix=_AGAIN)
 
@@ -152,17 +191,19 @@ def _with_axes(array: NDArray[Any], dataset: "Dataset") -> NDArray[Any]:
     return np.ascontiguousarray(np.moveaxis(array, -1, 1))
 
 
-def _modality(stored: NDArray[Any], dataset: "Dataset") -> tuple[NDArray[Any], float, float]:
+def _modality(
+    stored: NDArray[Any], dataset: "Dataset", chosen: list[int] | None = None
+) -> tuple[NDArray[Any], float, float]:
     """Values after the modality LUT (PS3.3 C.11.1) and the ends of the range they can have."""
     if dataset.get("ModalityLUTSequence"):
         from pydicom.pixels.processing import apply_modality_lut
 
         values = np.asarray(apply_modality_lut(stored, dataset))
-        first, count = (
+        first, length = (
             dataset.ModalityLUTSequence[0].LUTDescriptor[1],
             dataset.ModalityLUTSequence[0].LUTDescriptor[0],
         )
-        table = np.asarray(apply_modality_lut(np.arange(first, first + (count or 65536)), dataset))
+        table = np.asarray(apply_modality_lut(np.arange(first, first + (length or 65536)), dataset))
         return values, float(table.min()), float(table.max())
     low, high = float(stored.min()), float(stored.max())
     if stored.dtype.kind != "f":
@@ -171,12 +212,15 @@ def _modality(stored: NDArray[Any], dataset: "Dataset") -> tuple[NDArray[Any], f
         # A lossy codec may overshoot what the header says can be stored.
         low = min(low, -(2.0 ** (bits - 1)) if signed else 0.0)
         high = max(high, 2.0 ** (bits - signed) - 1)
-    pairs = rescales(dataset, len(stored))
+    pairs = rescales(dataset, len(stored) if chosen is None else count(dataset))
     if all(pair == (1.0, 0.0) for pair in pairs):
         return stored, low, high
     slopes, intercepts = (np.array(part).reshape(-1, 1, 1, 1) for part in zip(*pairs, strict=True))
     ends = np.stack([slopes * low + intercepts, slopes * high + intercepts])
+    # By all frames, so that the type does not depend on which of them are read.
     kind = _smallest(ends, slopes, intercepts, stored.dtype)
+    if chosen is not None:
+        slopes, intercepts = slopes[chosen], intercepts[chosen]
     values = (stored.astype(np.float64) * slopes + intercepts).astype(kind)
     return values, float(ends.min()), float(ends.max())
 

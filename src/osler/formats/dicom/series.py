@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler.formats.dicom import geometry, moments, pixels
+from osler.formats.dicom import geometry, moments, pixels, times
 from osler.formats.dicom.files import header, headers_of, load, not_an_image
-from osler.image import Geometry, Image, NoGeometry, Spacing
+from osler.image import Geometry, Image, NoGeometry, Spacing, evenly
 from osler.problem import Problem
 
 if TYPE_CHECKING:
@@ -48,14 +48,21 @@ class Arranged:
     times: tuple[float, ...] = ()
 
 
-def read(path: Path, uid: str = "") -> Image:
+def read(path: Path, uid: str = "", most: int | None = None) -> Image:
     """One image: of a file, or of the one series of a folder, or of the one that ``uid`` names.
+
+    Args:
+        path, uid: see above.
+        most: of a file with more moments only so many are decoded, evenly spaced, and the bytes of the others are
+            never in memory; of a folder all are read.
 
     Raises:
         Problem: see :func:`osler.formats.dicom.read`.
     """
     notes: list[str] = []
-    arranged = arrange(path, uid, notes)
+    arranged = arrange(path, uid, notes, lazy=most is not None and path.is_file())
+    if most is not None and len(arranged.datasets) == 1 and len(arranged.where) > most:
+        return _sample(path, arranged, most, notes)
     values: list[NDArray[Any]] = []
     units = set()
     for dataset in arranged.datasets:
@@ -92,14 +99,34 @@ def _placed(values: list[NDArray[Any]], arranged: Arranged) -> NDArray[Any]:
     return array
 
 
-def arrange(path: Path, uid: str, notes: list[str]) -> Arranged:
-    """What :func:`read` reads, with the headers of its slices.
+def _sample(path: Path, arranged: Arranged, most: int, notes: list[str]) -> Image:
+    """Some moments of the frames of one file."""
+    [dataset], count = arranged.datasets, len(arranged.where)
+    chosen = evenly(count, most)
+    frames = arranged.where[chosen, :, 1]
+    needed, places = np.unique(frames, return_inverse=True)
+    array, unit = pixels.frames(dataset, notes, needed.tolist(), path)
+    array = np.moveaxis(array[places.ravel()].reshape(*frames.shape, *array.shape[1:]), 1, 2)
+    return Image(
+        np.ascontiguousarray(array),
+        arranged.geometry,
+        tuple(arranged.times[moment] for moment in chosen) if arranged.times else (),
+        str(dataset.get("Modality") or ""),
+        unit,
+        tuple(dict.fromkeys(notes)),
+        tuple(chosen.tolist()),
+        count,
+    )
+
+
+def arrange(path: Path, uid: str, notes: list[str], *, lazy: bool = False) -> Arranged:
+    """What :func:`read` reads, with the headers of its slices; ``lazy`` leaves large values in the files.
 
     Raises:
         Problem: no series or several, or slices that do not make one volume.
     """
     paths = _chosen(path, uid, notes) if path.is_dir() else [path]
-    datasets = [load(file) for file in paths]
+    datasets = [load(file, lazy=lazy) for file in paths]
     for dataset in datasets:
         other = not_an_image(dataset)
         if other is not None:
@@ -141,10 +168,10 @@ def _of_file(dataset: "Dataset", notes: list[str]) -> Arranged:
             raise Problem(what, fix="export it again from where it came from")
     elif dataset.get("FrameIncrementPointer") == _SLICES:
         return Arranged([dataset], loop[None], _with_depth(geometry.of_one(dataset, notes), dataset))
-    times = _times(dataset, count)
-    if not times:
+    taken = times.of_frames(dataset, count, notes)
+    if not taken:
         notes.append(f"Its {count} frames were taken as moments; when they were taken is not stated.")
-    return Arranged([dataset], loop[:, None], geometry.of_one(dataset, notes), times)
+    return Arranged([dataset], loop[:, None], geometry.of_one(dataset, notes), taken)
 
 
 def _stacked(datasets: list["Dataset"], planes: list[list[geometry.Plane]], notes: list[str]) -> Arranged:
@@ -157,7 +184,7 @@ def _stacked(datasets: list["Dataset"], planes: list[list[geometry.Plane]], note
     levels = geometry.levels(flat)
     kept = np.array(_without_twins(datasets, where, known, levels, notes))
     known, flat, where = [known[i] for i in kept], [flat[i] for i in kept], where[kept]
-    order, times = moments.split(known, levels[kept])
+    order, taken = moments.split(known, levels[kept])
     ordered = [flat[index] for index in order[0]]
     frame = geometry.frame_of_reference(datasets[0])
     if len(ordered) == 1:
@@ -166,7 +193,7 @@ def _stacked(datasets: list["Dataset"], planes: list[list[geometry.Plane]], note
         geometry.check_gaps(ordered)
         place = geometry.volume(ordered, np.arange(len(ordered)), frame, notes)
         _compare_spacing(datasets[0], ordered, notes)
-    return Arranged(datasets, where[order], place, times)
+    return Arranged(datasets, where[order], place, taken)
 
 
 def _compare_spacing(dataset: "Dataset", planes: list[geometry.Plane], notes: list[str]) -> None:
@@ -207,15 +234,6 @@ def _with_depth(place: Geometry, dataset: "Dataset") -> Geometry:
     step = abs(float(dataset.get("SpacingBetweenSlices") or 0)) or None
     spacing = Image(np.zeros((1, 1, 1, 1, 1)), place).spacing
     return NoGeometry() if spacing is None else Spacing(spacing[2], spacing[1], step, "PixelSpacing")
-
-
-def _times(dataset: "Dataset", count: int) -> tuple[float, ...]:
-    """Seconds from the first frame: FrameTimeVector or FrameTime, both milliseconds (PS3.3 C.7.6.5)."""
-    vector = dataset.get("FrameTimeVector")
-    if vector is not None and not isinstance(vector, (str, float, int)) and len(vector) == count:
-        return tuple(float(second) for second in np.cumsum([float(step) for step in vector]) / 1000)
-    step = float(dataset.get("FrameTime") or 0) / 1000
-    return tuple(step * frame for frame in range(count)) if step > 0 else ()
 
 
 def _chosen(folder: Path, uid: str, notes: list[str]) -> list[Path]:

@@ -92,12 +92,31 @@ def prepare(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
     """
     array = image.array
     if image.frames != plan.frames:
-        moments = np.linspace(0, image.frames - 1, plan.frames).round().astype(int)
-        array = array[moments]
+        array = array[moments_of(image, plan)]
     moved = Image(with_channels(array, plan.channels), image.geometry)
     flat = grid.fit(image, plan).to(moved).array.astype(np.float32, copy=False)
     require_numbers(flat)
     return np.ascontiguousarray(flat)
+
+
+def moments_of(image: Image, plan: ImagePlan) -> NDArray[np.int64]:
+    """Which frames of ``image.array`` the network is given, ``(plan.frames,)``: evenly spaced, from first to last.
+
+    Of a sequence that is shorter than ``plan.frames`` some come twice or more often, side by side.
+    """
+    return np.linspace(0, image.frames - 1, plan.frames).round().astype(np.int64)
+
+
+def times_of(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
+    """Seconds from the first frame to each that the network is given, ``(plan.frames,)``; NaN where unknown.
+
+    A still image is its own first frame, so that its time is 0.
+    """
+    if not image.times:
+        return np.full(plan.frames, 0.0 if image.frames == 1 else np.nan, np.float32)
+    # The difference in double precision: visits may be years apart and counted from any day.
+    times = np.asarray(image.times, np.float64)
+    return (times - times[0])[moments_of(image, plan)].astype(np.float32)
 
 
 def with_channels(array: NDArray[np.generic], channels: int) -> NDArray[np.generic]:

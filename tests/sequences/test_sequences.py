@@ -273,9 +273,8 @@ def test_self_attention_is_the_equation() -> None:
 
     for row, length in enumerate((6, 3, 1)):
         times = [float(gaps[row, 1 : t + 1].sum()) for t in range(length)]
-        tokens = [
-            network.enter(x[row, t]) + network.place.weight @ cat(waves(float(t)), waves(times[t])) for t in range(length)
-        ]
+        places = [cat(waves(float(t)), waves(times[t])) for t in range(length)]
+        tokens = [network.enter(x[row, t]) + network.place.weight @ places[t] for t in range(length)]
         for layer in network.layers:
             q, k, v = (
                 [(w @ normed(token, layer.before) + b).chunk(3) for token in tokens]

@@ -5,6 +5,7 @@ looks at times computes in the precision of its input, single at least: rounding
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -82,6 +83,61 @@ def last(mask: Bool[Tensor, "b t"]) -> Int[Tensor, " b"]:
 def in_front(mask: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
     """The order of the moments that brings those that there are to the front, otherwise as they were."""
     return (~mask).to(torch.uint8).argsort(dim=1, stable=True)
+
+
+class Rhythm(nn.Module):
+    """Which moments count, and how long before each was the last, from when they were.
+
+    Attributes:
+        beat: seconds of the usual gap of the training cases; there only where somebody looks at gaps.
+
+    Args:
+        timed: whether somebody does.
+    """
+
+    beat: Tensor
+
+    def __init__(self, *, timed: bool) -> None:
+        super().__init__()
+        self.timed = timed
+        if timed:
+            self.register_buffer("beat", torch.ones(()))
+
+    def fit(self, times: Float[Tensor, "n t"]) -> None:
+        """Learns the usual gap, the median of those of the training cases."""
+        if self.timed:
+            between = gaps(times)
+            between = between[between > 0]
+            self.beat.fill_(between.median() if len(between) else 1.0)
+
+    def forward(
+        self, shape: Sequence[int], times: Float[Tensor, "_ t"] | None, device: torch.device
+    ) -> tuple[Bool[Tensor, "b t"], Float[Tensor, "b t"]]:
+        """``mask`` and ``gaps`` as :class:`Temporal` takes them.
+
+        Args:
+            shape: sequences, and moments of each.
+            times: of each sequence, or of all of them: seconds, infinite where unknown, NaN where there is no moment.
+                ``None``: all moments count, evenly spaced.
+            device: for the result.
+        """
+        even = torch.ones(*shape, device=device)
+        if times is None:
+            return even > 0, even
+        times = times.to(device).expand(*shape)
+        if not self.timed:
+            return ~times.isnan(), even
+        between = gaps(times) / self.beat
+        return ~times.isnan(), torch.where(between.isnan(), even, between)
+
+
+def gaps(times: Float[Tensor, "b t"]) -> Float[Tensor, "b t"]:
+    """Seconds between each moment and the last before it, >= 0; NaN where that is unknown, and for the first."""
+    numbers = torch.arange(times.shape[1], device=times.device).expand_as(times)
+    before = torch.where(times.isnan(), -1, numbers).cummax(1).values.roll(1, 1)
+    before[:, 0] = -1
+    between = times - times.gather(1, before.clamp(min=0))
+    return torch.where((before >= 0) & between.isfinite(), between.clamp(min=0), torch.nan)
 
 
 class State(nn.Module):

@@ -48,6 +48,9 @@ class Attention(Temporal):
         # One matrix for [h; x], kept as its two halves: W [h; x] + b = (W_h h + b) + W_x x.
         self.by_state = nn.Linear(options.hidden, rows)
         self.by_moment = nn.Linear(features, rows, bias=False)
+        if options.reading == "frames":
+            # Before anything is learned, states differ for no reason.
+            nn.init.zeros_(self.by_state.weight)
         self.v = nn.Linear(options.hidden, 1, bias=False) if options.reading == "tanh" else None
 
     def score(self, h: Float[Tensor, "*batch h"], x: Float[Tensor, "*batch f"]) -> Float[Tensor, " *batch"]:

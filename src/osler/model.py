@@ -156,7 +156,8 @@ class Network(nn.Module):
         self, levels: Sequence[Float[Tensor, "bf _ ..."]], cases: int, times: Float[Tensor, "_ t"] | None = None
     ) -> Said:
         """What is said of the feature maps of :meth:`levels`; ``times`` of all cases, or of each."""
-        whole = self.along(self.moments(levels[-1], cases), times)
+        # Linked tasks are trained on all moments that they are given, evenly spaced.
+        whole = self.along(self.moments(levels[-1], cases), times if self.links is None else None)
         vector, answers = whole.vector, whole.answers
         if not self.dense:
             return whole
@@ -416,9 +417,7 @@ def outputs(
     shares: list[NDArray[np.float32]] = []
     for start in range(0, len(pixels), batch):
         x = network.normalise(torch.from_numpy(pixels[start : start + batch]).to(device))
-        # Linked tasks are trained on all moments that they are given, evenly spaced.
-        counted = times if network.links is None else None
-        when = None if counted is None else torch.from_numpy(counted[start : start + batch])
+        when = None if times is None else torch.from_numpy(times[start : start + batch])
         total: dict[str, Tensor] = {}
         for number, view in enumerate(views):
             said = network.say(view(x), when)

@@ -1,10 +1,10 @@
-"""What a frozen backbone saves: seconds of an epoch over loops, with a backbone that learns and with one that does not.
+"""What a frozen backbone saves: seconds of an epoch over loops, with a backbone that learns and one that stays.
 
     python benchmarks/frozen.py [--cases 32] [--frames 32] [--size 64] [--width 32] [--epochs 3]
 
 Both train the same network (ResNet-18, GRU) on the same random loops, through the one training loop, checkpoints and
-running average included; the best epoch of each counts. The frozen one computes the features of all loops once before;
-how long that takes, and how long it takes to find them again, is printed beside.
+running average included; the best epoch of each counts. The frozen one computes the features of all loops once
+before; how long that takes, and how long it takes to find them again, is printed beside.
 """
 
 import argparse
@@ -83,9 +83,7 @@ def main() -> None:
         with timed("features found again"):
             frozen.features(network, cases.pixels, still)
         whole = epochs(lambda course: fitting.fit(cases, nothing, learning, course), out / "learning")
-        print(
-            f"{given.cases} loops of {given.frames} frames, {given.size} x {given.size}, ResNet-18 x {given.width}, GRU"
-        )
+        print(f"{given.cases} loops of {given.frames} frames of {given.size} x {given.size}, width {given.width}")
         print(f"first epoch, frozen, with its features: {fixed[0]:.2f} s")
         print(f"epoch, frozen: {min(fixed[1:]):.2f} s    epoch, learning: {min(whole[1:]):.2f} s")
         print(f"frozen / learning: {min(fixed[1:]) / min(whole[1:]):.3f} (goal: at most 0.1)")

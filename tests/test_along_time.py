@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import osler
-from osler import data, diagnosis, explanation, fitting, frozen, model, recipe, targets, training, weights
+from osler import data, diagnosis, explanation, fitting, frozen, model, planning, recipe, targets, training, weights
 from osler.case import Case
 from osler.cohort import Training, Validation
 from osler.fitting import Course, Examples
@@ -153,7 +153,7 @@ def test_bfloat16_does_not_add_up(sequence: str) -> None:
 def test_unknown_sequences_and_options_are_refused() -> None:
     with pytest.raises(Problem, match="choose one of attention, gru"):
         plan("transformer")
-    with pytest.raises(Problem, match="did you mean gru.hidden"):
+    with pytest.raises(Problem, match=r"did you mean gru\.hidden"):
         plan("gru", network={"sequence_options": {"hiden": 3}})
     with pytest.raises(Problem, match="is no table"):
         recipe.check_shape({"network": {"sequence_options": 3}})
@@ -161,6 +161,19 @@ def test_unknown_sequences_and_options_are_refused() -> None:
         {"network": {"sequence": "gru", "sequence_options": {"layers": 2}}}, {"network": {"sequence": "rnn"}}
     )
     assert merged["network"] == {"sequence": "rnn"}
+
+
+def test_as_many_moments_as_a_step_can_take() -> None:
+    def fingerprint(frames: int) -> planning.Fingerprint:
+        return planning.Fingerprint(100, 100, (1, 64, 64), (1.0, 1.0), frames, 1, (), (), ("uint8",), {}, split=False)
+
+    flat, volume = {"size": [1, 128, 128], "channels": 1}, {"size": [32, 96, 96], "channels": 1}
+    assert planning.moments(fingerprint(1), flat)[0] == 1
+    assert planning.moments(fingerprint(20), flat)[0] == 20
+    assert planning.moments(fingerprint(1000), flat)[0] == 32
+    frames, why = planning.moments(fingerprint(1000), volume)
+    assert frames == 2**21 // (32 * 96 * 96) and "so many fit" in why
+    assert planning.moments(fingerprint(1000), {"size": [64, 512, 512], "channels": 3})[0] == 2
 
 
 # --- the whole line -----------------------------------------------------------------------------------------
@@ -186,8 +199,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def attending(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = recipe.settings((
         "epochs=20", "batch=6", "folds=0", "members=1", "views=1", "precision='float32'", "channels_last=false",
-        "network.options.width=4", "learning_rate=0.04", "network.sequence=attention", "augmentation=none", "threads=1",
-        "ema=0.8", "network.dropout=0", "image.size=[1,16,16]",
+        "network.options.width=4", "learning_rate=0.04", "network.sequence=attention", "augmentation=none",
+        "threads=1", "ema=0.8", "network.dropout=0", "image.size=[1,16,16]",
     ))  # fmt: skip
     out = tmp_path_factory.mktemp("run")
     osler.train(planted, out, settings, say=quiet)

@@ -30,7 +30,7 @@ LAYERS = (
     ("planning", "report", "novelty", "fitting", "writing"),
     ("pace",),
     ("model", "weights", "pages"),
-    ("calibration", "cohort", "data", "augmentation", "decoder", "linking", "sliding"),
+    ("calibration", "cohort", "data", "augmentation", "decoder", "linking", "sliding", "appearance"),
     ("grid",),
     ("dense_scoring",),
     ("phantom_files",),

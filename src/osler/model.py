@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from osler import catalog, draws, recipe, store
+from osler.appearance import appearance, thumbnail
 from osler.case import Question
 from osler.decoder import Decoder
 from osler.linking import Links, Said
@@ -425,9 +426,8 @@ def outputs(
                 total[name] = value.double() + total.get(name, 0)
             if number == 0:
                 seen.append((said.vector.float().cpu(), thumbnail(x).cpu(), appearance(x).cpu()))
-                shares.append(
-                    x.new_empty(len(x), 0).cpu().numpy() if said.shares is None else said.shares.cpu().numpy()
-                )
+                attended = x.flatten(1)[:, :0] if said.shares is None else said.shares
+                shares.append(attended.cpu().numpy())
                 for name in _exclusive(network) if said.opinions[1:] else ():
                     first, second = (each[name].argmax(1) for each in said.opinions)
                     torn.setdefault(name, []).append((first != second).double().cpu().numpy())
@@ -448,37 +448,3 @@ def outputs(
 
 def _exclusive(network: Network) -> list[str]:
     return [name for name, task in network.tasks.items() if task.question.kind == "multiclass"]
-
-
-def thumbnail(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b p"]:
-    """A coarse copy of the normalised image, for the novelty gate: at most 4 x 16 x 16, moments averaged."""
-    mean = x.mean(1)
-    depth, height, width = mean.shape[2:]
-    size = (min(depth, 4), min(height, 16), min(width, 16))
-    return nn.functional.adaptive_avg_pool3d(mean, size).flatten(1)
-
-
-def appearance(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b 14"]:
-    """Exposure, contrast and sharpness of the normalised image, for the novelty gate.
-
-    Seven quantiles, the logarithm of the standard deviation, and, at full and at half resolution, that of the mean
-    absolute difference between neighbours down and across, and of the mean absolute Laplacian, each over the
-    deviation.
-    """
-    planes = x.mean((1, 2))
-    values = planes.flatten(1)
-    # torch.quantile refuses long inputs; every n-th pixel is enough for an image's exposure.
-    sample = values[:, :: max(1, values.shape[1] // 16_384)]
-    levels = torch.tensor([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98], device=x.device)
-    deviation = values.std(1, correction=0).clamp(min=1e-3)
-    columns = [*torch.quantile(sample, levels, dim=1), deviation.log()]
-    for step in (1, 2):
-        smooth = nn.functional.avg_pool3d(planes.unsqueeze(1), (1, step, step), ceil_mode=True)[:, 0]
-        across, down = smooth.diff(dim=3), smooth.diff(dim=2)
-        sharp = planes[..., ::step, ::step]
-        inner = (4 * sharp)[..., 1:-1, 1:-1] - sharp[..., 2:, 1:-1] - sharp[..., :-2, 1:-1]
-        laplacian = inner - sharp[..., 1:-1, 2:] - sharp[..., 1:-1, :-2]
-        for change in (down, across, laplacian):
-            mean = change.abs().flatten(1).mean(1) if change.numel() else torch.zeros_like(deviation)
-            columns.append((mean / deviation + 1e-3).log())
-    return torch.stack(columns, 1)

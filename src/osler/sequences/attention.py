@@ -24,10 +24,10 @@ class Options:
     Attributes:
         reading: ``literal``: the equation as it stands: at each step one state scores all moments, A[t, t'] = softmax
             over t' of s(h_{t-1}, x_t'), and the answer is the context of the last step, c_T = sum_t' A[T, t'] x_t'.
-            Since s is linear, the part of h and b is the same for every t' and cancels: the weights depend on x alone.
-            ``tanh``: the same with s = v^T tanh(W [h; x] + b) (Bahdanau, Cho and Bengio, 2015, arXiv:1409.0473), where
-            they depend on both. ``frames``: each moment is scored with the state before it, a_t = softmax over t of
-            s(h_{t-1}, x_t), and the answer is sum_t a_t x_t.
+            Since s is linear, the part of h and b is the same for every t' and cancels: the weights depend on x
+            alone. ``tanh``: the same with s = v^T tanh(W [h; x] + b) (Bahdanau, Cho and Bengio, 2015,
+            arXiv:1409.0473), where they depend on both. ``frames``: each moment is scored with the state before it,
+            a_t = softmax over t of s(h_{t-1}, x_t), and the answer is sum_t a_t x_t.
         hidden: length of the state, and of v.
     """
 

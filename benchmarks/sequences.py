@@ -1,6 +1,6 @@
 """Which network along time learns what, from how many loops: the evidence for what is planned.
 
-    python benchmarks/sequences.py [--moments 32] [--steps 200]
+    python benchmarks/sequences.py [--moments 32] [--steps 100]
 
 No images: each moment is a vector of 8 numbers, as a backbone would give them. Three truths, of two equally frequent
 classes each, with 1,000 test loops:
@@ -81,7 +81,7 @@ def measured(network: Temporal, head: nn.Module, made: Made) -> tuple[float, flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=100)
     given = parser.parse_args()
     torch.set_num_threads(1)
     truths: dict[str, Callable[[int, int], Made]] = {"order": order, "planted": planted, "everywhere": everywhere}

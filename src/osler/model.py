@@ -209,8 +209,7 @@ class Network(nn.Module):
     def along(self, moments: Float[Tensor, "b t v"], times: Float[Tensor, "_ t"] | None = None) -> Said:
         """What follows from the features of each moment, for the whole; ``Said.vector`` is their mean.
 
-        Not what ``sequence`` makes of them: its state is bounded and forgets, so that the novelty gate could not see
-        what was strange in a moment long ago.
+        Not what ``sequence`` makes of them: a state forgets what the novelty gate must see, however long ago it was.
         """
         mask, gaps = self.rhythm(moments.shape[:2], times, moments.device)
         mean = kept(moments, mask).sum(1) / mask.sum(1, keepdim=True)
@@ -407,7 +406,7 @@ def outputs(
         network: is put into eval mode.
         pixels: ``(n, t, c, d, h, w)`` from :func:`osler.data.prepare`.
         views: functions from a normalised batch to a moved copy of it; the first is the identity.
-        batch: cases at once; it does not change the answer beyond rounding.
+        batch: cases at once, at most 256 moments; it does not change the answer beyond rounding.
         times: ``(n, t)``, see :func:`osler.data.timeline`; without them every moment counts.
     """
     network.eval()
@@ -416,6 +415,7 @@ def outputs(
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     torn: dict[str, list[NDArray[np.float64]]] = {}
     shares: list[NDArray[np.float32]] = []
+    batch = max(1, min(batch, 256 // pixels.shape[1]))
     for start in range(0, len(pixels), batch):
         x = network.normalise(torch.from_numpy(pixels[start : start + batch]).to(device))
         when = None if times is None else torch.from_numpy(times[start : start + batch])

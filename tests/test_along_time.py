@@ -64,6 +64,17 @@ def test_a_moment_that_comes_twice_counts_once() -> None:
     assert data.timeline(loop(1), replace(given, frames=1)).tolist() == [0.0]
 
 
+def test_the_shares_of_a_moment_that_comes_twice_are_one() -> None:
+    given = ImagePlan(size=(1, 16, 16), frames=5)
+    shares = np.array([0.1, 0.2, 0.3, 0.15, 0.25])
+    found = data.attended(loop(3, (0.0, 0.5, 2.0)), given, shares)
+    assert [(m.frame, m.seconds) for m in found] == [(0, 0.0), (1, 0.5), (2, 2.0)]
+    assert [m.share for m in found] == pytest.approx([0.3, 0.3, 0.4])
+    assert [m.seconds for m in data.attended(loop(3), given, shares)] == [None] * 3
+    assert data.attended(loop(3), given, np.empty(0)) == ()
+    assert data.attended(loop(1), replace(given, frames=1), np.ones(1)) == ()
+
+
 def test_gaps_are_counted_from_the_last_moment_that_there_is() -> None:
     nan, inf = float("nan"), float("inf")
     times = torch.tensor([[0.0, nan, 3.0, 4.0], [nan, 5.0, inf, 9.0], [inf, inf, nan, nan]])

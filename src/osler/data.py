@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osler import formats, grid, layouts, outlines, store
-from osler.case import Case, Entry, Question
+from osler.case import Case, Entry, Moment, Question
 from osler.image import Image, evenly
 from osler.inspections import duplicates, plane
 from osler.problem import Problem
@@ -38,6 +38,7 @@ class Loaded:
         modalities: DICOM code of each, empty where unknown.
         problems: what could not be read, and why.
         marks: what copies are known by that are not the same pixel for pixel (``duplicates.MARK``).
+        times: ``(n, time)``, see :func:`timeline`.
     """
 
     entries: tuple[Entry, ...]
@@ -46,6 +47,7 @@ class Loaded:
     modalities: tuple[str, ...]
     problems: tuple[Problem, ...]
     marks: NDArray[Any]
+    times: NDArray[np.float32]
 
 
 def read_case(entry: Entry, questions: Sequence[Question] = (), moments: int | None = None) -> Case:
@@ -132,6 +134,30 @@ def times_of(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
     return (times - times[0])[moments_of(image, plan)].astype(np.float32)
 
 
+def timeline(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
+    """When each moment was that the network is given, ``(plan.frames,)``: seconds from the first frame.
+
+    Infinite where that is unknown; NaN where a moment comes a second time, because the sequence is shorter than what
+    the network takes: it counts once.
+    """
+    times, moments = times_of(image, plan), moments_of(image, plan)
+    times[np.isnan(times)] = np.inf
+    times[1:][np.diff(moments) == 0] = np.nan
+    return times
+
+
+def attended(image: Image, plan: ImagePlan, shares: NDArray[np.floating[Any]]) -> tuple[Moment, ...]:
+    """What share each moment had that the network was given, ``(plan.frames,)``; none where it does not attend."""
+    if not len(shares) or plan.frames == 1:
+        return ()
+    moments, times = moments_of(image, plan), timeline(image, plan)
+    numbers = image.numbers or range(image.frames)
+    return tuple(
+        Moment(int(numbers[frame]), float(time) if np.isfinite(time) else None, float(shares[moments == frame].sum()))
+        for frame, time in zip(moments, times, strict=True) if not np.isnan(time)
+    )  # fmt: skip
+
+
 def with_channels(array: NDArray[np.generic], channels: int) -> NDArray[np.generic]:
     """``(t, c, d, h, w)`` with as many channels as the network takes: grey from colour, or grey repeated.
 
@@ -182,7 +208,7 @@ def pixel_digest(image: Image, moments: int | None = None) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(image.array).tobytes()).hexdigest()
 
 
-_Read = tuple[NDArray[np.float32], str, str, NDArray[Any]]
+_Read = tuple[NDArray[np.float32], str, str, NDArray[Any], NDArray[np.float32]]
 
 
 def load(
@@ -215,6 +241,7 @@ def load(
     digests: list[str] = []
     modalities: list[str] = []
     marks = np.empty(len(entries), duplicates.MARK)
+    times = np.empty((len(entries), plan.frames), np.float32)
     problems: list[Problem] = []
     shape = (plan.frames, plan.channels, *plan.size)
 
@@ -226,7 +253,7 @@ def load(
                 if isinstance(result, Problem):
                     problems.append(result)
                 else:
-                    image, digest, modality, marks[len(numbers)] = result
+                    image, digest, modality, marks[len(numbers)], times[len(numbers)] = result
                     read.append(image)
                     digests.append(digest)
                     modalities.append(modality)
@@ -244,10 +271,12 @@ def load(
         first = f" (the first: {problems[0]})" if problems else ""
         raise Problem(f"none of the {len(entries)} cases can be read{first}", fix="check the files")
     if file is not None and not store.in_memory(array):
-        store.keep(file, stamp, array, store.Facts(numbers, digests, modalities, marks[: len(numbers)]))
+        facts = store.Facts(numbers, digests, modalities, marks[: len(numbers)], times[: len(numbers)])
+        store.keep(file, stamp, array, facts)
     kept = tuple(entries[number] for number in numbers)
     pixels = store.all_of(array)
-    return Loaded(kept, pixels, tuple(digests), tuple(modalities), tuple(problems), marks[: len(numbers)])
+    known = slice(len(numbers))
+    return Loaded(kept, pixels, tuple(digests), tuple(modalities), tuple(problems), marks[known], times[known])
 
 
 def _reopened(
@@ -265,7 +294,7 @@ def _reopened(
         return None
     kept = tuple(entries[number] for number in facts.numbers)
     pixels = store.all_of(array)
-    return Loaded(kept, pixels, tuple(facts.digests), tuple(facts.modalities), failed, facts.marks)
+    return Loaded(kept, pixels, tuple(facts.digests), tuple(facts.modalities), failed, facts.marks, facts.times)
 
 
 def _prepared(entry: Entry, plan: ImagePlan, questions: Sequence[Question]) -> _Read | Problem:
@@ -273,8 +302,8 @@ def _prepared(entry: Entry, plan: ImagePlan, questions: Sequence[Question]) -> _
     moments = None if any(question.dense for question in questions) else plan.frames
     try:
         image = the_image(read_case(entry, questions, moments))
-        digest = pixel_digest(image, moments)
-        return prepare(image, plan), digest, image.modality, duplicates.mark(image, plane(image))
+        digest, mark = pixel_digest(image, moments), duplicates.mark(image, plane(image))
+        return prepare(image, plan), digest, image.modality, mark, timeline(image, plan)
     except Problem as problem:
         return problem
     except MemoryError:

@@ -25,6 +25,8 @@ from osler.tasks.classification import Classification
 Array = NDArray[np.floating[Any]]
 # What lies beside images without being one.
 _TABLES = (".csv", ".tsv", ".parquet", ".toml", ".npz")
+# Moments of a sequence that are shown, those with the largest share in the answer.
+_SHOWN = 4
 _NO_IMAGES = (*_TABLES, ".json", ".txt", ".md", ".html", ".xml")
 
 
@@ -38,6 +40,7 @@ class Answered:
         decision: ``(n, k)`` the classes stated if nothing is withheld.
         score, p_value: ``(n,)`` novelty; NaN without a gate.
         torn: ``(n,)`` of linked tasks, the share of networks whose two opinions lead to different classes.
+        shares: ``(n, t)`` of each moment in the answers, the mean over networks; ``(n, 0)`` if they do not attend.
     """
 
     probability: dict[str, Array]
@@ -48,24 +51,32 @@ class Answered:
     score: Array
     p_value: Array
     torn: dict[str, Array] = field(default_factory=dict)
+    shares: Array = field(default_factory=lambda: np.empty((0, 0)))
 
 
-def answer(made: Model, pixels: NDArray[np.float32], networks: Sequence[Network] | None = None) -> Answered:
+def answer(
+    made: Model,
+    pixels: NDArray[np.float32],
+    networks: Sequence[Network] | None = None,
+    times: NDArray[np.float32] | None = None,
+) -> Answered:
     """Answers of a model for prepared pixels ``(n, t, c, d, h, w)``; what is withheld is decided later.
 
     Args:
         made: the model.
         pixels: see above.
         networks: those of it that answer; all by default.
+        times: ``(n, t)``, see :func:`osler.data.timeline`; without them every moment counts.
     """
     views = model.moved_copies(made.recipe.inference.views)
     raw: dict[str, list[Array]] = {name: [] for name in made.tasks}
     torn: dict[str, list[Array]] = {}
-    scores = []
+    scores, shares = [], []
     for number, network in enumerate(made.networks):
         if networks is not None and not any(network is each for each in networks):
             continue
-        seen = model.outputs(network, pixels, views)
+        seen = model.outputs(network, pixels, views, times=times)
+        shares.append(seen.shares)
         for name, values in seen.answers.items():
             raw[name].append(values)
         for name, values in seen.torn.items():
@@ -80,7 +91,8 @@ def answer(made: Model, pixels: NDArray[np.float32], networks: Sequence[Network]
     strange = len(reference) - np.searchsorted(reference, score)
     p_value = (1 + strange) / (1 + len(reference)) if len(reference) else np.full(len(pixels), np.nan)
     found = assemble(made, {name: np.stack(values) for name, values in raw.items()}, score, np.asarray(p_value))
-    return replace(found, torn={name: np.mean(values, 0) for name, values in torn.items()})
+    torn_apart = {name: np.mean(values, 0) for name, values in torn.items()}
+    return replace(found, torn=torn_apart, shares=np.mean(shares, 0))
 
 
 def assemble(made: Model, raw: dict[str, Array], score: Array, p_value: Array) -> Answered:
@@ -127,7 +139,7 @@ def diagnose(made: Model, case: Case, networks: Sequence[Network] | None = None)
     began = time.perf_counter()
     image = data.the_image(case)
     pixels = data.prepare(image, made.recipe.image)
-    answered = answer(made, pixels[None], networks)
+    answered = answer(made, pixels[None], networks, data.timeline(image, made.recipe.image)[None])
     found = conclude(made, case.id, image, answered, 0, 0.0)
     if made.recipe.dense:
         found = replace(
@@ -177,6 +189,9 @@ def conclude(made: Model, case_id: str, image: Image, answered: Answered, row: i
         precision="float32",
         seconds=seconds,
         peak_mib=_peak_mib(),
+        moments=data.attended(
+            image, made.recipe.image, answered.shares[row] if len(answered.shares) else np.empty(0)
+        ),
     )
 
 
@@ -423,7 +438,9 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
     folder = out / pseudonym(diagnosis.case)
     folder.mkdir(parents=True, exist_ok=True)
     image = data.the_image(case)
-    shown = explanation.picture(image)
+    decided = sorted(diagnosis.moments, key=lambda moment: -moment.share)[:_SHOWN]
+    frame = decided[0].frame if decided else None
+    shown = explanation.picture(image, None, frame)
     overlays: dict[str, tuple[NDArray[np.uint8], str]] = {}
     surest = max((f for a in diagnosis.answers.values() for f in a.findings if f.box is not None),
                  key=lambda f: f.probability or 0.0, default=None)  # fmt: skip
@@ -432,7 +449,7 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
     if method != "none" and (surest is not None or made.tasks):
         why = explanation.explain(made, case, surest if not made.tasks else None, method=method)
         plane = int(why.heatmap.sum((1, 2)).argmax())
-        shown = explanation.picture(image, plane)
+        shown = explanation.picture(image, plane, frame if why.frame is None else why.frame)
         caption = " ".join(why.sentences)
         overlays[why.method] = (explanation.overlay(shown, why.heatmap[plane], passed=why.passed), caption)
         Picture.fromarray(overlays[why.method][0]).save(folder / "overlay.png")
@@ -440,7 +457,8 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
     unsure = {task: a.uncertainty for task, a in diagnosis.answers.items() if a.uncertainty is not None}
     unwritten = writing.write(diagnosis, case, folder, made.recipe.tasks, unsure) if made.recipe.dense else ()
     told = replace(diagnosis, case=pseudonym(diagnosis.case), notes=(*diagnosis.notes, *unwritten))
-    report.diagnosis_page(told, shown, overlays, folder / "diagnosis.html")
+    frames = {moment.frame: explanation.picture(image, None, moment.frame) for moment in decided}
+    report.diagnosis_page(told, shown, overlays, folder / "diagnosis.html", frames)
     return folder
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from osler import catalog, draws, recipe, store
+from osler.appearance import appearance, thumbnail
 from osler.case import Question
 from osler.decoder import Decoder
 from osler.linking import Links, Said
 from osler.problem import Problem
 from osler.recipe import Recipe
+from osler.sequences import Rhythm, Temporal, kept
 from osler.tasks.classification import Classification
 from osler.tasks.detection import Detection
 from osler.tasks.segmentation import Segmentation
@@ -97,6 +99,10 @@ class Network(nn.Module):
             options = recipe.options("poolings", parts.pooling, parts.pooling_options)
             self.pooling = catalog.find("poolings", parts.pooling).build(options, features=self.backbone.features)
             features = self.backbone.features
+        options = recipe.options("sequences", parts.sequence, parts.sequence_options)
+        self.sequence: Temporal = catalog.find("sequences", parts.sequence).build(options, features=features)
+        self.slices = image.size[0] if image.dims == 2 else 1
+        self.rhythm = Rhythm(timed=self.sequence.timed)
         self.features = features
         self.links: Links | None = None
         if self.dense:
@@ -106,7 +112,7 @@ class Network(nn.Module):
                 self.links = Links(self.tasks, self.dense, self.decoder.widths, self.backbone.features, plan)
         self.dropout = nn.Dropout(parts.dropout)
         # By number: a task may have any name, also one that a module cannot have.
-        self.heads = nn.ModuleList(task.head(features) for task in self.tasks.values())
+        self.heads = nn.ModuleList(task.head(self.sequence.features) for task in self.tasks.values())
         for number, task in enumerate(self.tasks.values()):
             self.register_buffer(
                 f"scale_{number}", torch.from_numpy(task.fit(np.zeros((1, _width(task)), np.float32), 0))
@@ -129,12 +135,16 @@ class Network(nn.Module):
         first = min(task.finest(strides) for task in self.dense.values())
         return Decoder([level.shape[1] for level in levels[first:]], image.dims), first, strides[first:]
 
-    def say(self, x: Float[Tensor, "b t c d h w"]) -> Said:
+    def say(self, x: Float[Tensor, "b t c d h w"], times: Float[Tensor, "_ t"] | None = None) -> Said:
         """All that is said of a *normalised* batch; moments (and slices, in 2D) are folded into it for the backbone.
 
-        Features of moments and slices are averaged where the whole is asked about.
+        Where the whole is asked about, features of slices are averaged; ``sequence`` makes one vector of the moments.
+
+        Args:
+            x: the batch.
+            times: see :func:`osler.data.timeline`; moments that count, evenly spaced, where they are not given.
         """
-        return self.conclude(self.levels(x), len(x))
+        return self.conclude(self.levels(x), len(x), times)
 
     def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Float[Tensor, "bf _ ..."]]:
         """Feature maps of every level of the backbone, finest first; where nothing is to be placed only the last."""
@@ -143,26 +153,31 @@ class Network(nn.Module):
         found: list[Tensor] = self.backbone.levels(self._folded(x))
         return found
 
-    def conclude(self, levels: Sequence[Float[Tensor, "bf _ ..."]], cases: int) -> Said:
-        """What is said of the feature maps of :meth:`levels`."""
-        vector = self.vector(levels[-1], cases)
-        answers = self.answer(vector)
+    def conclude(
+        self, levels: Sequence[Float[Tensor, "bf _ ..."]], cases: int, times: Float[Tensor, "_ t"] | None = None
+    ) -> Said:
+        """What is said of the feature maps of :meth:`levels`; ``times`` of all cases, or of each."""
+        # Linked tasks are trained on all moments that they are given, evenly spaced.
+        whole = self.along(self.moments(levels[-1], cases), times if self.links is None else None)
+        vector, answers = whole.vector, whole.answers
         if not self.dense:
-            return Said({}, answers, vector)
+            return whole
         maps = self.decoder(list(levels)[self.finest :])
         heads = dict(zip(self.dense, self.places, strict=True))
         if self.links is not None:
             said: Said = self.links(maps, levels[-1], (vector, answers), heads)
-            return said
+            return replace(said, shares=whole.shares)
         return Said({name: head(maps) for name, head in heads.items()}, answers, vector)
 
     def scale(self, task: str) -> Tensor:
         """What :meth:`Classification.fit` learned from the training targets."""
         return self.get_buffer(f"scale_{list(self.tasks).index(task)}")
 
-    def forward(self, x: Float[Tensor, "b t c d h w"]) -> dict[str, Tensor]:
+    def forward(
+        self, x: Float[Tensor, "b t c d h w"], times: Float[Tensor, "_ t"] | None = None
+    ) -> dict[str, Tensor]:
         """The answers of :meth:`say` to tasks that ask of the whole image, by name."""
-        return dict(self.say(x).answers)
+        return dict(self.say(x, times).answers)
 
     def maps(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "bf k *size"]:
         """Feature maps; moments (and slices, in 2D) are folded into the batch, in the order of their axes."""
@@ -179,10 +194,34 @@ class Network(nn.Module):
 
     channels_last = False
 
-    def vector(self, maps: Float[Tensor, "bf k *size"], cases: int) -> Float[Tensor, "b v"]:
-        """One feature vector a case."""
+    def moments(self, maps: Float[Tensor, "bf k *size"], cases: int) -> Float[Tensor, "b t v"]:
+        """One feature vector a moment: the mean of those of its slices."""
         pooled: Tensor = self.pooling(maps)
-        return pooled.reshape(cases, -1, pooled.shape[-1]).mean(1)
+        return pooled.reshape(cases, -1, self.slices, pooled.shape[-1]).mean(2)
+
+    def vector(
+        self, moments: Float[Tensor, "b t v"], times: Float[Tensor, "_ t"] | None = None
+    ) -> Float[Tensor, "b w"]:
+        """One feature vector a case, for :meth:`answer`."""
+        found: Tensor = self.sequence(moments, *self.rhythm(moments.shape[:2], times, moments.device))
+        return found
+
+    def along(self, moments: Float[Tensor, "b t v"], times: Float[Tensor, "_ t"] | None = None) -> Said:
+        """What follows from the features of each moment, for the whole; ``Said.vector`` is their mean.
+
+        Not what ``sequence`` makes of them: a state forgets what the novelty gate must see, however long ago it was.
+        """
+        mask, gaps = self.rhythm(moments.shape[:2], times, moments.device)
+        mean = kept(moments, mask).sum(1) / mask.sum(1, keepdim=True)
+        if not self.sequence.timed:
+            return Said({}, self.answer(self.sequence(moments, mask, gaps)), mean)
+        # Rounding would add up from step to step.
+        with torch.autocast(moments.device.type, enabled=False):
+            exact = moments.float()
+            made = self.sequence(exact, mask, gaps)
+            attends = not self.training and hasattr(self.sequence, "weights")
+            shares = self.sequence.weights(exact, mask, gaps) if attends else None
+        return Said({}, self.answer(made), mean, shares=shares)
 
     def answer(self, vector: Float[Tensor, "b v"]) -> dict[str, Tensor]:
         """Outputs by task of feature vectors: by the whole image alone."""
@@ -341,6 +380,8 @@ class Outputs:
         vectors: feature vectors ``(n, v)``; ``thumbnails`` ``(n, p)`` and ``appearances`` ``(n, 14)`` of the
             normalised images. All three are of the unmoved images, for the novelty gate.
         torn: of linked tasks ``(n,)``: 1 where the two opinions (see ``linking.Said``) lead to different classes.
+        shares: ``(n, t)`` of each moment in the answers (see ``linking.Said``), of the unmoved images; ``(n, 0)``
+            where the network does not attend.
     """
 
     answers: dict[str, NDArray[np.float64]]
@@ -348,11 +389,16 @@ class Outputs:
     thumbnails: NDArray[np.float32]
     appearances: NDArray[np.float32]
     torn: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    shares: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
 
 @torch.inference_mode()
 def outputs(
-    network: Network, pixels: store.Images, views: Sequence[Callable[[Tensor], Tensor]], batch: int = 32
+    network: Network,
+    pixels: store.Images,
+    views: Sequence[Callable[[Tensor], Tensor]],
+    batch: int = 32,
+    times: NDArray[np.float32] | None = None,
 ) -> Outputs:
     """What one network says, averaged over ``views``, in float32.
 
@@ -360,22 +406,28 @@ def outputs(
         network: is put into eval mode.
         pixels: ``(n, t, c, d, h, w)`` from :func:`osler.data.prepare`.
         views: functions from a normalised batch to a moved copy of it; the first is the identity.
-        batch: cases at once; it does not change the answer beyond rounding.
+        batch: cases at once, at most 256 moments; it does not change the answer beyond rounding.
+        times: ``(n, t)``, see :func:`osler.data.timeline`; without them every moment counts.
     """
     network.eval()
     device = next(network.parameters()).device
     answers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in network.tasks}
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     torn: dict[str, list[NDArray[np.float64]]] = {}
+    shares: list[NDArray[np.float32]] = []
+    batch = max(1, min(batch, 256 // pixels.shape[1]))
     for start in range(0, len(pixels), batch):
         x = network.normalise(torch.from_numpy(pixels[start : start + batch]).to(device))
+        when = None if times is None else torch.from_numpy(times[start : start + batch])
         total: dict[str, Tensor] = {}
         for number, view in enumerate(views):
-            said = network.say(view(x))
+            said = network.say(view(x), when)
             for name, value in said.answers.items():
                 total[name] = value.double() + total.get(name, 0)
             if number == 0:
                 seen.append((said.vector.float().cpu(), thumbnail(x).cpu(), appearance(x).cpu()))
+                attended = x.flatten(1)[:, :0] if said.shares is None else said.shares
+                shares.append(attended.cpu().numpy())
                 for name in _exclusive(network) if said.opinions[1:] else ():
                     first, second = (each[name].argmax(1) for each in said.opinions)
                     torn.setdefault(name, []).append((first != second).double().cpu().numpy())
@@ -390,42 +442,9 @@ def outputs(
         joined,
         *(torch.cat(parts).numpy() for parts in zip(*seen, strict=True)),
         {name: np.concatenate(values) for name, values in torn.items()},
+        np.concatenate(shares),
     )
 
 
 def _exclusive(network: Network) -> list[str]:
     return [name for name, task in network.tasks.items() if task.question.kind == "multiclass"]
-
-
-def thumbnail(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b p"]:
-    """A coarse copy of the normalised image, for the novelty gate: at most 4 x 16 x 16, moments averaged."""
-    mean = x.mean(1)
-    depth, height, width = mean.shape[2:]
-    size = (min(depth, 4), min(height, 16), min(width, 16))
-    return nn.functional.adaptive_avg_pool3d(mean, size).flatten(1)
-
-
-def appearance(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b 14"]:
-    """Exposure, contrast and sharpness of the normalised image, for the novelty gate.
-
-    Seven quantiles, the logarithm of the standard deviation, and, at full and at half resolution, that of the mean
-    absolute difference between neighbours down and across, and of the mean absolute Laplacian, each over the
-    deviation.
-    """
-    planes = x.mean((1, 2))
-    values = planes.flatten(1)
-    # torch.quantile refuses long inputs; every n-th pixel is enough for an image's exposure.
-    sample = values[:, :: max(1, values.shape[1] // 16_384)]
-    levels = torch.tensor([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98], device=x.device)
-    deviation = values.std(1, correction=0).clamp(min=1e-3)
-    columns = [*torch.quantile(sample, levels, dim=1), deviation.log()]
-    for step in (1, 2):
-        smooth = nn.functional.avg_pool3d(planes.unsqueeze(1), (1, step, step), ceil_mode=True)[:, 0]
-        across, down = smooth.diff(dim=3), smooth.diff(dim=2)
-        sharp = planes[..., ::step, ::step]
-        inner = (4 * sharp)[..., 1:-1, 1:-1] - sharp[..., 2:, 1:-1] - sharp[..., :-2, 1:-1]
-        laplacian = inner - sharp[..., 1:-1, 2:] - sharp[..., 1:-1, :-2]
-        for change in (down, across, laplacian):
-            mean = change.abs().flatten(1).mean(1) if change.numel() else torch.zeros_like(deviation)
-            columns.append((mean / deviation + 1e-3).log())
-    return torch.stack(columns, 1)

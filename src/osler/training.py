@@ -24,6 +24,7 @@ from osler import (
     cohort,
     data,
     draws,
+    frozen,
     linking,
     localisation,
     model,
@@ -37,7 +38,7 @@ from osler import (
 from osler import places as where
 from osler.case import Answer, Finding
 from osler.cohort import Calibration, Cohort, Splits, Training, Validation
-from osler.fitting import Examples, Say, fit, write_text
+from osler.fitting import Course, Examples, Say, fit, write_text
 from osler.inspections import duplicates
 from osler.model import Model, Network
 from osler.patches import Sample
@@ -105,7 +106,8 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
 
     def examples(part: Any) -> Examples:
         rows = [row_of[entry.id] for entry in part.entries]
-        return Examples(part, loaded.pixels.take(rows), {name: values[rows] for name, values in targets.items()})
+        known = {name: values[rows] for name, values in targets.items()}
+        return Examples(part, loaded.pixels.take(rows), known, loaded.times[rows])
 
     pairs = assign(found, loaded, splits, plan)
     _write_splits(out / "splits.csv", splits, pairs if plan.training.folds else [], loaded, row_of)
@@ -125,7 +127,9 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
         networks = localisation.fit_all(pairs, samples, plan, out, say, began)
     else:
         for number, (training, validation, _) in enumerate(pairs):
-            networks.append(fit(examples(training), examples(validation), plan, number, out, say, began, len(pairs)))
+            course = Course(out, number, len(pairs), say, began)
+            trained = frozen.fit if plan.training.freeze else fit
+            networks.append(trained(examples(training), examples(validation), plan, course))
     say("calibrating")
     digests = [int(loaded.digests[row_of[e.id]][:15], 16) for _, _, c in pairs for e in c.entries]
     fitted, card, held = _calibrate(networks, ((examples(t), examples(c)) for t, _, c in pairs), plan)
@@ -341,8 +345,10 @@ def _calibrate(
         if not len(held):
             continue
         chosen = draws.permutation(draws.keys(plan.training.seed, number, 5), len(training))[:3000]
-        gate = novelty.fit(model.outputs(network, training.pixels[np.sort(chosen)], views[:1]))
-        seen = model.outputs(network, held.pixels, views)
+        chosen = np.sort(chosen)
+        when = None if training.times is None else training.times[chosen]
+        gate = novelty.fit(model.outputs(network, training.pixels[chosen], views[:1], times=when))
+        seen = model.outputs(network, held.pixels, views, times=held.times)
         away = novelty.distances(gate, seen)
         centre, spread = novelty.standardise(away)
         arrays |= {

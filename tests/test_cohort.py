@@ -1,9 +1,11 @@
 """Copies stay together: in each given part, or in all that is folded."""
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 
 from osler import cohort
-from osler.case import Entry, Role
+from osler.case import Entry, Finding, Question, Role
 
 
 def entry(number: int, split: Role | None = None, patient: str = "") -> Entry:
@@ -40,3 +42,17 @@ def test_the_order_of_the_groups_does_not_matter() -> None:
         made.append([[b for b, other in enumerate(joined) if other.patient == one.patient] for one in joined])
     assert all(one == made[0] for one in made)
     assert made[0][0] == [0, 1, 2, 3]
+
+
+def test_what_chooses_nothing_is_not_kept_from_the_rest() -> None:
+    """With no validation asked for, a given part of that name calibrates, and training keeps all of its own."""
+    said = (Finding("label", "a", probability=1.0),)
+    parts: list[Role] = ["train"] * 20 + ["validation"] * 8 + ["test"] * 5
+    entries = tuple(replace(entry(number, role), findings=said) for number, role in enumerate(parts))
+    found = cohort.Cohort(Path(), entries, (Question("label", "multiclass", ("a", "b")),))
+    none = cohort.split(found, validation=0, calibration=0.15, test=0.2)
+    assert [len(p) for p in (none.training, none.validation, none.calibration, none.test)] == [20, 0, 8, 5]
+    asked = cohort.split(found, validation=0.15, calibration=0.15, test=0.2)
+    assert len(asked.validation) == 8 and len(asked.training) + len(asked.calibration) == 20
+    folded = cohort.split(found, validation=0, calibration=0, test=0)
+    assert len(folded.training) == 20 and len(folded.calibration) == 0

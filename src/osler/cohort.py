@@ -181,7 +181,8 @@ def _take(groups: Groups, share: float) -> tuple[list[Entry], list[Entry]]:
 def split(cohort: Cohort, *, validation: float, calibration: float, test: float, seed: int = 0) -> Splits:
     """The parts that the cohort names itself; what it does not name is taken by patient.
 
-    A calibration part is half of a given validation part of 400 patients or more, else a share of training.
+    A calibration part is half of a given validation part of 400 patients or more, else a share of training; where no
+    validation is asked for (0), it is all of the given one.
     A test part is taken only where the cohort names no parts at all.
 
     Raises:
@@ -207,6 +208,9 @@ def split(cohort: Cohort, *, validation: float, calibration: float, test: float,
         notes.append(f"no test part is given: {len(named['test'])} cases were held out by patient")
     if not named["validation"] and validation > 0:
         named["validation"], train = _take(_groups(train, question, seed + 1), validation)
+    if named["validation"] and validation == 0 < calibration and not named["calibration"]:
+        named["calibration"], named["validation"] = named["validation"], []
+        notes.append("the given validation part is used for calibration: nothing is chosen by it")
     if not named["calibration"] and calibration > 0:
         groups = _groups(named["validation"], question, seed + 2)
         if given and len(groups) >= 400:

@@ -389,6 +389,9 @@ def _plan_training(
     training["folds"] = min(5, found.patients) if found.patients < 500 and not found.split else 0
     few = f"{found.patients} patients: under 500 every one is needed for training and for checking"
     why["training.folds"] = few if training["folds"] else f"{found.patients} patients, some of them held out"
+    # A stop that is chosen by validation needs one; these trainings go on to the end of their time.
+    base["split"]["validation"] = 0.0
+    why["split.validation"] = "nothing is chosen by it: such cases are trained or calibrated on"
     training["threads"] = torch.get_num_threads()
     why["training.threads"] = "cores of this machine"
     patches["foreground"] = 0.5 if questions[0].kind == "detection" else 0.33

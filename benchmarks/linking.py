@@ -147,7 +147,9 @@ def report(full: Path, args: argparse.Namespace, say: Callable[[str], None]) -> 
         if not (place / "evaluation.json").exists():
             osler.evaluate(run_of, full, place, against=against, out_of_fold=folded, say=lambda line: None)
             if against:
-                osler.evaluate(against, full, args.out / f"evaluation-{arm}-own", out_of_fold=folded, say=lambda line: None)
+                osler.evaluate(
+                    against, full, args.out / f"evaluation-{arm}-own", out_of_fold=folded, say=lambda line: None
+                )
         told[arm] = json.loads((place / "evaluation.json").read_text())
     for arm, result in told.items():
         own = args.out / (f"evaluation-{arm}-own" if arm != "linked" else "evaluation-linked")

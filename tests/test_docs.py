@@ -32,7 +32,9 @@ def outside_code(page: Path) -> str:
     return re.sub(r"^ {4}.*$", "", text, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", ["tutorial.md", "tutorial-segmentation.md", "tutorial-detection.md", "tutorial-linked.md"])
+@pytest.mark.parametrize(
+    "page", ["tutorial.md", "tutorial-segmentation.md", "tutorial-detection.md", "tutorial-linked.md"]
+)
 def test_the_tutorials_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OSLER_HOME", str(tmp_path / "home"))

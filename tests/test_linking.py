@@ -43,7 +43,9 @@ BOXES = Question("boxes", "detection", ("lesion",))
 NOTHING = {"nothing": {"label": ("normal",)}, "something": {"label": ("benign", "malignant")}}
 
 
-def plan(*questions: Question, size: Sequence[int] = (1, 32, 32), dims: int = 2, frames: int = 1, **links: Any) -> Recipe:
+def plan(
+    *questions: Question, size: Sequence[int] = (1, 32, 32), dims: int = 2, frames: int = 1, **links: Any
+) -> Recipe:
     return recipe.build(
         {
             "image": {"size": list(size), "dims": dims, "frames": frames, "fit": "pad"},
@@ -300,7 +302,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, line in enumerate(lines[1:]):
         row = dict(zip(head, line.split(","), strict=True))
         known = kept[number % 5] if row["split"] != "test" else kept[0]
-        made.append(",".join(v if k in known or k in ("case", "patient", "image", "split") else "" for k, v in row.items()))
+        made.append(
+            ",".join(v if k in known or k in ("case", "patient", "image", "split") else "" for k, v in row.items())
+        )
     (place / "manifest.csv").write_text("\n".join(made) + "\n")
     return place
 
@@ -349,7 +353,9 @@ def test_an_evaluation_has_all_tasks_and_their_concordance(folder: Path, run: Pa
     assert list(result["tasks"]) == ["label", "mask", "boxes"]
     told = result["concordance"]
     assert told["concordant"]["cases"] + told["discordant"]["cases"] == result["cases"]
-    assert (tmp_path / "places.csv").exists() and "concordance" in json.loads((tmp_path / "evaluation.json").read_text())
+    assert (tmp_path / "places.csv").exists() and "concordance" in json.loads(
+        (tmp_path / "evaluation.json").read_text()
+    )
     same = evaluation.evaluate(run, folder, tmp_path / "self", against=run, draws=50, say=quiet)
     for task in ("label", "mask", "boxes"):
         differences = same["comparison"]["tasks"][task]["differences"]

@@ -116,7 +116,11 @@ def asking(found: Cohort, tasks: object) -> tuple[Cohort, list[str]]:
     whole = tuple(question for question in found.questions if not question.dense)
     asked = whole or found.questions[:1]
     left = [question.task for question in found.questions if question not in asked]
-    notes = [f"not asked: {', '.join(left)}; set tasks={left[0]} for a model of it, tasks=all to link them"] if left else []
+    notes = (
+        [f"not asked: {', '.join(left)}; set tasks={left[0]} for a model of it, tasks=all to link them"]
+        if left
+        else []
+    )
     return replace(found, questions=asked), notes
 
 

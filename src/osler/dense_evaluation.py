@@ -72,7 +72,14 @@ class Reviewed:
 
 
 def evaluate(
-    run: Path, made: Model, found: Cohort, out: Path, *, out_of_fold: bool, draws: int, say: Say,
+    run: Path,
+    made: Model,
+    found: Cohort,
+    out: Path,
+    *,
+    out_of_fold: bool,
+    draws: int,
+    say: Say,
     against: Path | None = None,
 ) -> dict[str, Any]:
     """Measures a model that only says where things are; see :func:`osler.evaluation.evaluate`.
@@ -199,7 +206,9 @@ def concordance(reviewed: Reviewed, draws: int) -> dict[str, Any]:
 
     Intervals draw patients (the ratio's stays open where one of the two was never wrong).
     """
-    known = [(e.patient, *row) for e, row in zip(reviewed.entries, reviewed.concordant, strict=True) if row is not None]
+    known = [
+        (e.patient, *row) for e, row in zip(reviewed.entries, reviewed.concordant, strict=True) if row is not None
+    ]
     patients = np.array([patient for patient, _, _ in known])
     agree, wrong = (np.array([row[k] for row in known], float) for k in (1, 2))
 

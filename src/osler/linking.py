@@ -153,9 +153,7 @@ class Links(nn.Module):
                 outputs[name] = self.dense[name].gated(outputs[name], gate)
         return Said({name: outputs[name] for name in self.dense}, answers, vector, opinions, presence)
 
-    def _summary(
-        self, where: Sequence[Tensor], deepest: Tensor, middle: Tensor, cases: int
-    ) -> Float[Tensor, "b s"]:
+    def _summary(self, where: Sequence[Tensor], deepest: Tensor, middle: Tensor, cases: int) -> Float[Tensor, "b s"]:
         """Of each class: the features of its places, how much of each moment they cover, and how sure the surest is.
 
         Where nothing is found there are no features, only numbers that say so.
@@ -293,7 +291,9 @@ def contradiction(
                 p = where.float().reshape(len(wanted), -1, *where.shape[1:])[rows]
                 nowhere = (1 - p).prod(2).flatten(1)
                 least = max(1, round(_SURELY * nowhere.shape[1]))
-                total = total - (1 - nowhere.topk(least, 1, largest=False).values.mean(1)).clamp(min=1e-4).log().mean()
+                total = (
+                    total - (1 - nowhere.topk(least, 1, largest=False).values.mean(1)).clamp(min=1e-4).log().mean()
+                )
     return total
 
 

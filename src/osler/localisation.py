@@ -78,7 +78,9 @@ def _step(
     with statistics_of_taken_steps(state):
         with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
             said = network.say(x)
-        return descend(state, sum(_losses(network, said, truth, plan).values(), said.vector.new_zeros(())), plan, steps)
+        return descend(
+            state, sum(_losses(network, said, truth, plan).values(), said.vector.new_zeros(())), plan, steps
+        )
 
 
 def _losses(network: Network, said: Said, truth: Truth, plan: Recipe) -> dict[str, torch.Tensor]:
@@ -92,7 +94,9 @@ def _losses(network: Network, said: Said, truth: Truth, plan: Recipe) -> dict[st
         each += [task.loss(one[name], targets[name], scale, smoothing) / 2 for one in said.opinions]
         found[name] = torch.stack(each).sum() / (2 if said.opinions[1:] else 1)
     if network.links is not None and plan.links.consistency:
-        known = {name: _known(truth.places[name], plan.tasks[name].unknown, len(said.vector)) for name in said.presence}
+        known = {
+            name: _known(truth.places[name], plan.tasks[name].unknown, len(said.vector)) for name in said.presence
+        }
         found["links"] = plan.links.consistency * linking.contradiction(said, targets, known, plan)
     return found
 
@@ -149,9 +153,7 @@ def fit_all(
     return networks
 
 
-def samples(
-    moments: Sequence[Volume], answers: Mapping[str, NDArray[np.float32]], plan: Recipe
-) -> list[Sample]:
+def samples(moments: Sequence[Volume], answers: Mapping[str, NDArray[np.float32]], plan: Recipe) -> list[Sample]:
     """What windows of one case are cut from.
 
     Args:

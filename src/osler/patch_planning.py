@@ -269,9 +269,7 @@ def _plan_patch(
     why["image.size"] = f"the median image is {shape} on the working grid; as much of it as a step can take"
 
 
-def _plan_whole(
-    base: dict[str, Any], why: dict[str, str], seen: Structures, found: planning.Fingerprint
-) -> None:
+def _plan_whole(base: dict[str, Any], why: dict[str, str], seen: Structures, found: planning.Fingerprint) -> None:
     """Linked tasks see images whole, so that a class is about all of what is outlined: as fine as a step can take."""
     image, patches = base["image"], base["patches"]
     depth, height, width = np.median(seen.sizes, 0)
@@ -294,9 +292,7 @@ def _plan_whole(
         why[key] = "linked tasks see images whole"
 
 
-def _plan_links(
-    base: dict[str, Any], why: dict[str, str], cohort: Cohort, asked: Mapping[str, Question]
-) -> None:
+def _plan_links(base: dict[str, Any], why: dict[str, str], cohort: Cohort, asked: Mapping[str, Question]) -> None:
     """Which classes mean that nothing is there, and which that something is: as in all cases that show both."""
     places = [question for question in asked.values() if question.dense]
     shown: dict[str, dict[str, list[bool]]] = {}

@@ -49,7 +49,9 @@ def write_dense_phantom(folder: Path, spec: DensePhantom, cases: int, layout: La
     if layout in ("coco", "voc", "yolo") and not spec.flat:
         raise Problem(f"the layout {layout} holds flat images only", fix="write nnunet, masks, boxes or linked")
     if layout not in ("masks", "boxes", "linked") and spec.cases_per_patient > 1:
-        raise Problem(f"the layout {layout} does not say which cases are of one patient", fix="write masks, boxes or linked")
+        raise Problem(
+            f"the layout {layout} does not say which cases are of one patient", fix="write masks, boxes or linked"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     truths: list[dict[str, Any]] = []
 

@@ -312,7 +312,9 @@ def _check_columns(table: Table, roles: Roles) -> None:
     twice = [name for name, count in ids.items() if count > 1]
     if twice:
         what = f"the case id {twice[0]!r} is there {ids[twice[0]]} times ({len(twice)} ids more than once)"
-        raise Problem(what, path=table.path, fix="give each case a row of its own, or say in a column time when each was")
+        raise Problem(
+            what, path=table.path, fix="give each case a row of its own, or say in a column time when each was"
+        )
 
 
 def _question(table: Table, label: Label, missing: frozenset[str], notes: list[str]) -> Question:

@@ -99,7 +99,7 @@ def test_a_link_that_is_cut_carries_no_gradient(cut: str) -> None:
     source = {"classes_see_places": ("label", "mask"), "boxes_see_masks": ("boxes", "mask"),
               "masks_see_boxes": ("mask", "boxes"), "masks_see_classes": ("mask", "label")}[cut]  # fmt: skip
     answer, seen = source
-    others = {key: False for key in ("classes_see_places", "boxes_see_masks", "masks_see_boxes", "masks_see_classes")}
+    others = dict.fromkeys(("classes_see_places", "boxes_see_masks", "masks_see_boxes", "masks_see_classes"), False)
     for there in (True, False):
         torch.manual_seed(1)
         network = Network(plan(**{**others, cut: there})).eval()
@@ -107,10 +107,12 @@ def test_a_link_that_is_cut_carries_no_gradient(cut: str) -> None:
         for part in network.links.parameters():
             nn.init.normal_(part, std=0.1)
         said = network.say(torch.randn(1, 1, 1, 1, 32, 32))
-        target = {"label": lambda: said.answers["label"], "mask": lambda: said.places["mask"][0],
-                  "boxes": lambda: said.places["boxes"].logits}[answer]()  # fmt: skip
+        if answer == "label":
+            target = said.answers["label"]
+        else:
+            target = said.places["mask"][0] if answer == "mask" else said.places["boxes"].logits
         head = network.heads[0] if seen == "label" else network.places[list(network.dense).index(seen)]
-        (target**2).sum().backward()
+        (target**2).sum().backward()  # type: ignore[no-untyped-call]
         reached = any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in head.parameters())
         assert reached is there
 
@@ -254,19 +256,25 @@ def found(task: str, *places: tuple[float, int]) -> Answer:
     return Answer(task, kind, tuple(findings), (), threshold=0.5)
 
 
+NONE, HERE, NEAR, FAR = (), (0.9, 3), (0.9, 5), (0.9, 20)
+
+
 @pytest.mark.parametrize(
-    ("answers", "torn", "says"),
+    ("label", "mask", "boxes", "torn", "says"),
     [
-        ((class_of("normal"), found("mask"), found("boxes")), 0.0, []),
-        ((class_of("normal"), found("mask", (0.4, 3)), found("boxes")), 0.0, []),
-        ((class_of("normal"), found("mask", (0.9, 3)), found("boxes")), 0.0, ["label says normal, yet lesion is outlined"]),
-        ((class_of("benign"), found("mask"), found("boxes", (0.9, 3))), 0.0, ["yet nothing is outlined"]),
-        ((class_of("benign"), found("mask", (0.9, 3)), found("boxes", (0.9, 5))), 0.0, []),
-        ((class_of("benign"), found("mask", (0.9, 3)), found("boxes", (0.9, 20))), 0.0, ["boxed, not", "outlined, not"]),
-        ((class_of("benign"), found("mask", (0.9, 3)), found("boxes", (0.9, 5))), 1.0, ["point to different classes"]),
+        ("normal", NONE, NONE, 0.0, []),
+        ("normal", (0.4, 3), NONE, 0.0, []),
+        ("normal", HERE, NONE, 0.0, ["label says normal, yet lesion is outlined"]),
+        ("benign", NONE, HERE, 0.0, ["yet nothing is outlined"]),
+        ("benign", HERE, NEAR, 0.0, []),
+        ("benign", HERE, FAR, 0.0, ["boxed, not", "outlined, not"]),
+        ("benign", HERE, NEAR, 1.0, ["point to different classes"]),
     ],
-)  # fmt: skip
-def test_disagreements(answers: Sequence[Answer], torn: float, says: Sequence[str]) -> None:
+)
+def test_disagreements(
+    label: str, mask: tuple[float, int], boxes: tuple[float, int], torn: float, says: Sequence[str]
+) -> None:
+    answers = class_of(label), *(found(task, *[at] if at else []) for task, at in (("mask", mask), ("boxes", boxes)))
     lines = linking.disagreements({a.task: a for a in answers}, {"label": torn}, plan())
     assert len(lines) == len(says)
     assert all(part in line for part, line in zip(says, lines, strict=True))

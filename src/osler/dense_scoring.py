@@ -5,6 +5,7 @@ A patient is one draw of the bootstrap, however many rows (:mod:`osler.dense_row
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -115,32 +116,47 @@ def compare(
     if [row.patient for row in ours] != [row.patient for row in theirs]:
         raise ValueError("two models can be compared on the same cases only")
     clusters = np.unique([row.patient for row in ours], return_inverse=True)[1]
-    names: list[str] = []
-    functions: list[Callable[[NDArray[Any]], NDArray[Any]]] = []
-    for rows, threshold in zip((ours, theirs), thresholds, strict=True):
-        parts = [part for name in question.classes for part in _parts(rows, name, threshold)]
-        without = _without(rows, question.classes, clusters, threshold)
-        labels = [name for part in parts for name in part.names]
-        names = [name for name in dict.fromkeys([*labels, "drawn_without"]) if not name.startswith(_FROC)]
-
-        def values(
-            weight: NDArray[Any], parts: Any = parts, without: Measure = without, labels: Any = labels
-        ) -> NDArray[Any]:
-            each = np.concatenate([np.empty(0), *(part.values(weight) for part in parts)])
-            found = {name: each[[at for at, mine in enumerate(labels) if mine == name]] for name in names}
-            found["drawn_without"] = np.array([without.statistic(weight)])
-            return np.array([v[np.isfinite(v)].mean() if np.isfinite(v).any() else np.nan for v in found.values()])
-
-        functions.append(values)
-    one, other = functions
-    found = bootstrap_several(lambda weight: one(weight) - other(weight), clusters, draws, seed)
+    one, other = (
+        _as_a_whole(rows, question, clusters, threshold)
+        for rows, threshold in zip((ours, theirs), thresholds, strict=True)
+    )
+    names = [name for name in one if name in other]
     every = np.ones(len(ours))
-    both = zip(names, one(every), other(every), found, strict=True)
-    differences = {
-        name: {"a": float(a), "b": float(b), **as_json(_honest(difference))}
-        for name, a, b, difference in both if np.isfinite(a) and np.isfinite(b)
-    }  # fmt: skip
+
+    def difference(weight: NDArray[Any]) -> NDArray[Any]:
+        return np.array([one[name](weight) - other[name](weight) for name in names])
+
+    found = bootstrap_several(difference, clusters, draws, seed)
+    differences = {}
+    for name, estimate in zip(names, found, strict=True):
+        a, b = one[name](every), other[name](every)
+        if np.isfinite(a) and np.isfinite(b):
+            differences[name] = {"a": a, "b": b, **as_json(_honest(estimate))}
     return {"n": len(ours), "patients": len({row.patient for row in ours}), "differences": differences}
+
+
+def _as_a_whole(
+    rows: Sequence[Row], question: Question, clusters: NDArray[np.intp], threshold: float
+) -> dict[str, Callable[[NDArray[Any]], float]]:
+    """Each figure of the whole, the mean over classes, as a function of the weights of rows."""
+    parts = [part for name in question.classes for part in _parts(rows, name, threshold)]
+    labels = [name for part in parts for name in part.names]
+    without = _without(rows, question.classes, clusters, threshold)
+    last: tuple[NDArray[Any] | None, NDArray[Any]] = (None, np.empty(0))
+
+    def values(weight: NDArray[Any]) -> NDArray[Any]:
+        nonlocal last
+        # The figures of one draw are asked for one after the other.
+        if last[0] is not weight:
+            last = weight, np.concatenate([np.empty(0), *(part.values(weight) for part in parts)])
+        return last[1]
+
+    def mean(weight: NDArray[Any], name: str) -> float:
+        each = values(weight)[[at for at, mine in enumerate(labels) if mine == name]]
+        return float(each[np.isfinite(each)].mean()) if np.isfinite(each).any() else float("nan")
+
+    names = [name for name in dict.fromkeys(labels) if not name.startswith(_FROC)]
+    return {**{name: partial(mean, name=name) for name in names}, "drawn_without": without.statistic}
 
 
 def _in_one_unit(rows: Sequence[Row]) -> tuple[list[Row], str, list[str]]:

@@ -81,7 +81,7 @@ def features(network: Network, pixels: store.Images, plan: Recipe) -> NDArray[np
         x = network.normalise(torch.from_numpy(pixels[first : first + some]).to(device))
         found[first : first + some] = network.moments(network.maps(x), len(x)).cpu().numpy()
     if found.size:
-        cache.store(name, memoryview(found).cast("B"))
+        cache.store(name, memoryview(found.data).cast("B"))
         cache.settle()
     return found
 

@@ -39,7 +39,7 @@ class Grid:
         array = moved.array.astype(np.float32, copy=False)
         canvas = np.empty((*array.shape[:2], *self.whole), np.float32)
         canvas[...] = array.min(axis=(2, 3, 4), keepdims=True)
-        canvas[(..., *self.window)] = array
+        canvas[:, :, *self.window] = array
         return replace(moved, array=canvas)
 
     def labels_to(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -63,11 +63,12 @@ class Grid:
 
     def boxes_to(self, boxes: NDArray[np.floating]) -> NDArray[np.float32]:
         """Boxes ``(n, 6)``, start and stop as (depth, height, width) edges, on the working grid."""
-        return self._scaled(boxes, np.array(self.size) / self.original) + np.tile(np.float32(self.start), 2)
+        return self._scaled(boxes, np.array(self.size) / self.original) + np.tile(np.array(self.start, np.float32), 2)
 
     def boxes_back(self, boxes: NDArray[np.floating]) -> NDArray[np.float32]:
         """Boxes of the working grid on the image's own, cut at its edges."""
-        moved = self._scaled(boxes - np.tile(np.float32(self.start), 2), np.array(self.original) / self.size)
+        inside = boxes - np.tile(np.array(self.start, np.float32), 2)
+        moved = self._scaled(inside, np.array(self.original) / self.size)
         return moved.clip(0, np.tile(self.original, 2)).astype(np.float32)
 
     @staticmethod

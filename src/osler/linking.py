@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from osler.case import Answer, Finding, Question
-from osler.recipe import LinkPlan, Recipe
+from osler.recipe import Recipe
 from osler.tasks import Dense
 from osler.tasks.classification import Classification
 
@@ -26,7 +26,7 @@ from osler.tasks.classification import Classification
 _SUMMARY = 64
 # Pixels of a map that a place must cover for its features to count half.
 _LEAST = 0.05
-# Share of the cases of a step whose outlines are not told of classes and boxes, so that drafts stay good by themselves.
+# Share of the cases of a step whose outlines are not told of classes and boxes, so that drafts stay good alone.
 _UNTOLD = 0.3
 # Of the diameter of an ellipse in a box, how much is surely inside of what was boxed.
 _CORE = 0.6
@@ -216,8 +216,9 @@ def resized(maps: Float[Tensor, "b k *size"], size: Sequence[int]) -> Float[Tens
         return maps
     flat = maps.ndim == 4
     if all(a >= b for a, b in zip(maps.shape[2:], size, strict=True)):
-        pool = functional.adaptive_avg_pool2d if flat else functional.adaptive_avg_pool3d
-        return pool(maps, tuple(size))  # type: ignore[operator, no-any-return]
+        if flat:
+            return functional.adaptive_avg_pool2d(maps, (size[0], size[1]))
+        return functional.adaptive_avg_pool3d(maps, (size[0], size[1], size[2]))
     mode = "bilinear" if flat else "trilinear"
     return functional.interpolate(maps, tuple(size), mode=mode, align_corners=False)
 

@@ -196,7 +196,7 @@ def ask(networks: Sequence[Network], moments: NDArray[np.float32], plan: Recipe)
             seen = _whole(network, some, plan, axes) if plan.linked else [_view(network, some[0], plan, axes)]
             for number, said in enumerate(seen):
                 total = probabilities[number]
-                # Added up one by one: the answers of all networks about a large volume do not fit into memory together.
+                # One by one: the answers of all networks about a large volume do not fit into memory together.
                 for name, values in said.probabilities.items():
                     values /= len(views)
                     total[name] = np.add(total[name], values, values) if name in total else values

@@ -41,8 +41,8 @@ class LoopPhantom:
     Attributes:
         kind: ``order``: a lesion grows from frame to frame, or shrinks; that is the class. The loop is one whole
             cycle and begins anywhere in it (as a heart's does), so that one step of it goes from the one end of the
-            sizes to the other. Each frame alone, also with its number, and all frames without their order have the same
-            distribution in both classes: a shrinking loop is a growing one backwards.
+            sizes to the other. Each frame alone, also with its number, and all frames without their order have the
+            same distribution in both classes: a shrinking loop is a growing one backwards.
             ``needle``: one frame has a lesion, or none has.
         frames: of each loop.
         size: pixels along height and width.

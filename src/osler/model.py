@@ -220,7 +220,8 @@ class Network(nn.Module):
             exact = moments.float()
             made = self.sequence(exact, mask, gaps)
             attends = not self.training and hasattr(self.sequence, "weights")
-            shares = self.sequence.weights(exact, mask, gaps) if attends else None
+            weights: Any = getattr(self.sequence, "weights", None)
+            shares = weights(exact, mask, gaps) if attends else None
         return Said({}, self.answer(made), mean, shares=shares)
 
     def answer(self, vector: Float[Tensor, "b v"]) -> dict[str, Tensor]:
@@ -438,12 +439,9 @@ def outputs(
                 mean = mean * spread + centre
             answers[name].append(mean)
     joined = {name: np.concatenate(values) for name, values in answers.items()}
-    return Outputs(
-        joined,
-        *(torch.cat(parts).numpy() for parts in zip(*seen, strict=True)),
-        {name: np.concatenate(values) for name, values in torn.items()},
-        np.concatenate(shares),
-    )
+    vectors, thumbnails, appearances = (torch.cat(parts).numpy() for parts in zip(*seen, strict=True))
+    differ = {name: np.concatenate(values) for name, values in torn.items()}
+    return Outputs(joined, vectors, thumbnails, appearances, differ, np.concatenate(shares))
 
 
 def _exclusive(network: Network) -> list[str]:

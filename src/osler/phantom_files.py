@@ -31,8 +31,8 @@ def write_dense_phantom(folder: Path, spec: DensePhantom, cases: int, layout: La
     - ``masks``: ``manifest.csv`` with a column ``mask.<class>`` for each class, that names a file or is ``none``;
     - ``boxes``: ``manifest.csv`` with a column ``boxes``: x, y, z, width, height, depth (flat: without z and depth)
       in pixels and the class of each, separated by semicolons, or ``none``;
-    - ``linked``: ``manifest.csv`` with a column ``label`` (``normal``, ``malignant`` where a lesion is spiculated, else
-      ``benign``), a column ``mask.lesion`` and a column ``boxes``, which tell no classes apart;
+    - ``linked``: ``manifest.csv`` with a column ``label`` (``normal``, ``malignant`` where a lesion is spiculated,
+      else ``benign``), a column ``mask.lesion`` and a column ``boxes``, which tell no classes apart;
     - ``nnunet``: nnU-Net raw, the test part in ``imagesTs`` and ``labelsTs``;
     - ``coco``: ``annotations/instances_<part>.json`` with boxes and run-length masks;
     - ``voc``: ``Annotations``, ``ImageSets/Main`` and ``JPEGImages`` of Pascal VOC, boxes only;
@@ -231,7 +231,7 @@ def _linked(folder: Path, spec: DensePhantom, made: Iterator[DenseCase]) -> None
             label = "malignant" if "spiculated" in names else "benign" if names else "normal"
             mask = f"masks/{case.case.id}{_ending(spec)}" if names else "none"
             if names:
-                there = (case.outline.array > 0).astype(np.uint8) * (255 if spec.flat else 1)
+                there = (case.outline.array != 0).astype(np.uint8) * (255 if spec.flat else 1)
                 _save(folder / mask, replace(case.outline, array=there))
             yield case, {"label": label, "mask.lesion": mask, "boxes": _cell(case, spec, "lesion")}
 

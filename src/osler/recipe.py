@@ -211,7 +211,7 @@ class Recipe:
 
     @property
     def linked(self) -> bool:
-        """Whether some tasks ask of the whole image and others where something is: they are linked, and see it whole."""
+        """Whether some tasks ask of the whole image and others where something is: then they are linked."""
         return self.dense and not all(question.dense for question in self.tasks.values())
 
     @property

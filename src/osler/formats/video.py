@@ -203,8 +203,8 @@ def _about(frame: "VideoFrame") -> tuple[int, list[str]]:
 def _plane(frame: "VideoFrame", number: int) -> NDArray[np.uint8]:
     """A plane of 8-bit values, without what pads its lines."""
     plane = frame.planes[number]
-    lines = np.frombuffer(plane, np.uint8, plane.line_size * plane.height).reshape(plane.height, plane.line_size)
-    return lines[:, : plane.width]
+    lines = np.frombuffer(memoryview(plane), np.uint8, plane.line_size * plane.height)
+    return np.asarray(lines.reshape(plane.height, plane.line_size)[:, : plane.width])
 
 
 def _coloured(frame: "VideoFrame", reformatter: Any) -> bool:
@@ -241,8 +241,8 @@ def _pixels(frame: "VideoFrame", reformatter: Any, *, colour: bool) -> NDArray[n
         return np.asarray(reformatter.reformat(frame, format="gray").to_ndarray())[None, None]
     rgb = _rgb(frame, reformatter)
     # Luma of ITU-R BT.601, as for pictures.
-    luma = rgb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return np.rint(luma).astype(np.uint8)[None, None]
+    grey = rgb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return np.rint(grey).astype(np.uint8)[None, None]
 
 
 def write(image: Image, path: Path) -> None:
@@ -261,7 +261,13 @@ def write(image: Image, path: Path) -> None:
     if lossless and not np.allclose(gaps, gaps[0], rtol=0.01):
         raise Problem("the frames of an AVI are even in time, these are not", path=path, fix="write an MP4")
     with _in_words(path):
-        _encode(frames, path, image.times or tuple(0.04 * k for k in range(len(frames))), float(gaps[0]), lossless)
+        _encode(
+            np.asarray(frames, np.uint8),
+            path,
+            image.times or tuple(0.04 * k for k in range(len(frames))),
+            float(gaps[0]),
+            lossless,
+        )
 
 
 def _encode(frames: NDArray[np.uint8], path: Path, times: tuple[float, ...], gap: float, lossless: bool) -> None:

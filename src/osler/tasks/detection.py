@@ -136,8 +136,9 @@ class Detection(Dense):
         places = _places(outputs)
         inside = scores.transpose(1, 2)
         for axis, n in enumerate(size):
-            low, high = (places[..., side + 3 - dims + axis].unsqueeze(-1).expand(-1, -1, best.shape[-1]).gather(1, best)
-                         for side in (0, 3))  # fmt: skip
+            # Of the best offers of each class: where they begin and end along this axis.
+            ends = (places[..., side + 3 - dims + axis, None].expand(-1, -1, best.shape[-1]) for side in (0, 3))
+            low, high = (end.gather(1, best) for end in ends)
             at = (torch.arange(n, device=low.device) + 0.5) * step[axis]
             # An edge is as wide as half a pixel of the map.
             soft = [(4 * d / step[axis]).sigmoid() for d in (at - low[..., None], high[..., None] - at)]

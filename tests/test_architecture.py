@@ -27,17 +27,17 @@ LAYERS = (
     ("localisation", "patch_planning"),
     ("patches",),
     ("volumes",),
-    ("planning", "report", "novelty", "fitting", "writing"),
+    ("planning", "report", "novelty", "fitting", "writing", "shares"),
     ("pace",),
     ("model", "weights", "pages"),
-    ("calibration", "cohort", "data", "augmentation", "decoder", "linking", "sliding"),
+    ("calibration", "cohort", "data", "augmentation", "decoder", "linking", "sliding", "covariates"),
     ("grid",),
     ("dense_scoring",),
     ("phantom_files",),
     ("dense_phantom",),
     ("layouts", "recipe", "scoring", "phantom"),
     ("outlines", "annotations"),
-    ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "inspections"),
+    ("tasks", "backbones", "poolings", "fusion", "transforms", "explanations", "formats", "inspections"),
     (
         "measures",
         "curves",
@@ -68,7 +68,7 @@ LAYERS = (
     ("problem", "draws"),
 )
 # Where a folder holds one variant a file, the files do not know each other.
-VARIANTS = ("tasks", "backbones", "poolings", "transforms", "explanations", "formats", "layouts", "inspections")
+VARIANTS = ("tasks", "backbones", "poolings", "fusion", "transforms", "explanations", "formats", "layouts", "inspections")
 # The one import that goes up, inside of a function: a diagnosis is written with the map that explains it, and the
 # tests of a map ask the same function for answers as everybody else.
 UPWARD = {("diagnosis", "explanation"), ("evaluation", "dense_evaluation")}

@@ -66,6 +66,21 @@ def _scaling(task: Classification, outputs: Array, target: Array, with_bias: boo
     return full
 
 
+def key(source: str, name: str) -> str:
+    """The name of what belongs to the answers by one source alone (``image``, ``covariates``); empty is by all."""
+    return f"{source}.{name}" if source else name
+
+
+def rows_for(task: Classification, target: Array, known: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """The calibration cases of which something is known beside the image, ``(n,)``; all, where those are too few."""
+    every = np.ones(len(target), bool)
+    if known is None:
+        return every
+    rows = known_rows(task, target) & known
+    few = rows.sum() < 20 or (task.question.kind not in ("regression", "multilabel") and not _least_class(task, target[rows]))
+    return every if few else known
+
+
 def known_rows(task: Classification, target: Array) -> NDArray[np.bool_]:
     """Cases with anything known about this task."""
     return np.asarray(np.isfinite(target).any(1))

@@ -5,7 +5,7 @@ import hashlib
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,13 +63,13 @@ def read_case(entry: Entry, questions: Sequence[Question] = ()) -> Case:
     return Case(entry.id, entry.patient, images, findings, entry.covariates, entry.metadata, found.maps, entry.images)
 
 
-def read_case_at(path: Path | str) -> Case:
-    """One file, or a folder with one DICOM series, as a case.
+def read_case_at(path: Path | str, covariates: Mapping[str, float | str | None] | None = None) -> Case:
+    """One file, or a folder with one DICOM series, as a case, with what is known of the person.
 
     Raises:
         Problem: it cannot be read.
     """
-    return read_case(layouts.single(Path(path)))
+    return replace(read_case(layouts.single(Path(path))), covariates=dict(covariates or {}))
 
 
 def the_image(case: Case) -> Image:

@@ -6,13 +6,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import calibration, catalog, data, layouts, linking, model, novelty, places, writing
+from osler import calibration, catalog, covariates, data, layouts, linking, model, novelty, places, shares, writing
 from osler.calibration import Calibrated
 from osler.case import DENSE, Answer, Case, Concordance, Diagnosis, Entry, Finding, Novelty
 from osler.image import Image
@@ -50,24 +51,41 @@ class Answered:
     torn: dict[str, Array] = field(default_factory=dict)
 
 
-def answer(made: Model, pixels: NDArray[np.float32], networks: Sequence[Network] | None = None) -> Answered:
+def answer(
+    made: Model,
+    pixels: NDArray[np.float32],
+    networks: Sequence[Network] | None = None,
+    known: NDArray[np.float32] | None = None,
+) -> Answered:
     """Answers of a model for prepared pixels ``(n, t, c, d, h, w)``; what is withheld is decided later.
 
     Args:
         made: the model.
         pixels: see above.
         networks: those of it that answer; all by default.
+        known: of the persons ``(n, k)``, as :func:`osler.covariates.encode` gives it.
     """
+    return answer_each(made, pixels, networks, known)[""]
+
+
+def answer_each(
+    made: Model,
+    pixels: NDArray[np.float32],
+    networks: Sequence[Network] | None = None,
+    known: NDArray[np.float32] | None = None,
+) -> dict[str, Answered]:
+    """:func:`answer` under ``""``; of a model with covariates also by ``image`` and by ``covariates`` alone."""
     views = model.moved_copies(made.recipe.inference.views)
-    raw: dict[str, list[Array]] = {name: [] for name in made.tasks}
+    raw: dict[str, dict[str, list[Array]]] = {}
     torn: dict[str, list[Array]] = {}
     scores = []
     for number, network in enumerate(made.networks):
         if networks is not None and not any(network is each for each in networks):
             continue
-        seen = model.outputs(network, pixels, views)
-        for name, values in seen.answers.items():
-            raw[name].append(values)
+        seen = model.outputs(network, pixels, views, covariates=known)
+        for source, answers in {"": seen.answers, **seen.alone}.items():
+            for name, values in answers.items():
+                raw.setdefault(source, {}).setdefault(name, []).append(values)
         for name, values in seen.torn.items():
             torn.setdefault(name, []).append(values)
         prefix = f"novelty.{number}."
@@ -79,15 +97,35 @@ def answer(made: Model, pixels: NDArray[np.float32], networks: Sequence[Network]
     reference = made.calibration.get("novelty.scores", np.empty(0))
     strange = len(reference) - np.searchsorted(reference, score)
     p_value = (1 + strange) / (1 + len(reference)) if len(reference) else np.full(len(pixels), np.nan)
-    found = assemble(made, {name: np.stack(values) for name, values in raw.items()}, score, np.asarray(p_value))
-    return replace(found, torn={name: np.mean(values, 0) for name, values in torn.items()})
+    stacked = {source: {name: np.stack(values) for name, values in each.items()} for source, each in raw.items()}
+    strange_by = score, np.asarray(p_value)
+    found = {source: assemble(made, each, *strange_by, source=source) for source, each in stacked.items()}
+    if not found:
+        found[""] = assemble(made, {}, *strange_by)
+    if known is None:
+        found[""] = found.get("image", found[""])
+    elif "image" in found:
+        found[""] = _merged(found[""], found["image"], np.isfinite(known).any(1))
+    found[""] = replace(found[""], torn={name: np.mean(values, 0) for name, values in torn.items()})
+    return found
 
 
-def assemble(made: Model, raw: dict[str, Array], score: Array, p_value: Array) -> Answered:
-    """Calibrated answers from raw outputs ``(members, n, o)`` by task."""
+def _merged(first: Answered, second: Answered, rows: NDArray[np.bool_]) -> Answered:
+    """The first in these rows, the second in the others."""
+
+    def of(a: Any, b: Any) -> Any:
+        if isinstance(a, dict):
+            return {name: of(a[name], b[name]) for name in a}
+        return np.where(rows if a.ndim == 1 else rows[:, None], a, b)
+
+    return Answered(**{name: of(value, getattr(second, name)) for name, value in vars(first).items()})
+
+
+def assemble(made: Model, raw: dict[str, Array], score: Array, p_value: Array, source: str = "") -> Answered:
+    """Calibrated answers from raw outputs ``(members, n, o)`` by task; ``source`` says by what alone they are."""
     result = Answered({}, {}, {}, {}, {}, score, p_value)
     for name, task in made.tasks.items():
-        fitted = calibrated(made, name)
+        fitted = calibrated(made, name, source)
         p = calibration.apply(task, fitted, raw[name])
         result.probability[name] = p
         result.low[name], result.high[name] = calibration.intervals(task, fitted, raw[name])
@@ -96,9 +134,12 @@ def assemble(made: Model, raw: dict[str, Array], score: Array, p_value: Array) -
     return result
 
 
-def calibrated(made: Model, task: str) -> Calibrated:
-    """What the model stores of a task's calibration; neutral where it was trained without one."""
-    prefix = f"task.{list(made.tasks).index(task)}."
+def calibrated(made: Model, task: str, source: str = "") -> Calibrated:
+    """What the model stores of a task's calibration; neutral where it was trained without one.
+
+    ``source``: of the answers by the ``image`` or the ``covariates`` alone.
+    """
+    prefix = calibration.key(source, f"task.{list(made.tasks).index(task)}.")
     stored = {k[len(prefix) :]: v for k, v in made.calibration.items() if k.startswith(prefix)}
     if stored:
         return Calibrated(**stored)
@@ -122,13 +163,20 @@ def diagnose(made: Model, case: Case, networks: Sequence[Network] | None = None)
         networks: those of the model that answer; all by default.
 
     Raises:
-        Problem: the case's image cannot be given to this model (several images, colour for grey).
+        Problem: the case's image cannot be given to this model (several images, colour for grey), or a covariate is
+            implausible or of another type.
     """
     began = time.perf_counter()
     image = data.the_image(case)
+    person = covariates.encode(made.recipe.covariates, case.covariates)
     pixels = data.prepare(image, made.recipe.image)
-    answered = answer(made, pixels[None], networks)
-    found = conclude(made, case.id, image, answered, 0, 0.0)
+    known = person.row[None] if made.recipe.covariates.columns else None
+    answered = answer(made, pixels[None], networks, known)
+    found = conclude(made, case.id, image, answered, 0, 0.0, person)
+    if known is not None and np.isfinite(known).any():
+        fitted = partial(calibrated, made)
+        known_of = person.row, case.covariates
+        found = replace(found, shares=shares.of_answers(made, pixels, known_of, found.answers, fitted, networks))
     if made.recipe.dense:
         found = replace(
             found, answers={**found.answers, **places.answer(made, image, networks, withheld=found.abstained)}
@@ -139,13 +187,25 @@ def diagnose(made: Model, case: Case, networks: Sequence[Network] | None = None)
     return replace(found, seconds=time.perf_counter() - began, peak_mib=_peak_mib())
 
 
-def conclude(made: Model, case_id: str, image: Image, answered: Answered, row: int, seconds: float) -> Diagnosis:
+def conclude(
+    made: Model,
+    case_id: str,
+    image: Image,
+    answered: Answered,
+    row: int,
+    seconds: float,
+    person: covariates.Encoded | None = None,
+) -> Diagnosis:
     """The diagnosis of one row of :func:`answer`."""
     limit = float(made.calibration["novelty.threshold"][0]) if "novelty.threshold" in made.calibration else None
     reasons, checked = _checks(made, image, float(answered.score[row]), limit)
+    columns = made.recipe.covariates.columns
+    if person is not None and columns:
+        checked += person.checked
+    source = "image" if columns and (person is None or not np.isfinite(person.row).any()) else ""
     answers: dict[str, Answer] = {}
     for name, task in made.tasks.items():
-        answers[name] = _answer(made, name, task, answered, row)
+        answers[name] = _answer(made, name, task, answered, row, source)
         if not limit:
             continue
         if task.question.kind in ("multiclass", "ordinal") and len(answers[name].prediction_set) > 1:
@@ -171,7 +231,7 @@ def conclude(made: Model, case_id: str, image: Image, answered: Answered, row: i
         abstained=bool(reasons),
         reasons=tuple(reasons),
         checked=tuple(checked),
-        notes=image.notes,
+        notes=(*image.notes, *(person.notes if person is not None and columns else ())),
         model=made.sha256,
         engine="torch",
         precision="float32",
@@ -199,7 +259,9 @@ def _peak_mib() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def _answer(made: Model, name: str, task: Classification, answered: Answered, row: int) -> Answer:
+def _answer(
+    made: Model, name: str, task: Classification, answered: Answered, row: int, source: str
+) -> Answer:
     question = task.question
     findings = []
     for k, label in enumerate(question.classes):
@@ -221,7 +283,7 @@ def _answer(made: Model, name: str, task: Classification, answered: Answered, ro
         findings=tuple(findings),
         decision=tuple(chosen) if exclusive else (),
         prediction_set=tuple(held) if exclusive else (),
-        coverage=float(calibrated(made, name).coverage[0]),
+        coverage=float(calibrated(made, name, source).coverage[0]),
     )
 
 
@@ -300,7 +362,13 @@ def _one_series(folder: Path) -> bool:
 
 
 def diagnose_paths(
-    run: Path, inputs: Sequence[Path], out: Path, *, method: str = "auto", say: Callable[[str], None] = print
+    run: Path,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    method: str = "auto",
+    known: Sequence[str] = (),
+    say: Callable[[str], None] = print,
 ) -> tuple[int, int]:
     """Diagnoses files, series and folders; what cannot be read is said, and the rest goes on.
 
@@ -309,6 +377,7 @@ def diagnose_paths(
         inputs: paths.
         out: gets a folder for each case, ``index.html``, ``diagnoses.json`` and the private ``names.csv``.
         method: of the overlay, ``auto`` or ``none``.
+        known: covariates of the one case that is given, ``name=value`` each; those of many stand in their table.
         say: takes one line at a time.
 
     Returns:
@@ -317,6 +386,7 @@ def diagnose_paths(
     from osler import report
 
     made = model.load(run)
+    person = covariates.named(made.recipe.covariates, known)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -335,9 +405,12 @@ def diagnose_paths(
             say(f"left out: {problem}")
             failed += 1
             continue
+        if person and len(inputs) * len(entries) > 1:
+            raise Problem("covariates are of one case, and several are given", fix="put them into a table (manifest.csv)")
         for entry in entries:
             # The whole path makes the name, so that two folders with an image.png each stay two cases.
             named = replace(entry, id=str(path.resolve() / entry.id) if len(entries) > 1 else str(path.resolve()))
+            named = replace(named, covariates={**entry.covariates, **person}) if person else named
             try:
                 case = data.read_case(named)
                 found = diagnose(made, case)

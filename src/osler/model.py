@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from osler import catalog, draws, recipe, store
 from osler.case import Question
+from osler.covariates import Encoder
 from osler.decoder import Decoder
+from osler.fusion import Fusion
 from osler.linking import Links, Said
 from osler.problem import Problem
 from osler.recipe import Recipe
@@ -28,6 +30,8 @@ from osler.tasks.segmentation import Segmentation
 from osler.transforms import spatial
 
 FORMAT_VERSION = 1
+# What a model with covariates can answer from alone.
+ALONE = ("image", "covariates")
 # Not infinity: the average of the weights would turn it into NaN.
 _LARGEST = torch.finfo(torch.float32).max
 
@@ -98,6 +102,14 @@ class Network(nn.Module):
             self.pooling = catalog.find("poolings", parts.pooling).build(options, features=self.backbone.features)
             features = self.backbone.features
         self.features = features
+        self.persons: Encoder | None = None
+        self.fusion: Fusion | None = None
+        if plan.covariates.columns:
+            self.persons = Encoder(plan.covariates)
+            chosen = recipe.options("fusion", parts.fusion, parts.fusion_options)
+            widths = {"image": features, "covariates": self.persons.features}
+            self.fusion = catalog.find("fusion", parts.fusion).build(chosen, widths=widths)
+            features = self.fusion.features
         self.links: Links | None = None
         if self.dense:
             self.decoder, self.finest, strides = self._decoder(image)
@@ -129,12 +141,18 @@ class Network(nn.Module):
         first = min(task.finest(strides) for task in self.dense.values())
         return Decoder([level.shape[1] for level in levels[first:]], image.dims), first, strides[first:]
 
-    def say(self, x: Float[Tensor, "b t c d h w"]) -> Said:
+    def say(
+        self,
+        x: Float[Tensor, "b t c d h w"],
+        covariates: Float[Tensor, "b k"] | None = None,
+        shown: Bool[Tensor, " b"] | None = None,
+    ) -> Said:
         """All that is said of a *normalised* batch; moments (and slices, in 2D) are folded into it for the backbone.
 
-        Features of moments and slices are averaged where the whole is asked about.
+        Features of moments and slices are averaged where the whole is asked about. ``covariates`` and ``shown`` are
+        those of :meth:`answer`.
         """
-        return self.conclude(self.levels(x), len(x))
+        return self.conclude(self.levels(x), len(x), covariates, shown)
 
     def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Float[Tensor, "bf _ ..."]]:
         """Feature maps of every level of the backbone, finest first; where nothing is to be placed only the last."""
@@ -143,10 +161,16 @@ class Network(nn.Module):
         found: list[Tensor] = self.backbone.levels(self._folded(x))
         return found
 
-    def conclude(self, levels: Sequence[Float[Tensor, "bf _ ..."]], cases: int) -> Said:
+    def conclude(
+        self,
+        levels: Sequence[Float[Tensor, "bf _ ..."]],
+        cases: int,
+        covariates: Float[Tensor, "b k"] | None = None,
+        shown: Bool[Tensor, " b"] | None = None,
+    ) -> Said:
         """What is said of the feature maps of :meth:`levels`."""
         vector = self.vector(levels[-1], cases)
-        answers = self.answer(vector)
+        answers = self.answer(vector, covariates, shown)
         if not self.dense:
             return Said({}, answers, vector)
         maps = self.decoder(list(levels)[self.finest :])
@@ -184,8 +208,26 @@ class Network(nn.Module):
         pooled: Tensor = self.pooling(maps)
         return pooled.reshape(cases, -1, pooled.shape[-1]).mean(1)
 
-    def answer(self, vector: Float[Tensor, "b v"]) -> dict[str, Tensor]:
-        """Outputs by task of feature vectors: by the whole image alone."""
+    def answer(
+        self,
+        vector: Float[Tensor, "b v"],
+        covariates: Float[Tensor, "b k"] | None = None,
+        shown: Bool[Tensor, " b"] | None = None,
+    ) -> dict[str, Tensor]:
+        """Outputs by task of feature vectors of whole images, and of what is known of the persons.
+
+        Args:
+            vector: of :meth:`vector`.
+            covariates: as :func:`osler.covariates.encode` gives them; ``None``: nothing is known.
+            shown: whose image counts; all by default.
+        """
+        if self.persons is not None and self.fusion is not None:
+            if covariates is None:
+                covariates = vector.new_full((len(vector), len(self.persons.missing)), torch.nan)
+            there = torch.ones(len(vector), 2, dtype=torch.bool, device=vector.device)
+            if shown is not None:
+                there[:, 0] = shown
+            vector = self.fusion({"image": vector, "covariates": self.persons(covariates)}, there)
         kept = self.dropout(vector)
         return {name: head(kept).float() for name, head in zip(self.tasks, self.heads, strict=True)}
 
@@ -341,6 +383,7 @@ class Outputs:
         vectors: feature vectors ``(n, v)``; ``thumbnails`` ``(n, p)`` and ``appearances`` ``(n, 14)`` of the
             normalised images. All three are of the unmoved images, for the novelty gate.
         torn: of linked tasks ``(n,)``: 1 where the two opinions (see ``linking.Said``) lead to different classes.
+        alone: of a model with covariates, ``answers`` by the ``image`` alone, and by the ``covariates`` alone.
     """
 
     answers: dict[str, NDArray[np.float64]]
@@ -348,11 +391,16 @@ class Outputs:
     thumbnails: NDArray[np.float32]
     appearances: NDArray[np.float32]
     torn: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    alone: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
 
 
 @torch.inference_mode()
 def outputs(
-    network: Network, pixels: store.Images, views: Sequence[Callable[[Tensor], Tensor]], batch: int = 32
+    network: Network,
+    pixels: store.Images,
+    views: Sequence[Callable[[Tensor], Tensor]],
+    batch: int = 32,
+    covariates: NDArray[np.float32] | None = None,
 ) -> Outputs:
     """What one network says, averaged over ``views``, in float32.
 
@@ -361,35 +409,48 @@ def outputs(
         pixels: ``(n, t, c, d, h, w)`` from :func:`osler.data.prepare`.
         views: functions from a normalised batch to a moved copy of it; the first is the identity.
         batch: cases at once; it does not change the answer beyond rounding.
+        covariates: ``(n, k)`` as :func:`osler.covariates.encode` gives them; ``None``: nothing is known.
     """
     network.eval()
     device = next(network.parameters()).device
-    answers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in network.tasks}
+    # The name of a source and that of a task; the first source is all that is known.
+    sources = ("", *(ALONE if network.fusion is not None else ()))
+    answers: dict[tuple[str, str], list[NDArray[np.float64]]] = {
+        (source, name): [] for source in sources for name in network.tasks
+    }
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     torn: dict[str, list[NDArray[np.float64]]] = {}
     for start in range(0, len(pixels), batch):
         x = network.normalise(torch.from_numpy(pixels[start : start + batch]).to(device))
-        total: dict[str, Tensor] = {}
+        person = None if covariates is None else torch.from_numpy(covariates[start : start + batch]).to(device)
+        total: dict[tuple[str, str], Tensor] = {}
         for number, view in enumerate(views):
-            said = network.say(view(x))
-            for name, value in said.answers.items():
-                total[name] = value.double() + total.get(name, 0)
+            said = network.say(view(x), person)
+            hidden = torch.zeros(len(x), dtype=torch.bool, device=device)
+            alone = {"image": (None, None), "covariates": (person, hidden)}
+            for source in sources:
+                given = network.answer(said.vector, *alone[source]) if source else said.answers
+                for name, value in given.items():
+                    total[source, name] = value.double() + total.get((source, name), 0)
             if number == 0:
                 seen.append((said.vector.float().cpu(), thumbnail(x).cpu(), appearance(x).cpu()))
                 for name in _exclusive(network) if said.opinions[1:] else ():
                     first, second = (each[name].argmax(1) for each in said.opinions)
                     torn.setdefault(name, []).append((first != second).double().cpu().numpy())
-        for name, value in total.items():
+        for (source, name), value in total.items():
             mean = (value / len(views)).cpu().numpy()
             if network.tasks[name].question.kind == "regression":
                 centre, spread = network.scale(name).double().cpu().numpy()
                 mean = mean * spread + centre
-            answers[name].append(mean)
-    joined = {name: np.concatenate(values) for name, values in answers.items()}
+            answers[source, name].append(mean)
+    joined = {
+        source: {name: np.concatenate(answers[source, name]) for name in network.tasks} for source in sources
+    }
     return Outputs(
-        joined,
+        joined.pop(""),
         *(torch.cat(parts).numpy() for parts in zip(*seen, strict=True)),
         {name: np.concatenate(values) for name, values in torn.items()},
+        joined,
     )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from osler import (
     calibration,
     cohort,
+    covariates,
     data,
     draws,
     linking,
@@ -103,11 +104,21 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     said = [entry.findings for entry in loaded.entries]
     targets = {name: task.encode_all(said) for name, task in tasks.items()}
 
+    pairs = assign(found, loaded, splits, plan)
+    persons: NDArray[np.float32] | None = None
+    if plan.covariates.columns:
+        learned = {entry.id: entry for training, *_ in pairs for entry in training.entries}
+        about, more = covariates.learn(plan.covariates, list(learned.values()))
+        plan, notes = replace(plan, covariates=about), [*notes, *more]
+        for note in more:
+            say(note)
+        persons = covariates.table(about, loaded.entries)
+
     def examples(part: Any) -> Examples:
         rows = [row_of[entry.id] for entry in part.entries]
-        return Examples(part, loaded.pixels.take(rows), {name: values[rows] for name, values in targets.items()})
+        answers = {name: values[rows] for name, values in targets.items()}
+        return Examples(part, loaded.pixels.take(rows), answers, None if persons is None else persons[rows])
 
-    pairs = assign(found, loaded, splits, plan)
     _write_splits(out / "splits.csv", splits, pairs if plan.training.folds else [], loaded, row_of)
     networks: list[Network] = []
     began = time.monotonic()
@@ -129,6 +140,8 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     say("calibrating")
     digests = [int(loaded.digests[row_of[e.id]][:15], 16) for _, _, c in pairs for e in c.entries]
     fitted, card, held = _calibrate(networks, ((examples(t), examples(c)) for t, _, c in pairs), plan)
+    if persons is not None:
+        _write_table(out / "covariates.safetensors", pairs, (row_of, persons, targets), plan)
     if plan.dense:
         parts = [[(e.id, e.patient, s.moments) for e in c.entries for s in samples.get(e.id, [])] for *_, c in pairs]
         learned, card["places"], answers_of = where.calibrate(networks, parts, plan)
@@ -307,6 +320,27 @@ def assign(
     ]
 
 
+def _write_table(
+    path: Path,
+    pairs: Sequence[tuple[Training, Validation, Calibration]],
+    known: tuple[Mapping[str, int], NDArray[np.float32], Mapping[str, NDArray[np.float32]]],
+    plan: Recipe,
+) -> None:
+    """Covariates and answers of the training cases, without names: what a table alone is worth is learned of them.
+
+    ``fold`` is that whose network has *not* seen a case; without folds -1.
+    """
+    row_of, persons, targets = known
+    if plan.training.folds:
+        cases = [(row_of[entry.id], fold) for fold, (*_, held) in enumerate(pairs) for entry in held.entries]
+    else:
+        cases = [(row_of[entry.id], -1) for entry in pairs[0][0].entries]
+    rows = np.array([row for row, _ in cases], np.intp)
+    tensors = {"covariates": torch.from_numpy(persons[rows]), "fold": torch.tensor([fold for _, fold in cases])}
+    tensors |= {f"target.{name}": torch.from_numpy(values[rows]) for name, values in targets.items()}
+    model.write_tensors(path, tensors, {"format": "osler-covariates"})
+
+
 def _write_splits(
     path: Path, splits: Splits, pairs: Sequence[Any], loaded: data.Loaded, row_of: Mapping[str, int]
 ) -> None:
@@ -342,17 +376,18 @@ def _calibrate(
             continue
         chosen = draws.permutation(draws.keys(plan.training.seed, number, 5), len(training))[:3000]
         gate = novelty.fit(model.outputs(network, training.pixels[np.sort(chosen)], views[:1]))
-        seen = model.outputs(network, held.pixels, views)
+        seen = model.outputs(network, held.pixels, views, covariates=held.covariates)
         away = novelty.distances(gate, seen)
         centre, spread = novelty.standardise(away)
         arrays |= {
             f"novelty.{number}.{k}": v for k, v in {**gate, "log.centre": centre, "log.spread": spread}.items()
         }
-        held_parts.append((held.part, held.targets))
+        held_parts.append((held.part, held.targets, held.covariates))
         logs.append(novelty.score(away, centre, spread))
         fold.append(np.full(len(held), number))
-        for name, value in seen.answers.items():
-            raw.setdefault(name, []).append(value)
+        for source, answers in {"": seen.answers, **seen.alone}.items():
+            for name, value in answers.items():
+                raw.setdefault(calibration.key(source, name), []).append(value)
         for name, value in seen.torn.items():
             torn.setdefault(name, []).append(value)
     if not logs:
@@ -363,19 +398,29 @@ def _calibrate(
     arrays["novelty.threshold"] = np.array([novelty.threshold(scores, plan.inference.refusals)])
     arrays["novelty.scores"] = np.sort(scores)
     held_parts = held_parts if plan.training.folds else held_parts[:1]
-    patients = [entry.patient for part, _ in held_parts for entry in part.entries]
+    patients = [entry.patient for part, *_ in held_parts for entry in part.entries]
     held_tensors = {"fold": torch.from_numpy(together(fold).astype(np.int64)), "novelty": torch.from_numpy(scores)}
     held_tensors |= {f"torn.{name}": torch.from_numpy(together(values)) for name, values in torn.items()}
     card: dict[str, Any] = {"calibrated": True, "calibration_cases": len(scores), "isotonic": {}}
+    persons = [each for *_, each in held_parts if each is not None]
+    # Where nothing is known of the person, the answer is that of the image alone, and is calibrated as such.
+    known = np.isfinite(np.concatenate(persons)).any(1) if persons else None
+    if known is not None:
+        held_tensors["known"] = torch.from_numpy(known)
     for number, (name, task) in enumerate(networks[0].tasks.items()):
-        outputs = together(raw[name])
-        target = np.concatenate([targets[name] for _, targets in held_parts])
-        held_tensors |= {f"outputs.{name}": torch.from_numpy(outputs), f"target.{name}": torch.from_numpy(target)}
-        fitted = calibration.fit(
-            task, outputs, target, patients, coverage=plan.inference.coverage, rule=plan.inference.threshold
-        )
-        arrays |= {f"task.{number}.{k}": v for k, v in vars(fitted).items()}
-        card["isotonic"][name] = calibration.against_isotonic(task, outputs, target, patients)
+        target = np.concatenate([targets[name] for _, targets, _ in held_parts])
+        held_tensors[f"target.{name}"] = torch.from_numpy(target)
+        for source in ("", *(model.ALONE if known is not None else ())):
+            outputs = together(raw[calibration.key(source, name)])
+            held_tensors[calibration.key(source, f"outputs.{name}")] = torch.from_numpy(outputs)
+            rows = calibration.rows_for(task, target, None if source == "image" else known)
+            fitted = calibration.fit(
+                task, outputs[rows], target[rows], [p for p, yes in zip(patients, rows, strict=True) if yes],
+                coverage=plan.inference.coverage, rule=plan.inference.threshold,
+            )  # fmt: skip
+            arrays |= {calibration.key(source, f"task.{number}.{k}"): v for k, v in vars(fitted).items()}
+            if not source:
+                card["isotonic"][name] = calibration.against_isotonic(task, outputs, target, patients)
     return arrays, card, held_tensors
 
 

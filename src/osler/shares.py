@@ -1,0 +1,222 @@
+"""What the image and each covariate of a case add to an answer: shares that sum to the change in its log-odds.
+
+The change is that from an answer that knows nothing, neither image nor person, to the one that was given. It is
+shared out by Shapley's values (Shapley, 1953; Lundberg and Lee, 2017, arXiv:1705.07874): what a source adds on
+average, over all orders in which the sources may become known. A source that is not known is the vector that the
+network learned for that, so nothing is drawn from other cases. With up to ``MOST_PLAYERS`` sources every set of them
+is asked; with more, integrated gradients share out the same change (Sundararajan, Taly and Yan, 2017,
+arXiv:1703.01365), along the straight way from what stands for nothing to what is known.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from math import comb
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from osler import model
+from osler.calibration import Calibrated
+from osler.case import Answer, Share, Shares
+from osler.explanations import log_odds
+from osler.model import Model, Network
+
+MOST_PLAYERS = 10
+_STEPS = 64  # of integrated gradients, Gauss-Legendre
+Known = tuple[NDArray[np.float32], Mapping[str, float | str | None]]
+
+
+def of_answers(
+    made: Model,
+    pixels: NDArray[np.float32],
+    known: Known,
+    answers: Mapping[str, Answer],
+    fitted: Callable[[str], Calibrated],
+    networks: Sequence[Network] | None = None,
+) -> tuple[Shares, ...]:
+    """The shares of the likeliest class of each task; see :func:`of_answer`."""
+    found = []
+    vectors = _vectors(made, pixels, networks)
+    for name, task in made.tasks.items():
+        findings = answers[name].findings
+        number = max(range(len(findings)), key=lambda k: findings[k].probability or 0.0)
+        found.append(_shared(made, vectors, known, (name, number), fitted(name)))
+        assert task.question.classes[number] == findings[number].name
+    return tuple(found)
+
+
+def of_answer(
+    made: Model,
+    pixels: NDArray[np.float32],
+    known: Known,
+    target: tuple[str, int],
+    fitted: Calibrated,
+    method: Literal["auto", "shapley", "integrated_gradients"] = "auto",
+) -> Shares:
+    """What each source adds to the evidence for one class.
+
+    Args:
+        made: a model with covariates.
+        pixels: of one case ``(t, c, d, h, w)``, prepared.
+        known: the covariates ``(k,)`` of :func:`osler.covariates.encode`, and as they were given, by name.
+        target: task, and number of the class.
+        fitted: calibration of the task.
+        method: ``auto``: Shapley's values where they are few enough.
+    """
+    return _shared(made, _vectors(made, pixels, None), known, target, fitted, method)
+
+
+@torch.no_grad()
+def _vectors(
+    made: Model, pixels: NDArray[np.float32], networks: Sequence[Network] | None
+) -> list[tuple[Network, Float[Tensor, "views v"]]]:
+    """Each network with its feature vectors of the image and of its moved copies."""
+    views = model.moved_copies(made.recipe.inference.views)
+    found = []
+    for network in made.networks:
+        if networks is not None and not any(network is each for each in networks):
+            continue
+        network.eval()
+        x = network.normalise(torch.from_numpy(pixels[None]).to(next(network.parameters()).device))
+        found.append((network, torch.cat([network.vector(network.levels(view(x))[-1], 1) for view in views])))
+    return found
+
+
+def _shared(
+    made: Model,
+    vectors: Sequence[tuple[Network, Float[Tensor, "views v"]]],
+    known: Known,
+    target: tuple[str, int],
+    fitted: Calibrated,
+    method: Literal["auto", "shapley", "integrated_gradients"] = "auto",
+) -> Shares:
+    row, given = known
+    columns = made.recipe.covariates.columns
+    players = [-1, *(i for i in range(len(columns)) if np.isfinite(row[i]))]
+    exact = len(players) <= MOST_PLAYERS if method == "auto" else method == "shapley"
+    told = _Told(vectors, row, made.tasks[target[0]].question, target, fitted)
+    if exact:
+        there = (np.arange(2 ** len(players))[:, None] >> np.arange(len(players))) & 1 == 1
+        values = told.of(_sources(there, players, len(columns)))
+        added = shapley(values)
+        nothing, everything = float(values[0]), float(values[-1])
+    else:
+        nothing, everything = told.of(np.array([[False] * (1 + len(columns)), [True] * (1 + len(columns))])).tolist()
+        every = told.along(_STEPS)
+        added = every[[1 + player for player in players]]
+    share = {player: float(value) for player, value in zip(players, added, strict=True)}
+    shares = [Share("image", None, share[-1])]
+    for number, name in enumerate(columns):
+        shares.append(Share(name, given.get(name) if number in share else None, share.get(number, 0.0)))
+    name = made.tasks[target[0]].question.classes[target[1]]
+    how = "shapley" if exact else "integrated_gradients"
+    return Shares(target[0], name, nothing, everything, tuple(shares), how)
+
+
+def _sources(
+    there: Bool[NDArray[np.bool_], "n p"], players: Sequence[int], columns: int
+) -> Bool[NDArray[np.bool_], "n s"]:
+    """Sets of players as sets of sources: the image, and every column."""
+    found = np.zeros((len(there), 1 + columns), bool)
+    found[:, [1 + player for player in players]] = there
+    return found
+
+
+def shapley(values: Float[NDArray[np.float64], " n"]) -> Float[NDArray[np.float64], " p"]:
+    """Shapley's values of a game of ``p`` players.
+
+    Args:
+        values: of every set of players, ``2 ** p``; in the number of a set, bit ``i`` says whether player ``i`` is in.
+    """
+    count = len(values).bit_length() - 1
+    sets = np.arange(len(values))
+    size = np.array([int(number).bit_count() for number in sets])
+    weight = np.array([1 / (count * comb(count - 1, n)) for n in range(count)])
+    added = []
+    for player in range(count):
+        without = sets[(sets >> player) & 1 == 0]
+        added.append((weight[size[without]] * (values[without | 1 << player] - values[without])).sum())
+    return np.array(added)
+
+
+class _Told:
+    """The log-odds (or value) that follow from some of what is known, as they are answered: calibrated, of all."""
+
+    def __init__(
+        self,
+        vectors: Sequence[tuple[Network, Tensor]],
+        row: NDArray[np.float32],
+        question: Any,
+        target: tuple[str, int],
+        fitted: Calibrated,
+    ) -> None:
+        self.question, self.task, self.number, self.fitted = question, *target, fitted
+        self.parts: list[tuple[Any, Tensor, Tensor, Tensor, Tensor, Tensor]] = []
+        for network, views in vectors:
+            # In double precision, so that shares sum to what they share.
+            persons, fusion = (copy.deepcopy(part).double() for part in (network.persons, network.fusion))
+            assert persons is not None and fusion is not None
+            head = copy.deepcopy(network.heads[list(network.tasks).index(self.task)]).double()
+            scale = network.scale(self.task).double()
+            given = persons.each(torch.from_numpy(row[None]).double().to(views.device))[0].detach()
+            absent = fusion.absent[0].detach()
+            nothing = persons.missing.detach()
+            self.parts.append(((fusion, head, scale), views.double(), absent, given, nothing, scale))
+
+    def of(self, there: Bool[NDArray[np.bool_], "n s"]) -> Float[NDArray[np.float64], " n"]:
+        """When these sources are known: the image, and each column."""
+        with torch.no_grad():
+            return np.asarray(self._values(torch.from_numpy(there.astype(np.float64))).cpu().numpy())
+
+    def along(self, steps: int) -> Float[NDArray[np.float64], " s"]:
+        """What each source adds along the straight way from nothing to all that is known."""
+        points, weights = np.polynomial.legendre.leggauss(steps)
+        total = torch.zeros(1 + len(self.parts[0][3]), dtype=torch.float64)
+        for point, weight in zip((points + 1) / 2, weights / 2, strict=True):
+            # One share a source: what is reached of it. The gradient by it is that along its own way.
+            reached = torch.full((1, len(total)), float(point), dtype=torch.float64, requires_grad=True)
+            (gradient,) = torch.autograd.grad(self._values(reached).sum(), reached)
+            total += float(weight) * gradient[0]
+        return total.numpy()
+
+    def _values(self, reached: Float[Tensor, "n s"]) -> Float[Tensor, " n"]:
+        outputs = []
+        for (fusion, head, scale), views, absent, given, nothing, _ in self.parts:
+            share = reached.to(views.device)
+            person = (nothing + share[:, 1:, None] * (given - nothing)).flatten(1)
+            every = torch.ones(len(share), 2, dtype=torch.bool, device=views.device)
+            seen = [
+                head(fusion({"image": absent + share[:, :1] * (view - absent), "covariates": person}, every))
+                for view in views
+            ]
+            mean = torch.stack(seen).mean(0)
+            if self.question.kind == "regression":
+                mean = mean * scale[1] + scale[0]
+            outputs.append(mean.cpu())
+        temperature, bias = (torch.from_numpy(np.asarray(v, np.float64)) for v in
+                             (self.fitted.temperature, self.fitted.bias))  # fmt: skip
+        scaled = torch.stack(outputs).mean(0) / temperature + bias
+        found: Tensor = log_odds(scaled, self.question, self.number)
+        return found
+
+
+def described(found: Shares) -> list[str]:
+    """The shares in words, the largest first."""
+    ordered = sorted(found.shares, key=lambda share: -abs(share.share))
+    parts = [f"{_with_value(one)} {one.share:+.2f}" for one in ordered if one.source == "image" or one.value is not None]
+    return [
+        f"{found.task}: the evidence for {found.name} goes from {found.nothing:+.2f} (nothing known) to {found.all:+.2f}: "
+        f"{', '.join(parts)}"
+    ]
+
+
+def _with_value(one: Share) -> str:
+    return one.source if one.value is None else f"{one.source} {_shown(one.value)}"
+
+
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"

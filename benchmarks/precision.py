@@ -96,7 +96,7 @@ def answers(plan: Recipe, train: fitting.Examples, test: fitting.Examples, name:
         Validation(()), test.pixels[:0], {key: value[:0] for key, value in test.targets.items()}
     )
     with tempfile.TemporaryDirectory() as folder:
-        network = fitting.fit(train, nothing, plan, 0, Path(folder), lambda line: None, 0.0, 1)
+        network = fitting.fit(train, nothing, plan, fitting.Course(Path(folder), 0, 1, lambda line: None, 0.0))
     return model.outputs(network, test.pixels, [lambda x: x]).answers[name]
 
 

@@ -148,7 +148,7 @@ def answer(arm: str, images: Images, pair: tuple[Any, Any], out: Path, args: arg
         fitting.Examples(kind(entries), images.pixels[r], {images.question.task: images.targets[r]})
         for kind, entries, r in ((Training, part.entries, rows), (Validation, (), empty))
     ]
-    network = fitting.fit(examples[0], examples[1], plan, 0, out, lambda line: None, began, 1)
+    network = fitting.fit(*examples, plan, fitting.Course(out, 0, 1, lambda line: None, began))
     outside = images.of(held.entries)
     raw = model.outputs(network, images.pixels[outside], model.moved_copies(3)).answers[images.question.task]
     return {

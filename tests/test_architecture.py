@@ -24,7 +24,7 @@ LAYERS = (
     ("targets",),
     ("diagnosis", "training"),
     ("places",),
-    ("localisation", "patch_planning"),
+    ("localisation", "patch_planning", "frozen"),
     ("patches",),
     ("volumes",),
     ("planning", "report", "novelty", "fitting", "writing", "shares"),
@@ -37,7 +37,7 @@ LAYERS = (
     ("dense_phantom",),
     ("layouts", "recipe", "scoring", "phantom"),
     ("outlines", "annotations"),
-    ("tasks", "backbones", "poolings", "fusion", "transforms", "explanations", "formats", "inspections"),
+    ("tasks", "backbones", "poolings", "sequences", "fusion", "transforms", "explanations", "formats", "inspections"),
     (
         "measures",
         "curves",
@@ -68,7 +68,18 @@ LAYERS = (
     ("problem", "draws"),
 )
 # Where a folder holds one variant a file, the files do not know each other.
-VARIANTS = ("tasks", "backbones", "poolings", "fusion", "transforms", "explanations", "formats", "layouts", "inspections")
+VARIANTS = (
+    "tasks",
+    "backbones",
+    "poolings",
+    "sequences",
+    "fusion",
+    "transforms",
+    "explanations",
+    "formats",
+    "layouts",
+    "inspections",
+)
 # The one import that goes up, inside of a function: a diagnosis is written with the map that explains it, and the
 # tests of a map ask the same function for answers as everybody else.
 UPWARD = {("diagnosis", "explanation"), ("evaluation", "dense_evaluation")}

@@ -117,7 +117,7 @@ def test_nothing_is_fitted_on_the_wrong_part(folder: Path) -> None:
         {**SMALL, "image": {"size": [1, 24, 24]}, "tasks": {"label": {"kind": "multiclass", "classes": ["a", "b"]}}}
     )
     with pytest.raises(Exception, match=r"Training|beartype|Validation"):
-        fitting.fit(held, held, plan, 0, folder, quiet, 0.0, 1)
+        fitting.fit(held, held, plan, fitting.Course(folder, 0, 1, quiet, 0.0))
 
 
 def test_the_learning_rate_follows_its_schedule() -> None:

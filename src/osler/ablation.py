@@ -48,11 +48,13 @@ class HeldOut:
 
     Attributes:
         pixels: ``(n, t, c, d, h, w)``; ``target`` ``(n, t)``; ``patients`` number of each case's patient.
+        times: ``(n, t)``, see :func:`osler.data.timeline`.
         answers: rows, and the numbers of the networks that have not seen them.
     """
 
     ids: tuple[str, ...]
     pixels: NDArray[np.float32]
+    times: NDArray[np.float32]
     key: NDArray[np.uint64]
     target: NDArray[np.float32]
     patients: NDArray[np.intp]
@@ -212,6 +214,7 @@ def held_out(found: Cohort, loaded: data.Loaded, plan: Recipe, task: Classificat
     return HeldOut(
         ids=tuple(entry.id for entry in kept),
         pixels=loaded.pixels[np.asarray(rows)],
+        times=loaded.times[rows],
         key=draws.keys(np.array([int(loaded.digests[row][:15], 16) for row in rows])),
         target=np.stack([task.encode(entry.findings) for entry in kept]),
         patients=np.unique([entry.patient for entry in kept], return_inverse=True)[1].astype(np.intp),
@@ -249,9 +252,15 @@ def _said(made: Model, held: HeldOut, pixels: NDArray[np.float32], task: Classif
     result = np.empty((len(pixels), len(task.question.classes)))
     for rows, numbers in held.answers:
         if len(rows):
-            raw = [model.outputs(made.networks[i], pixels[rows], [lambda x: x]).answers[name] for i in numbers]
-            result[rows] = task.probabilities(np.mean(raw, axis=0))
+            seen = [
+                model.outputs(made.networks[i], pixels[rows], [_unmoved], times=held.times[rows]) for i in numbers
+            ]
+            result[rows] = task.probabilities(np.mean([each.answers[name] for each in seen], axis=0))
     return result
+
+
+def _unmoved(x: torch.Tensor) -> torch.Tensor:
+    return x
 
 
 # --- figures ----------------------------------------------------------------------------------------------

@@ -77,7 +77,9 @@ def rows_for(task: Classification, target: Array, known: NDArray[np.bool_] | Non
     if known is None:
         return every
     rows = known_rows(task, target) & known
-    few = rows.sum() < 20 or (task.question.kind not in ("regression", "multilabel") and not _least_class(task, target[rows]))
+    few = rows.sum() < 20 or (
+        task.question.kind not in ("regression", "multilabel") and not _least_class(task, target[rows])
+    )
     return every if few else known
 
 

@@ -403,6 +403,21 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """One moment of a sequence that a network attended to.
+
+    Attributes:
+        frame: its number in the image as it was read.
+        seconds: after the first frame; ``None`` where that is unknown.
+        share: of it in the answers; those of a sequence sum to 1.
+    """
+
+    frame: int
+    seconds: float | None
+    share: float
+
+
+@dataclass(frozen=True)
 class Shares:
     """What each source adds, from an answer that knows nothing to the one that was given; see ``osler.shares``.
 
@@ -437,6 +452,7 @@ class Diagnosis:
         engine: ``torch``; and ``precision``: ``float32`` or ``bfloat16``.
         seconds: wall time from pixels to answer; ``peak_mib``: peak memory of the process, MiB.
         concordance: whether the answers of linked tasks agree; ``None`` where no tasks are linked.
+        moments: of a sequence, in their order, what share each had; empty where the network does not attend.
         shares: of each task, what image and covariates add to the answer; empty where nothing is known of the person.
     """
 
@@ -454,4 +470,5 @@ class Diagnosis:
     peak_mib: float
     schema_version: int = 1
     concordance: Concordance | None = None
+    moments: tuple[Moment, ...] = ()
     shares: tuple[Shares, ...] = ()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osler import formats, grid, layouts, outlines, store
-from osler.case import Case, Entry, Question
+from osler.case import Case, Entry, Moment, Question
 from osler.image import Image
 from osler.inspections import duplicates, plane
 from osler.problem import Problem
@@ -38,6 +38,7 @@ class Loaded:
         modalities: DICOM code of each, empty where unknown.
         problems: what could not be read, and why.
         marks: what copies are known by that are not the same pixel for pixel (``duplicates.MARK``).
+        times: ``(n, time)``, see :func:`timeline`.
     """
 
     entries: tuple[Entry, ...]
@@ -46,6 +47,7 @@ class Loaded:
     modalities: tuple[str, ...]
     problems: tuple[Problem, ...]
     marks: NDArray[Any]
+    times: NDArray[np.float32]
 
 
 def read_case(entry: Entry, questions: Sequence[Question] = ()) -> Case:
@@ -92,12 +94,54 @@ def prepare(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
     """
     array = image.array
     if image.frames != plan.frames:
-        moments = np.linspace(0, image.frames - 1, plan.frames).round().astype(int)
-        array = array[moments]
+        array = array[moments_of(image, plan)]
     moved = Image(with_channels(array, plan.channels), image.geometry)
     flat = grid.fit(image, plan).to(moved).array.astype(np.float32, copy=False)
     require_numbers(flat)
     return np.ascontiguousarray(flat)
+
+
+def moments_of(image: Image, plan: ImagePlan) -> NDArray[np.int64]:
+    """Which frames of ``image.array`` the network is given, ``(plan.frames,)``: evenly spaced, from first to last.
+
+    Of a sequence that is shorter than ``plan.frames`` some come twice or more often, side by side.
+    """
+    return np.linspace(0, image.frames - 1, plan.frames).round().astype(np.int64)
+
+
+def times_of(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
+    """Seconds from the first frame to each that the network is given, ``(plan.frames,)``; NaN where unknown.
+
+    A still image is its own first frame, so that its time is 0.
+    """
+    if not image.times:
+        return np.full(plan.frames, 0.0 if image.frames == 1 else np.nan, np.float32)
+    # The difference in double precision: visits may be years apart and counted from any day.
+    times = np.asarray(image.times, np.float64)
+    return (times - times[0])[moments_of(image, plan)].astype(np.float32)
+
+
+def timeline(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
+    """When each moment was that the network is given, ``(plan.frames,)``: seconds from the first frame.
+
+    Infinite where that is unknown; NaN where a moment comes a second time, because the sequence is shorter than what
+    the network takes: it counts once.
+    """
+    times, moments = times_of(image, plan), moments_of(image, plan)
+    times[np.isnan(times)] = np.inf
+    times[1:][np.diff(moments) == 0] = np.nan
+    return times
+
+
+def attended(image: Image, plan: ImagePlan, shares: NDArray[np.floating[Any]]) -> tuple[Moment, ...]:
+    """What share each moment had that the network was given, ``(plan.frames,)``; none where it does not attend."""
+    if not len(shares) or plan.frames == 1:
+        return ()
+    seen = zip(moments_of(image, plan), timeline(image, plan), shares, strict=True)
+    return tuple(
+        Moment(int(frame), float(time) if np.isfinite(time) else None, float(share))
+        for frame, time, share in seen if not np.isnan(time)
+    )  # fmt: skip
 
 
 def with_channels(array: NDArray[np.generic], channels: int) -> NDArray[np.generic]:
@@ -141,7 +185,7 @@ def pixel_digest(image: Image) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(image.array).tobytes()).hexdigest()
 
 
-_Read = tuple[NDArray[np.float32], str, str, NDArray[Any]]
+_Read = tuple[NDArray[np.float32], str, str, NDArray[Any], NDArray[np.float32]]
 
 
 def load(
@@ -174,6 +218,7 @@ def load(
     digests: list[str] = []
     modalities: list[str] = []
     marks = np.empty(len(entries), duplicates.MARK)
+    times = np.empty((len(entries), plan.frames), np.float32)
     problems: list[Problem] = []
     shape = (plan.frames, plan.channels, *plan.size)
 
@@ -185,7 +230,7 @@ def load(
                 if isinstance(result, Problem):
                     problems.append(result)
                 else:
-                    image, digest, modality, marks[len(numbers)] = result
+                    image, digest, modality, marks[len(numbers)], times[len(numbers)] = result
                     read.append(image)
                     digests.append(digest)
                     modalities.append(modality)
@@ -203,10 +248,12 @@ def load(
         first = f" (the first: {problems[0]})" if problems else ""
         raise Problem(f"none of the {len(entries)} cases can be read{first}", fix="check the files")
     if file is not None and not store.in_memory(array):
-        store.keep(file, stamp, array, store.Facts(numbers, digests, modalities, marks[: len(numbers)]))
+        facts = store.Facts(numbers, digests, modalities, marks[: len(numbers)], times[: len(numbers)])
+        store.keep(file, stamp, array, facts)
     kept = tuple(entries[number] for number in numbers)
     pixels = store.all_of(array)
-    return Loaded(kept, pixels, tuple(digests), tuple(modalities), tuple(problems), marks[: len(numbers)])
+    known = slice(len(numbers))
+    return Loaded(kept, pixels, tuple(digests), tuple(modalities), tuple(problems), marks[known], times[known])
 
 
 def _reopened(
@@ -224,13 +271,14 @@ def _reopened(
         return None
     kept = tuple(entries[number] for number in facts.numbers)
     pixels = store.all_of(array)
-    return Loaded(kept, pixels, tuple(facts.digests), tuple(facts.modalities), failed, facts.marks)
+    return Loaded(kept, pixels, tuple(facts.digests), tuple(facts.modalities), failed, facts.marks, facts.times)
 
 
 def _prepared(entry: Entry, plan: ImagePlan, questions: Sequence[Question]) -> _Read | Problem:
     try:
         image = the_image(read_case(entry, questions))
-        return prepare(image, plan), pixel_digest(image), image.modality, duplicates.mark(image, plane(image))
+        mark = duplicates.mark(image, plane(image))
+        return prepare(image, plan), pixel_digest(image), image.modality, mark, timeline(image, plan)
     except Problem as problem:
         return problem
     except MemoryError:

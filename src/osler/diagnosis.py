@@ -26,6 +26,10 @@ from osler.tasks.classification import Classification
 Array = NDArray[np.floating[Any]]
 # What lies beside images without being one.
 _TABLES = (".csv", ".tsv", ".parquet", ".toml", ".npz")
+# Of answers: what comes of the images alone.
+_OF_IMAGES = ("score", "p_value", "torn", "shares")
+# Moments of a sequence that are shown, those with the largest share in the answer.
+_SHOWN = 4
 _NO_IMAGES = (*_TABLES, ".json", ".txt", ".md", ".html", ".xml")
 
 
@@ -39,6 +43,7 @@ class Answered:
         decision: ``(n, k)`` the classes stated if nothing is withheld.
         score, p_value: ``(n,)`` novelty; NaN without a gate.
         torn: ``(n,)`` of linked tasks, the share of networks whose two opinions lead to different classes.
+        shares: ``(n, t)`` of each moment in the answers, the mean over networks; ``(n, 0)`` if they do not attend.
     """
 
     probability: dict[str, Array]
@@ -49,12 +54,14 @@ class Answered:
     score: Array
     p_value: Array
     torn: dict[str, Array] = field(default_factory=dict)
+    shares: Array = field(default_factory=lambda: np.empty((0, 0)))
 
 
 def answer(
     made: Model,
     pixels: NDArray[np.float32],
     networks: Sequence[Network] | None = None,
+    times: NDArray[np.float32] | None = None,
     known: NDArray[np.float32] | None = None,
 ) -> Answered:
     """Answers of a model for prepared pixels ``(n, t, c, d, h, w)``; what is withheld is decided later.
@@ -63,26 +70,29 @@ def answer(
         made: the model.
         pixels: see above.
         networks: those of it that answer; all by default.
+        times: ``(n, t)``, see :func:`osler.data.timeline`; without them every moment counts.
         known: of the persons ``(n, k)``, as :func:`osler.covariates.encode` gives it.
     """
-    return answer_each(made, pixels, networks, known)[""]
+    return answer_each(made, pixels, networks, times, known)[""]
 
 
 def answer_each(
     made: Model,
     pixels: NDArray[np.float32],
     networks: Sequence[Network] | None = None,
+    times: NDArray[np.float32] | None = None,
     known: NDArray[np.float32] | None = None,
 ) -> dict[str, Answered]:
     """:func:`answer` under ``""``; of a model with covariates also by ``image`` and by ``covariates`` alone."""
     views = model.moved_copies(made.recipe.inference.views)
     raw: dict[str, dict[str, list[Array]]] = {}
     torn: dict[str, list[Array]] = {}
-    scores = []
+    scores, attended = [], []
     for number, network in enumerate(made.networks):
         if networks is not None and not any(network is each for each in networks):
             continue
-        seen = model.outputs(network, pixels, views, covariates=known)
+        seen = model.outputs(network, pixels, views, times=times, covariates=known)
+        attended.append(seen.shares)
         for source, answers in {"": seen.answers, **seen.alone}.items():
             for name, values in answers.items():
                 raw.setdefault(source, {}).setdefault(name, []).append(values)
@@ -106,7 +116,8 @@ def answer_each(
         found[""] = found.get("image", found[""])
     elif "image" in found:
         found[""] = _merged(found[""], found["image"], np.isfinite(known).any(1))
-    found[""] = replace(found[""], torn={name: np.mean(values, 0) for name, values in torn.items()})
+    apart = {name: np.mean(values, 0) for name, values in torn.items()}
+    found[""] = replace(found[""], torn=apart, shares=np.mean(attended, 0))
     return found
 
 
@@ -118,7 +129,8 @@ def _merged(first: Answered, second: Answered, rows: NDArray[np.bool_]) -> Answe
             return {name: of(a[name], b[name]) for name in a}
         return np.where(rows if a.ndim == 1 else rows[:, None], a, b)
 
-    return Answered(**{name: of(value, getattr(second, name)) for name, value in vars(first).items()})
+    both = {name: of(value, getattr(second, name)) for name, value in vars(first).items() if name not in _OF_IMAGES}
+    return replace(first, **both)
 
 
 def assemble(made: Model, raw: dict[str, Array], score: Array, p_value: Array, source: str = "") -> Answered:
@@ -171,12 +183,13 @@ def diagnose(made: Model, case: Case, networks: Sequence[Network] | None = None)
     person = covariates.encode(made.recipe.covariates, case.covariates)
     pixels = data.prepare(image, made.recipe.image)
     known = person.row[None] if made.recipe.covariates.columns else None
-    answered = answer(made, pixels[None], networks, known)
+    when = data.timeline(image, made.recipe.image)[None]
+    answered = answer(made, pixels[None], networks, when, known)
     found = conclude(made, case.id, image, answered, 0, 0.0, person)
     if known is not None and np.isfinite(known).any():
         fitted = partial(calibrated, made)
-        known_of = person.row, case.covariates
-        found = replace(found, shares=shares.of_answers(made, pixels, known_of, found.answers, fitted, networks))
+        told = shares.Known(pixels, when[0], person.row, case.covariates)
+        found = replace(found, shares=shares.of_answers(made, told, found.answers, fitted, networks))
     if made.recipe.dense:
         found = replace(
             found, answers={**found.answers, **places.answer(made, image, networks, withheld=found.abstained)}
@@ -237,6 +250,9 @@ def conclude(
         precision="float32",
         seconds=seconds,
         peak_mib=_peak_mib(),
+        moments=data.attended(
+            image, made.recipe.image, answered.shares[row] if len(answered.shares) else np.empty(0)
+        ),
     )
 
 
@@ -259,9 +275,7 @@ def _peak_mib() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def _answer(
-    made: Model, name: str, task: Classification, answered: Answered, row: int, source: str
-) -> Answer:
+def _answer(made: Model, name: str, task: Classification, answered: Answered, row: int, source: str) -> Answer:
     question = task.question
     findings = []
     for k, label in enumerate(question.classes):
@@ -406,7 +420,7 @@ def diagnose_paths(
             failed += 1
             continue
         if person and len(inputs) * len(entries) > 1:
-            raise Problem("covariates are of one case, and several are given", fix="put them into a table (manifest.csv)")
+            raise Problem("covariates are of one case, and several are given", fix="put them into a table")
         for entry in entries:
             # The whole path makes the name, so that two folders with an image.png each stay two cases.
             named = replace(entry, id=str(path.resolve() / entry.id) if len(entries) > 1 else str(path.resolve()))
@@ -488,7 +502,9 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
     folder = out / pseudonym(diagnosis.case)
     folder.mkdir(parents=True, exist_ok=True)
     image = data.the_image(case)
-    shown = explanation.picture(image)
+    decided = sorted(diagnosis.moments, key=lambda moment: -moment.share)[:_SHOWN]
+    frame = decided[0].frame if decided else None
+    shown = explanation.picture(image, None, frame)
     overlays: dict[str, tuple[NDArray[np.uint8], str]] = {}
     surest = max((f for a in diagnosis.answers.values() for f in a.findings if f.box is not None),
                  key=lambda f: f.probability or 0.0, default=None)  # fmt: skip
@@ -497,7 +513,7 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
     if method != "none" and (surest is not None or made.tasks):
         why = explanation.explain(made, case, surest if not made.tasks else None, method=method)
         plane = int(why.heatmap.sum((1, 2)).argmax())
-        shown = explanation.picture(image, plane)
+        shown = explanation.picture(image, plane, frame if why.frame is None else why.frame)
         caption = " ".join(why.sentences)
         overlays[why.method] = (explanation.overlay(shown, why.heatmap[plane], passed=why.passed), caption)
         Picture.fromarray(overlays[why.method][0]).save(folder / "overlay.png")
@@ -505,7 +521,8 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
     unsure = {task: a.uncertainty for task, a in diagnosis.answers.items() if a.uncertainty is not None}
     unwritten = writing.write(diagnosis, case, folder, made.recipe.tasks, unsure) if made.recipe.dense else ()
     told = replace(diagnosis, case=pseudonym(diagnosis.case), notes=(*diagnosis.notes, *unwritten))
-    report.diagnosis_page(told, shown, overlays, folder / "diagnosis.html")
+    frames = {moment.frame: explanation.picture(image, None, moment.frame) for moment in decided}
+    report.diagnosis_page(told, shown, overlays, folder / "diagnosis.html", frames)
     return folder
 
 

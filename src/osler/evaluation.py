@@ -281,7 +281,7 @@ def answer_all(
     began = last = time.monotonic()
     for start in range(0, len(part.entries), CHUNK):
         ready: list[tuple[Entry, Image, str]] = []
-        pixels = []
+        pixels, times = [], []
         for entry in part.entries[start : start + CHUNK]:
             try:
                 image = data.the_image(data.read_case(entry))
@@ -290,12 +290,13 @@ def answer_all(
                     known += 1
                     continue
                 pixels.append(data.prepare(image, made.recipe.image))
+                times.append(data.timeline(image, made.recipe.image))
                 ready.append((entry, image, digest))
             except Problem as problem:
                 unread += 1
                 say(f"left out: {problem}")
         if ready:
-            answered = diagnosis.answer(made, np.stack(pixels))
+            answered = diagnosis.answer(made, np.stack(pixels), times=np.stack(times))
             pieces.append(answered)
             for row, (entry, image, digest) in enumerate(ready):
                 kept.append(entry)
@@ -464,7 +465,7 @@ def _only(answers: Answers, rows: NDArray[np.bool_]) -> Answers:
             (answers.entries, answers.digests, answers.reasons)]  # fmt: skip
     a = answers.answered
     answered = Answered(of(a.probability), of(a.low), of(a.high), of(a.sets), of(a.decision), of(a.score),
-                        of(a.p_value), of(a.torn))  # fmt: skip
+                        of(a.p_value), of(a.torn), a.shares[rows] if len(a.shares) else a.shares)  # fmt: skip
     return Answers(kept[0], kept[1], answered, answers.abstained[rows], kept[2], answers.seconds)
 
 

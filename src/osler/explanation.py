@@ -45,6 +45,7 @@ class Explanation:
         tests: what :func:`removal` and :func:`randomised` measured.
         passed: it passed both; a map that did not must not be relied on.
         sentences: what is shown and what the tests say, for people.
+        frame: the moment of the image that it belongs to; ``None`` where it is the mean over all of them.
     """
 
     method: str
@@ -54,6 +55,7 @@ class Explanation:
     tests: Mapping[str, float]
     passed: bool
     sentences: tuple[str, ...]
+    frame: int | None = None
 
 
 def explain(made: Model, case: Case, finding: Finding | None = None, method: str = "gradcam") -> Explanation:
@@ -105,7 +107,7 @@ def _explained(asked: Asked, method: str) -> Explanation:
     else:
         sentences += _passes(tests)
     shown = asked.to_image(heat.cpu().numpy())
-    return Explanation(method, asked.task, asked.name, shown, tests, not failures, tuple(sentences))
+    return Explanation(method, asked.task, asked.name, shown, tests, not failures, tuple(sentences), asked.frame)
 
 
 def _title(method: str) -> str:
@@ -325,11 +327,11 @@ def explain_path(
     for one in methods:
         why = _by(one, asked)
         plane = int(why.heatmap.sum((1, 2)).argmax())
-        shown = overlay(picture(image, plane), why.heatmap[plane], passed=why.passed)
+        shown = overlay(picture(image, plane, why.frame), why.heatmap[plane], passed=why.passed)
         Pillow.fromarray(shown).save(out / f"{why.method}.png")
         content.append({
-            "method": why.method, "task": why.task, "name": why.name, "slice": plane, "passed": why.passed,
-            "tests": dict(why.tests), "sentences": list(why.sentences),
+            "method": why.method, "task": why.task, "name": why.name, "slice": plane, "frame": why.frame,
+            "passed": why.passed, "tests": dict(why.tests), "sentences": list(why.sentences),
         })  # fmt: skip
         yield from why.sentences
     head = {"schema_version": 1, "case": pseudonym(case.id), "model": made.sha256}

@@ -35,14 +35,14 @@ SAVE_SECONDS = 60.0
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Cases of one part, ready for a network: pixels, targets by task, and what is known of the persons.
-
-    ``covariates`` are those of :func:`osler.covariates.table`, ``(n, k)``; ``None`` where there is only the image.
+    """Cases of one part, ready for a network: pixels, targets by task, when each moment was, and what is known of
+    the persons (``osler.covariates.table``, ``(n, k)``; ``None`` where there is only the image).
     """
 
     part: Training | Validation | Calibration
     pixels: store.Images
     targets: Mapping[str, NDArray[np.float32]]
+    times: NDArray[np.float32] | None = None
     covariates: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
@@ -69,44 +69,6 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def fit(
-    training: Examples,
-    validation: Examples,
-    plan: Recipe,
-    member: int,
-    out: Path,
-    say: Say,
-    began: float,
-    members: int,
-) -> Network:
-    """Trains one network; goes on from its checkpoint where there is one.
-
-    Args:
-        training: weights, normalisation and class weights are fitted on these.
-        validation: watched after each epoch; may be empty.
-        plan: the recipe.
-        member: number of the network in the ensemble.
-        out: run folder.
-        say: takes progress lines.
-        began: ``time.monotonic()`` of the start, and ``members`` in all: for the estimate.
-        members: how many networks there will be.
-    """
-    if not isinstance(training.part, Training) or not isinstance(validation.part, Validation):
-        raise TypeError("a network is fitted on Training and watched on Validation, nothing else")
-    state = start(training, plan, member)
-    network = state.network
-    loop(
-        state,
-        plan,
-        len(training),
-        lambda rows, steps: step_once(state, training, rows, plan, member, steps),
-        lambda: watch(state, validation, plan),
-        Course(out, member, members, say, began),
-    )
-    network.load_state_dict(state.best if state.best else state.average)
-    return network.eval().cpu()
-
-
 @dataclass(frozen=True)
 class Course:
     """Where the training of one network is kept, which of how many it is, and who hears of it.
@@ -123,6 +85,31 @@ class Course:
     members: int
     say: Say
     began: float
+
+
+def fit(training: Examples, validation: Examples, plan: Recipe, course: Course) -> Network:
+    """Trains one network; goes on from its checkpoint where there is one.
+
+    Args:
+        training: weights, normalisation and class weights are fitted on these.
+        validation: watched after each epoch; may be empty.
+        plan: the recipe.
+        course: number of the network, where it is kept, and who hears of it.
+    """
+    if not isinstance(training.part, Training) or not isinstance(validation.part, Validation):
+        raise TypeError("a network is fitted on Training and watched on Validation, nothing else")
+    state = start(training, plan, course.member)
+    network = state.network
+    loop(
+        state,
+        plan,
+        len(training),
+        lambda rows, steps: step_once(state, training, rows, plan, course.member, steps),
+        lambda: watch(state, validation, plan),
+        course,
+    )
+    network.load_state_dict(state.best if state.best else state.average)
+    return network.eval().cpu()
 
 
 def loop(
@@ -188,6 +175,8 @@ def start(training: Examples, plan: Recipe, member: int) -> State:
 
         weights.load_weights(Path(plan.network.weights), network.backbone, plan.network.backbone)
     network.normalise.fit(training.pixels)
+    if training.times is not None:
+        network.rhythm.fit(torch.from_numpy(training.times))
     if network.persons is not None and training.covariates is not None:
         network.persons.fit(training.covariates)
     for name, task in network.tasks.items():
@@ -250,11 +239,19 @@ def step_once(
     person, shown = persons(training, rows, draws.keys(chosen.seed, member, 8, state.epoch, rows), plan, device)
     with statistics_of_taken_steps(state):
         with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
-            answers = network.say(x, person, shown).answers
-        loss = torch.zeros((), device=device)
-        for name, task in network.tasks.items():
-            loss = loss + task.loss(answers[name], targets[name], network.scale(name), chosen.smoothing)
-        return descend(state, loss, plan, steps)
+            when = None if training.times is None else torch.from_numpy(training.times[rows])
+            answers = network(x, when, person, shown)
+        return descend(state, loss_of(network, answers, targets, plan), plan, steps)
+
+
+def loss_of(
+    network: Network, answers: Mapping[str, Tensor], targets: Mapping[str, Tensor], plan: Recipe
+) -> Float[Tensor, ""]:
+    """The sum over the tasks that ask of the whole image."""
+    loss = next(network.parameters()).new_zeros(())
+    for name, task in network.tasks.items():
+        loss = loss + task.loss(answers[name], targets[name], network.scale(name), plan.training.smoothing)
+    return loss
 
 
 @contextmanager
@@ -347,16 +344,25 @@ def watch(state: State, validation: Examples, plan: Recipe) -> dict[str, float]:
     network = Network(plan)
     network.load_state_dict(state.average)
     network.channels_last = plan.training.channels_last
+    network.to(next(state.network.parameters()).device)
     answers = model.outputs(
-        network.to(next(state.network.parameters()).device),
-        validation.pixels,
-        [lambda x: x],
-        covariates=validation.covariates,
+        network, validation.pixels, [lambda x: x], times=validation.times, covariates=validation.covariates
     ).answers
+    return judge(state, network, answers, validation.targets, plan)
+
+
+def judge(
+    state: State,
+    network: Network,
+    answers: Mapping[str, NDArray[np.float64]],
+    targets: Mapping[str, NDArray[np.float32]],
+    plan: Recipe,
+) -> dict[str, float]:
+    """Loss and AUROC of answers to the validation part; remembers the weights that gave the best."""
     row: dict[str, float] = {}
     total = 0.0
     for name, task in network.tasks.items():
-        target = validation.targets[name]
+        target = targets[name]
         raw = answers[name]
         if task.question.kind == "regression":
             centre, spread = network.scale(name).double().cpu().numpy()

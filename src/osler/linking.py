@@ -41,10 +41,13 @@ class Said:
     Attributes:
         places: outputs of each task that asks where something is, ``b f`` each.
         answers: outputs ``(b, o)`` of each task that asks of the whole image.
-        vector: features ``(b, v)`` of the whole images.
+        vector: features ``(b, v)`` of the whole images, the mean of those of their moments.
         opinions: of linked tasks, the answers by the whole image alone and by what lies at its places alone, of which
             ``answers`` is the mean.
         presence: of linked tasks, where each class is: ``(b f, k, ...)``, 0 to 1.
+        shares: of a sequence that the network attends to, what share each moment has in ``answers``; 0 where there is
+            none. Not while training.
+        whole: ``(b, w)``: what was made of the moments, and answered from.
     """
 
     places: Mapping[str, Any]
@@ -52,6 +55,8 @@ class Said:
     vector: Float[Tensor, "b v"]
     opinions: Sequence[Mapping[str, Float[Tensor, "b o"]]] = ()
     presence: Mapping[str, Float[Tensor, "bf k *size"]] = field(default_factory=dict)
+    shares: Float[Tensor, "b t"] | None = None
+    whole: Float[Tensor, "b w"] | None = None
 
 
 class Links(nn.Module):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from osler.fusion import Fusion
 from osler.linking import Links, Said
 from osler.problem import Problem
 from osler.recipe import Recipe
+from osler.sequences import Rhythm, Temporal, kept
 from osler.tasks.classification import Classification
 from osler.tasks.detection import Detection
 from osler.tasks.segmentation import Segmentation
@@ -101,15 +102,18 @@ class Network(nn.Module):
             options = recipe.options("poolings", parts.pooling, parts.pooling_options)
             self.pooling = catalog.find("poolings", parts.pooling).build(options, features=self.backbone.features)
             features = self.backbone.features
+        options = recipe.options("sequences", parts.sequence, parts.sequence_options)
+        self.sequence: Temporal = catalog.find("sequences", parts.sequence).build(options, features=features)
+        self.slices = image.size[0] if image.dims == 2 else 1
+        self.rhythm = Rhythm(timed=self.sequence.timed)
         self.features = features
         self.persons: Encoder | None = None
         self.fusion: Fusion | None = None
         if plan.covariates.columns:
             self.persons = Encoder(plan.covariates)
             chosen = recipe.options("fusion", parts.fusion, parts.fusion_options)
-            widths = {"image": features, "covariates": self.persons.features}
+            widths = {"image": self.sequence.features, "covariates": self.persons.features}
             self.fusion = catalog.find("fusion", parts.fusion).build(chosen, widths=widths)
-            features = self.fusion.features
         self.links: Links | None = None
         if self.dense:
             self.decoder, self.finest, strides = self._decoder(image)
@@ -118,7 +122,8 @@ class Network(nn.Module):
                 self.links = Links(self.tasks, self.dense, self.decoder.widths, self.backbone.features, plan)
         self.dropout = nn.Dropout(parts.dropout)
         # By number: a task may have any name, also one that a module cannot have.
-        self.heads = nn.ModuleList(task.head(features) for task in self.tasks.values())
+        answered = self.sequence.features if self.fusion is None else self.fusion.features
+        self.heads = nn.ModuleList(task.head(answered) for task in self.tasks.values())
         for number, task in enumerate(self.tasks.values()):
             self.register_buffer(
                 f"scale_{number}", torch.from_numpy(task.fit(np.zeros((1, _width(task)), np.float32), 0))
@@ -144,15 +149,21 @@ class Network(nn.Module):
     def say(
         self,
         x: Float[Tensor, "b t c d h w"],
-        covariates: Float[Tensor, "b k"] | None = None,
+        times: Float[Tensor, "_ t"] | None = None,
+        covariates: Float[Tensor, "_ k"] | None = None,
         shown: Bool[Tensor, " b"] | None = None,
     ) -> Said:
         """All that is said of a *normalised* batch; moments (and slices, in 2D) are folded into it for the backbone.
 
-        Features of moments and slices are averaged where the whole is asked about. ``covariates`` and ``shown`` are
-        those of :meth:`answer`.
+        Where the whole is asked about, features of slices are averaged; ``sequence`` makes one vector of the moments.
+
+        Args:
+            x: the batch.
+            times: see :func:`osler.data.timeline`; moments that count, evenly spaced, where they are not given.
+            covariates: see :meth:`answer`, as ``shown``.
+            shown: whose image counts.
         """
-        return self.conclude(self.levels(x), len(x), covariates, shown)
+        return self.conclude(self.levels(x), len(x), times, covariates, shown)
 
     def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Float[Tensor, "bf _ ..."]]:
         """Feature maps of every level of the backbone, finest first; where nothing is to be placed only the last."""
@@ -165,28 +176,35 @@ class Network(nn.Module):
         self,
         levels: Sequence[Float[Tensor, "bf _ ..."]],
         cases: int,
-        covariates: Float[Tensor, "b k"] | None = None,
+        times: Float[Tensor, "_ t"] | None = None,
+        covariates: Float[Tensor, "_ k"] | None = None,
         shown: Bool[Tensor, " b"] | None = None,
     ) -> Said:
-        """What is said of the feature maps of :meth:`levels`."""
-        vector = self.vector(levels[-1], cases)
-        answers = self.answer(vector, covariates, shown)
+        """What is said of the feature maps of :meth:`levels`; ``times`` and ``covariates`` of all cases, or of each."""
+        whole = self.along(self.moments(levels[-1], cases), times, covariates, shown)
+        vector, answers = whole.vector, whole.answers
         if not self.dense:
-            return Said({}, answers, vector)
+            return whole
         maps = self.decoder(list(levels)[self.finest :])
         heads = dict(zip(self.dense, self.places, strict=True))
         if self.links is not None:
             said: Said = self.links(maps, levels[-1], (vector, answers), heads)
-            return said
+            return replace(said, shares=whole.shares)
         return Said({name: head(maps) for name, head in heads.items()}, answers, vector)
 
     def scale(self, task: str) -> Tensor:
         """What :meth:`Classification.fit` learned from the training targets."""
         return self.get_buffer(f"scale_{list(self.tasks).index(task)}")
 
-    def forward(self, x: Float[Tensor, "b t c d h w"]) -> dict[str, Tensor]:
+    def forward(
+        self,
+        x: Float[Tensor, "b t c d h w"],
+        times: Float[Tensor, "_ t"] | None = None,
+        covariates: Float[Tensor, "_ k"] | None = None,
+        shown: Bool[Tensor, " b"] | None = None,
+    ) -> dict[str, Tensor]:
         """The answers of :meth:`say` to tasks that ask of the whole image, by name."""
-        return dict(self.say(x).answers)
+        return dict(self.say(x, times, covariates, shown).answers)
 
     def maps(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "bf k *size"]:
         """Feature maps; moments (and slices, in 2D) are folded into the batch, in the order of their axes."""
@@ -203,27 +221,61 @@ class Network(nn.Module):
 
     channels_last = False
 
-    def vector(self, maps: Float[Tensor, "bf k *size"], cases: int) -> Float[Tensor, "b v"]:
-        """One feature vector a case."""
+    def moments(self, maps: Float[Tensor, "bf k *size"], cases: int) -> Float[Tensor, "b t v"]:
+        """One feature vector a moment: the mean of those of its slices."""
         pooled: Tensor = self.pooling(maps)
-        return pooled.reshape(cases, -1, pooled.shape[-1]).mean(1)
+        return pooled.reshape(cases, -1, self.slices, pooled.shape[-1]).mean(2)
+
+    def vector(
+        self, moments: Float[Tensor, "b t v"], times: Float[Tensor, "_ t"] | None = None
+    ) -> Float[Tensor, "b w"]:
+        """One feature vector a case, for :meth:`answer`."""
+        found: Tensor = self.sequence(moments, *self.rhythm(moments.shape[:2], times, moments.device))
+        return found
+
+    def along(
+        self,
+        moments: Float[Tensor, "b t v"],
+        times: Float[Tensor, "_ t"] | None = None,
+        covariates: Float[Tensor, "_ k"] | None = None,
+        shown: Bool[Tensor, " b"] | None = None,
+    ) -> Said:
+        """What follows from the features of each moment, for the whole; ``Said.vector`` is their mean.
+
+        Not what ``sequence`` makes of them: its state is bounded and forgets, so that the novelty gate could not see
+        what was strange in a moment long ago.
+        """
+        mask, gaps = self.rhythm(moments.shape[:2], times, moments.device)
+        mean = kept(moments, mask).sum(1) / mask.sum(1, keepdim=True)
+        if not self.sequence.timed:
+            made = self.sequence(moments, mask, gaps)
+            return Said({}, self.answer(made, covariates, shown), mean, whole=made)
+        # Rounding would add up from step to step.
+        with torch.autocast(moments.device.type, enabled=False):
+            exact = moments.float()
+            made = self.sequence(exact, mask, gaps)
+            attends = not self.training and hasattr(self.sequence, "weights")
+            shares = self.sequence.weights(exact, mask, gaps) if attends else None
+        return Said({}, self.answer(made, covariates, shown), mean, shares=shares, whole=made)
 
     def answer(
         self,
         vector: Float[Tensor, "b v"],
-        covariates: Float[Tensor, "b k"] | None = None,
+        covariates: Float[Tensor, "_ k"] | None = None,
         shown: Bool[Tensor, " b"] | None = None,
     ) -> dict[str, Tensor]:
         """Outputs by task of feature vectors of whole images, and of what is known of the persons.
 
         Args:
             vector: of :meth:`vector`.
-            covariates: as :func:`osler.covariates.encode` gives them; ``None``: nothing is known.
+            covariates: of all cases, or of each, as :func:`osler.covariates.encode` gives them; ``None``: nothing is
+                known.
             shown: whose image counts; all by default.
         """
         if self.persons is not None and self.fusion is not None:
             if covariates is None:
-                covariates = vector.new_full((len(vector), len(self.persons.missing)), torch.nan)
+                covariates = vector.new_full((1, len(self.persons.missing)), torch.nan)
+            covariates = covariates.to(vector.device).expand(len(vector), -1)
             there = torch.ones(len(vector), 2, dtype=torch.bool, device=vector.device)
             if shown is not None:
                 there[:, 0] = shown
@@ -383,6 +435,8 @@ class Outputs:
         vectors: feature vectors ``(n, v)``; ``thumbnails`` ``(n, p)`` and ``appearances`` ``(n, 14)`` of the
             normalised images. All three are of the unmoved images, for the novelty gate.
         torn: of linked tasks ``(n,)``: 1 where the two opinions (see ``linking.Said``) lead to different classes.
+        shares: ``(n, t)`` of each moment in the answers (see ``linking.Said``), of the unmoved images; ``(n, 0)``
+            where the network does not attend.
         alone: of a model with covariates, ``answers`` by the ``image`` alone, and by the ``covariates`` alone.
     """
 
@@ -391,6 +445,7 @@ class Outputs:
     thumbnails: NDArray[np.float32]
     appearances: NDArray[np.float32]
     torn: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    shares: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     alone: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
 
 
@@ -400,6 +455,7 @@ def outputs(
     pixels: store.Images,
     views: Sequence[Callable[[Tensor], Tensor]],
     batch: int = 32,
+    times: NDArray[np.float32] | None = None,
     covariates: NDArray[np.float32] | None = None,
 ) -> Outputs:
     """What one network says, averaged over ``views``, in float32.
@@ -409,6 +465,7 @@ def outputs(
         pixels: ``(n, t, c, d, h, w)`` from :func:`osler.data.prepare`.
         views: functions from a normalised batch to a moved copy of it; the first is the identity.
         batch: cases at once; it does not change the answer beyond rounding.
+        times: ``(n, t)``, see :func:`osler.data.timeline`; without them every moment counts.
         covariates: ``(n, k)`` as :func:`osler.covariates.encode` gives them; ``None``: nothing is known.
     """
     network.eval()
@@ -420,20 +477,29 @@ def outputs(
     }
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     torn: dict[str, list[NDArray[np.float64]]] = {}
+    shares: list[NDArray[np.float32]] = []
     for start in range(0, len(pixels), batch):
         x = network.normalise(torch.from_numpy(pixels[start : start + batch]).to(device))
+        # Linked tasks are trained on all moments that they are given, evenly spaced.
+        counted = times if network.links is None else None
+        when = None if counted is None else torch.from_numpy(counted[start : start + batch])
         person = None if covariates is None else torch.from_numpy(covariates[start : start + batch]).to(device)
+        hidden = torch.zeros(len(x), dtype=torch.bool, device=device)
+        alone = {"image": (None, None), "covariates": (person, hidden)}
         total: dict[tuple[str, str], Tensor] = {}
         for number, view in enumerate(views):
-            said = network.say(view(x), person)
-            hidden = torch.zeros(len(x), dtype=torch.bool, device=device)
-            alone = {"image": (None, None), "covariates": (person, hidden)}
+            said = network.say(view(x), when, person)
             for source in sources:
-                given = network.answer(said.vector, *alone[source]) if source else said.answers
+                given = said.answers
+                if source and said.whole is not None:
+                    given = network.answer(said.whole, *alone[source])
                 for name, value in given.items():
                     total[source, name] = value.double() + total.get((source, name), 0)
             if number == 0:
                 seen.append((said.vector.float().cpu(), thumbnail(x).cpu(), appearance(x).cpu()))
+                shares.append(
+                    x.new_empty(len(x), 0).cpu().numpy() if said.shares is None else said.shares.cpu().numpy()
+                )
                 for name in _exclusive(network) if said.opinions[1:] else ():
                     first, second = (each[name].argmax(1) for each in said.opinions)
                     torn.setdefault(name, []).append((first != second).double().cpu().numpy())
@@ -443,13 +509,12 @@ def outputs(
                 centre, spread = network.scale(name).double().cpu().numpy()
                 mean = mean * spread + centre
             answers[source, name].append(mean)
-    joined = {
-        source: {name: np.concatenate(answers[source, name]) for name in network.tasks} for source in sources
-    }
+    joined = {source: {name: np.concatenate(answers[source, name]) for name in network.tasks} for source in sources}
     return Outputs(
         joined.pop(""),
         *(torch.cat(parts).numpy() for parts in zip(*seen, strict=True)),
         {name: np.concatenate(values) for name, values in torn.items()},
+        np.concatenate(shares),
         joined,
     )
 

@@ -21,6 +21,8 @@ from osler.problem import Problem
 from osler.recipe import CovariatePlan, Recipe
 
 SAMPLE = 48
+# Of all moments of a case together.
+_MOST_PIXELS = 2**21
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def derive(
     base["image"]["modality"], reasons["image.modality"] = modality.decide(found.modalities, cohort.modality)
     image = {**base["image"], **given.get("image", {})}
     _plan_network(base["network"], reasons, found, image, given.get("network", {}))
-    _plan_training(base["training"], reasons, found, cohort.questions[0], bool(weights))
+    _plan_training(base["training"], reasons, found, cohort.questions[0], bool(weights), image["frames"])
     _plan_rest(base, reasons, image["modality"])
     if adapt is None and not any(question.dense for question in cohort.questions):
         _plan_covariates(base, reasons, cohort)
@@ -252,7 +254,9 @@ def _check_columns(cohort: Cohort, plan: Recipe) -> None:
     known = dict.fromkeys(name for entry in cohort.entries for name in entry.covariates)
     for name in plan.covariates.columns:
         if name not in known:
-            also = f"it has {', '.join(known)}" if known else "name columns covariate.NAME, or list them in cohort.toml"
+            also = (
+                f"it has {', '.join(known)}" if known else "name columns covariate.NAME, or list them in cohort.toml"
+            )
             raise Problem(f"the cohort has no covariate {name!r}", path=cohort.root, fix=also)
 
 
@@ -293,8 +297,7 @@ def _plan_image(image: dict[str, Any], why: dict[str, str], found: Fingerprint, 
     why["image.size"] = f"median {depth} x {height} x {width}, as much of it as this machine trains in time"
     image["channels"] = found.channels
     why["image.channels"] = "real colour" if found.channels == 3 else "no colour seen"
-    image["frames"] = min(found.frames, 8)
-    why["image.frames"] = f"sequences of up to {found.frames}"
+    image["frames"], why["image.frames"] = moments(found, image)
     distorted = max(abs(math.log(a)) for a in found.aspects) > 0.1
     image["fit"] = "pad" if distorted else "stretch"
     why["image.fit"] = f"width / height from {found.aspects[0]:.2f} to {found.aspects[1]:.2f}"
@@ -304,6 +307,13 @@ def _plan_image(image: dict[str, Any], why: dict[str, str], found: Fingerprint, 
         image["intensity"], why["image.intensity"] = "image", "no scale in common between images"
     else:
         image["intensity"], why["image.intensity"] = "cohort", "8-bit images on one scale"
+
+
+def moments(found: Fingerprint, image: Mapping[str, Any]) -> tuple[int, str]:
+    """How many moments of a sequence a network is given, and why: up to 32, and as many as a step can take."""
+    most = max(2, min(32, _MOST_PIXELS // (math.prod(image["size"]) * image["channels"])))
+    longest = f"sequences of up to {found.frames}"
+    return min(found.frames, most), longest if found.frames <= most else f"{longest}; so many fit into a step"
 
 
 def _plan_learned_size(image: dict[str, Any], why: dict[str, str], weights: Path) -> None:
@@ -338,15 +348,20 @@ def _plan_network(
     why["network.pooling"] = "the network's own dense layers" if own_neck else "every place counts alike"
     network["dropout"] = 0.0 if own_neck else 0.2
     why["network.dropout"] = "the network has its own" if own_neck else "against overfitting"
+    network["sequence"] = "gru" if image["frames"] > 1 else "mean"
+    along = "sees the order of moments, and learns from as few cases as the mean (benchmarks/sequences.py)"
+    why["network.sequence"] = along if image["frames"] > 1 else "there is one moment"
 
 
 def _plan_training(
-    training: dict[str, Any], why: dict[str, str], found: Fingerprint, question: Question, transfer: bool
+    training: dict[str, Any], why: dict[str, str], found: Fingerprint, question: Question, transfer: bool, frames: int
 ) -> None:
     training["batch"] = (
         128 if found.cases >= 4000 and math.prod(found.size) <= 64 * 64 else 32 if found.cases >= 200 else 16
     )
     why["training.batch"] = f"{found.cases} cases"
+    if frames > 1 and training["batch"] > max(8, 256 // frames):
+        training["batch"], why["training.batch"] = max(8, 256 // frames), f"{frames} moments each"
     training["learning_rate"] = 1e-3
     why["training.learning_rate"] = "AdamW's usual for these networks"
     training["clip"] = 5.0
@@ -362,9 +377,7 @@ def _plan_training(
     why["training.threads"] = "cores of this machine"
 
 
-def plan_classes(
-    training: dict[str, Any], why: dict[str, str], found: Fingerprint, question: Question
-) -> None:
+def plan_classes(training: dict[str, Any], why: dict[str, str], found: Fingerprint, question: Question) -> None:
     """What the loss makes of labels of whole images."""
     counts = [count for label, count in found.labels.items() if label]
     if question.kind in ("multiclass", "multilabel", "ordinal") and counts:
@@ -414,6 +427,8 @@ def _epochs(plan: Recipe, found: Fingerprint, rate: float, minutes: float) -> tu
     share = (plan.training.folds - 1) / plan.training.folds if plan.training.folds else 0.8
     possible = minutes * 60 * rate * 0.85 / max(1, found.cases * share * members)
     useful = max(20, min(150, round(60_000 / found.cases)))
+    if plan.training.freeze:
+        return replace(plan, training=replace(plan.training, epochs=useful)), "features are computed once"
     epochs = int(np.clip(possible, 3, useful))
     cores = os.cpu_count() or 1
     reason = (

@@ -256,7 +256,7 @@ def step_once(state: State, pixels: store.Images, rows: NDArray[np.intp], plan: 
     views = torch.cat([augment(x, key, plan) for key in keys])
     with fitting.statistics_of_taken_steps(state):
         with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
-            vectors = network.vector(network.maps(views), len(views))
+            vectors = network.vector(network.moments(network.maps(views), len(views)))
         first, second = network.answer(vectors.float())[ITSELF.task].chunk(2)
         return fitting.descend(state, contrast(first, second), plan, steps)
 

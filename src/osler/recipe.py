@@ -26,7 +26,7 @@ class ImagePlan:
         size: ``(depth, height, width)`` that the network sees.
         dims: 2: the network looks at each slice; 3: at the volume.
         channels: 1 grey or 3 colour; grey images are repeated where 3 are asked for.
-        frames: moments of a sequence, evenly spaced; their features are averaged.
+        frames: moments of a sequence, evenly spaced; ``network.sequence`` says what is done with their features.
         fit: ``stretch`` to the size, or ``pad``: keep height to width (in millimetres where known).
         intensity: ``cohort``: mean and standard deviation of the training images; ``image``: each image's own
             (scanners without a common scale); ``window``: clipped to the 0.5 and 99.5 percentiles of the
@@ -79,6 +79,7 @@ class NetworkPlan:
     Attributes:
         backbone: a file of ``backbones``; ``options`` are its options.
         pooling: a file of ``poolings``, or ``neck``: the backbone's own flatten and dense layers.
+        sequence: a file of ``sequences``: from the features of each moment to those of the case.
         dropout: before the last layer.
         weights: a file made by ``osler import-weights`` or ``osler pretrain`` to start from, else empty.
         fusion: a file of ``fusion``: how covariates join the image; of no account where there are none.
@@ -88,6 +89,8 @@ class NetworkPlan:
     options: Options = field(default_factory=dict)
     pooling: str = "average"
     pooling_options: Options = field(default_factory=dict)
+    sequence: str = "mean"
+    sequence_options: Options = field(default_factory=dict)
     dropout: float = 0.2
     weights: str = ""
     fusion: str = "concat"
@@ -103,6 +106,7 @@ class TrainingPlan:
         batch: cases a step.
         optimizer: ``adamw`` (Loshchilov 2019), ``adam`` (Kingma 2015) or ``sgd`` with momentum 0.9.
         learning_rate: highest value; ``backbone_rate`` times it for a backbone that starts from weights.
+        freeze: the backbone stays as its weights are; features are computed once, of images that are not changed.
         schedule: ``cosine`` to zero after ``warmup`` (share of all steps), or ``constant``.
         clip: largest norm of the gradient of a step; 0 does not clip.
         ema: decay of the running average of the weights that is kept in the end; 0 keeps the last weights.
@@ -121,6 +125,7 @@ class TrainingPlan:
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     backbone_rate: float = 1.0
+    freeze: bool = False
     weight_decay: float = 0.05
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = 0.05
@@ -284,6 +289,7 @@ def build(content: Mapping[str, Any]) -> Recipe:
     options("backbones", recipe.network.backbone, recipe.network.options)
     if recipe.network.pooling != "neck":
         options("poolings", recipe.network.pooling, recipe.network.pooling_options)
+    options("sequences", recipe.network.sequence, recipe.network.sequence_options)
     options("fusion", recipe.network.fusion, recipe.network.fusion_options)
     for name, given in recipe.augmentation.items():
         options("transforms", name, given)
@@ -350,6 +356,15 @@ def _check_values(recipe: Recipe) -> None:
         raise Problem("in the recipe, training.folds = 1 makes no sense", fix="use 0 for one model, or 2 or more")
     if plan.folds and plan.members > 1:
         raise Problem("in the recipe, folds make an ensemble already", fix="set either folds or members")
+    if plan.freeze and not recipe.network.weights:
+        raise Problem(
+            "in the recipe, training.freeze keeps a backbone that has learned nothing", fix="set network.weights"
+        )
+    if plan.freeze and recipe.dense:
+        raise Problem(
+            "in the recipe, training.freeze keeps features of whole images, and a task asks where something is",
+            fix="set training.backbone_rate=0 instead",
+        )
     _check_questions(recipe)
     if not recipe.tasks:
         raise Problem("the recipe asks nothing", fix="give the cohort labels, or the recipe a [tasks.NAME] table")
@@ -374,7 +389,9 @@ def _check_covariates(recipe: Recipe) -> None:
             )
     for name, (low, high) in plan.ranges.items():
         if not low <= high:
-            raise Problem(f"in the recipe, covariates.ranges.{name} goes from {low:g} to {high:g}", fix="swap the two")
+            raise Problem(
+                f"in the recipe, covariates.ranges.{name} goes from {low:g} to {high:g}", fix="swap the two"
+            )
 
 
 def _check_questions(recipe: Recipe) -> None:
@@ -411,7 +428,8 @@ def check_shape(content: Mapping[str, Any]) -> None:
         if not isinstance(value, Mapping) and key in {f.name for f in fields(Recipe)}:
             fix = f"set a key in it, e.g. {key}.KEY=VALUE" + (", or write none" if key == "augmentation" else "")
             raise Problem(f"in the recipe, {key} = {value!r} is no table", fix=fix)
-    for section, key in (("network", "options"), ("network", "pooling_options"), ("network", "fusion_options")):
+    variants = ("options", "pooling_options", "sequence_options", "fusion_options")
+    for section, key in (("network", one) for one in variants):
         if not isinstance(content.get(section, {}).get(key, {}), Mapping):
             raise Problem(f"in the recipe, {section}.{key} is no table", fix=f"set {section}.{key}.NAME=VALUE")
     for key in ("tasks", "augmentation"):
@@ -494,7 +512,13 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             raise Problem(f"in the recipe, {key} is none, and yet keys of it are set", fix="leave out one of the two")
         if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
             below = dict(result[key])
-            for choice, kept in (("backbone", "options"), ("pooling", "pooling_options"), ("fusion", "fusion_options")):
+            kinds = (
+                ("backbone", "options"),
+                ("pooling", "pooling_options"),
+                ("sequence", "sequence_options"),
+                ("fusion", "fusion_options"),
+            )
+            for choice, kept in kinds:
                 if choice in value and value[choice] != below.get(choice):
                     below.pop(kept, None)
             result[key] = merge(below, value)

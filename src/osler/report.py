@@ -22,7 +22,7 @@ from osler import dense_scoring
 from osler.case import DENSE, Answer, Diagnosis
 from osler.pages import figures
 from osler.pages.overlays import Example, chosen
-from osler.pages.wording import FIGURES, HEADLINES, answer_in_words, row, shown
+from osler.pages.wording import FIGURES, HEADLINES, answer_in_words, row, shown, when
 from osler.predictions import Predictions
 from osler.scoring import describe
 
@@ -230,6 +230,7 @@ def diagnosis_page(
     picture: Picture,
     overlays: Mapping[str, tuple[Picture, str]],
     path: str | Path,
+    frames: Mapping[int, Picture] | None = None,
 ) -> None:
     """One case: the decision, or why it is withheld, first; then how sure, what was checked, and the image.
 
@@ -238,6 +239,7 @@ def diagnosis_page(
         picture: ``(h, w)`` or ``(h, w, 3)``, the image as it was read.
         overlays: by name an image of the same size, ``(h, w, 3)``, and a caption that says what it shows.
         path: the HTML file to write.
+        frames: by number, the moments of a sequence that are shown beside the curve of their shares.
     """
     panes = [("image", picture, ""), *((name, image, caption) for name, (image, caption) in overlays.items())]
     # What was found where is what a reader looks for first.
@@ -249,7 +251,23 @@ def diagnosis_page(
     ]
     answers = [answer_in_words(answer) for answer in diagnosis.answers.values()]
     _write(path, "diagnosis.html", diagnosis=diagnosis, panes=shown, answers=answers, novelty=_novelty(diagnosis),
-           concordance=_concordance(diagnosis))  # fmt: skip
+           concordance=_concordance(diagnosis), moments=_moments(diagnosis, frames or {}))  # fmt: skip
+
+
+def _moments(diagnosis: Diagnosis, frames: Mapping[int, Picture]) -> dict[str, Any] | None:
+    if not diagnosis.moments:
+        return None
+    by_frame = {moment.frame: moment for moment in diagnosis.moments}
+    cards = [
+        {
+            "picture": _data_uri(picture, 192),
+            "number": n + 1,
+            "share": by_frame[n].share,
+            "at": when(by_frame[n].seconds),
+        }
+        for n, picture in frames.items()
+    ]
+    return {"curve": figures.moments(diagnosis.moments), "shown": cards}
 
 
 def _concordance(diagnosis: Diagnosis) -> dict[str, Any] | None:

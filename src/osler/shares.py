@@ -10,6 +10,7 @@ arXiv:1703.01365), along the straight way from what stands for nothing to what i
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import comb
 from typing import Any, Literal
 
@@ -27,12 +28,26 @@ from osler.model import Model, Network
 
 MOST_PLAYERS = 10
 _STEPS = 64  # of integrated gradients, Gauss-Legendre
-Known = tuple[NDArray[np.float32], Mapping[str, float | str | None]]
+Method = Literal["auto", "shapley", "integrated_gradients"]
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of a case.
+
+    Attributes:
+        pixels: ``(t, c, d, h, w)``, prepared; ``times``: ``(t,)``, see :func:`osler.data.timeline`.
+        row: the covariates ``(k,)`` of :func:`osler.covariates.encode`; ``given``: as they were given, by name.
+    """
+
+    pixels: NDArray[np.float32]
+    times: NDArray[np.float32]
+    row: NDArray[np.float32]
+    given: Mapping[str, float | str | None]
 
 
 def of_answers(
     made: Model,
-    pixels: NDArray[np.float32],
     known: Known,
     answers: Mapping[str, Answer],
     fitted: Callable[[str], Calibrated],
@@ -40,7 +55,7 @@ def of_answers(
 ) -> tuple[Shares, ...]:
     """The shares of the likeliest class of each task; see :func:`of_answer`."""
     found = []
-    vectors = _vectors(made, pixels, networks)
+    vectors = _vectors(made, known, networks)
     for name, task in made.tasks.items():
         findings = answers[name].findings
         number = max(range(len(findings)), key=lambda k: findings[k].probability or 0.0)
@@ -50,29 +65,23 @@ def of_answers(
 
 
 def of_answer(
-    made: Model,
-    pixels: NDArray[np.float32],
-    known: Known,
-    target: tuple[str, int],
-    fitted: Calibrated,
-    method: Literal["auto", "shapley", "integrated_gradients"] = "auto",
+    made: Model, known: Known, target: tuple[str, int], fitted: Calibrated, method: Method = "auto"
 ) -> Shares:
     """What each source adds to the evidence for one class.
 
     Args:
         made: a model with covariates.
-        pixels: of one case ``(t, c, d, h, w)``, prepared.
-        known: the covariates ``(k,)`` of :func:`osler.covariates.encode`, and as they were given, by name.
+        known: of one case.
         target: task, and number of the class.
         fitted: calibration of the task.
         method: ``auto``: Shapley's values where they are few enough.
     """
-    return _shared(made, _vectors(made, pixels, None), known, target, fitted, method)
+    return _shared(made, _vectors(made, known, None), known, target, fitted, method)
 
 
 @torch.no_grad()
 def _vectors(
-    made: Model, pixels: NDArray[np.float32], networks: Sequence[Network] | None
+    made: Model, known: Known, networks: Sequence[Network] | None
 ) -> list[tuple[Network, Float[Tensor, "views v"]]]:
     """Each network with its feature vectors of the image and of its moved copies."""
     views = model.moved_copies(made.recipe.inference.views)
@@ -81,8 +90,10 @@ def _vectors(
         if networks is not None and not any(network is each for each in networks):
             continue
         network.eval()
-        x = network.normalise(torch.from_numpy(pixels[None]).to(next(network.parameters()).device))
-        found.append((network, torch.cat([network.vector(network.levels(view(x))[-1], 1) for view in views])))
+        x = network.normalise(torch.from_numpy(known.pixels[None]).to(next(network.parameters()).device))
+        times = torch.from_numpy(known.times[None])
+        seen = [network.say(view(x), times).whole for view in views]
+        found.append((network, torch.cat([one for one in seen if one is not None])))
     return found
 
 
@@ -92,9 +103,9 @@ def _shared(
     known: Known,
     target: tuple[str, int],
     fitted: Calibrated,
-    method: Literal["auto", "shapley", "integrated_gradients"] = "auto",
+    method: Method = "auto",
 ) -> Shares:
-    row, given = known
+    row, given = known.row, known.given
     columns = made.recipe.covariates.columns
     players = [-1, *(i for i in range(len(columns)) if np.isfinite(row[i]))]
     exact = len(players) <= MOST_PLAYERS if method == "auto" else method == "shapley"
@@ -155,7 +166,7 @@ class _Told:
         fitted: Calibrated,
     ) -> None:
         self.question, self.task, self.number, self.fitted = question, *target, fitted
-        self.parts: list[tuple[Any, Tensor, Tensor, Tensor, Tensor, Tensor]] = []
+        self.parts: list[tuple[Any, Tensor, Tensor, Tensor, Tensor]] = []
         for network, views in vectors:
             # In double precision, so that shares sum to what they share.
             persons, fusion = (copy.deepcopy(part).double() for part in (network.persons, network.fusion))
@@ -165,7 +176,7 @@ class _Told:
             given = persons.each(torch.from_numpy(row[None]).double().to(views.device))[0].detach()
             absent = fusion.absent[0].detach()
             nothing = persons.missing.detach()
-            self.parts.append(((fusion, head, scale), views.double(), absent, given, nothing, scale))
+            self.parts.append(((fusion, head, scale), views.double(), absent, given, nothing))
 
     def of(self, there: Bool[NDArray[np.bool_], "n s"]) -> Float[NDArray[np.float64], " n"]:
         """When these sources are known: the image, and each column."""
@@ -185,7 +196,7 @@ class _Told:
 
     def _values(self, reached: Float[Tensor, "n s"]) -> Float[Tensor, " n"]:
         outputs = []
-        for (fusion, head, scale), views, absent, given, nothing, _ in self.parts:
+        for (fusion, head, scale), views, absent, given, nothing in self.parts:
             share = reached.to(views.device)
             person = (nothing + share[:, 1:, None] * (given - nothing)).flatten(1)
             every = torch.ones(len(share), 2, dtype=torch.bool, device=views.device)
@@ -207,7 +218,9 @@ class _Told:
 def described(found: Shares) -> list[str]:
     """The shares in words, the largest first."""
     ordered = sorted(found.shares, key=lambda share: -abs(share.share))
-    parts = [f"{_with_value(one)} {one.share:+.2f}" for one in ordered if one.source == "image" or one.value is not None]
+    parts = [
+        f"{_with_value(one)} {one.share:+.2f}" for one in ordered if one.source == "image" or one.value is not None
+    ]
     return [
         f"{found.task}: the evidence for {found.name} goes from {found.nothing:+.2f} (nothing known) to {found.all:+.2f}: "
         f"{', '.join(parts)}"

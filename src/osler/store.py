@@ -139,13 +139,14 @@ class Facts:
 
     Attributes:
         numbers: of their cases in the cohort; those between could not be read.
-        digests, modalities, marks: see :class:`osler.data.Loaded`.
+        digests, modalities, marks, times: see :class:`osler.data.Loaded`.
     """
 
     numbers: Sequence[int]
     digests: Sequence[str]
     modalities: Sequence[str]
     marks: NDArray[Any]
+    times: NDArray[np.float32]
 
 
 def in_memory(array: NDArray[Any]) -> bool:
@@ -163,8 +164,9 @@ def keep(file: Path, stamp: str, array: NDArray[Any], facts: Facts) -> None:
     head = {"stamp": stamp, "type": array.dtype.name, "shape": array.shape}
     rows = zip(facts.numbers, facts.digests, facts.modalities, strict=True)
     with _in_one_sentence(path):
-        with os.fdopen(_private(_marked(file)), "wb") as out:
-            np.save(out, facts.marks, allow_pickle=False)
+        for beside, values in ((_marked(file), facts.marks), (_timed(file), facts.times)):
+            with os.fdopen(_private(beside), "wb") as out:
+                np.save(out, values, allow_pickle=False)
         with os.fdopen(_private(_part(path)), "w", encoding="utf-8", newline="\n") as out:
             out.write(json.dumps(head) + "\n")
             out.writelines(f"{number},{digest},{modality}\n" for number, digest, modality in rows)
@@ -182,8 +184,9 @@ def reopen(file: Path, stamp: str) -> tuple[NDArray[Any], Facts] | None:
                 return None
             rows = [line.rstrip("\n").split(",") for line in lines]
         marks = np.load(_marked(file), allow_pickle=False)
-        facts = Facts(*([int(row[0]) for row in rows], [row[1] for row in rows], [row[2] for row in rows]), marks)
-        whole = len(rows) == len(marks) == shape[0]
+        times = np.load(_timed(file), allow_pickle=False)
+        facts = Facts([int(row[0]) for row in rows], [row[1] for row in rows], [row[2] for row in rows], marks, times)
+        whole = len(rows) == len(marks) == len(times) == shape[0]
         return (_mapped(_named(file, kind), kind, shape), facts) if whole else None
     except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration):
         # Whatever is wrong with it: the images are there to be read again.
@@ -192,7 +195,7 @@ def reopen(file: Path, stamp: str) -> tuple[NDArray[Any], Facts] | None:
 
 def remove(file: Path) -> None:
     """Deletes what :func:`gather` and :func:`keep` wrote, if they did."""
-    for path in (_named(file, None), _marked(file), *(_named(file, kind) for kind in _TYPES)):
+    for path in (_named(file, None), _marked(file), _timed(file), *(_named(file, kind) for kind in _TYPES)):
         _unlink(path)
         _unlink(_part(path))
 
@@ -203,6 +206,10 @@ def _named(file: Path, kind: type[Any] | None) -> Path:
 
 def _marked(file: Path) -> Path:
     return file.with_name(f"{file.name}.marks.npy")
+
+
+def _timed(file: Path) -> Path:
+    return file.with_name(f"{file.name}.times.npy")
 
 
 def _part(path: Path) -> Path:

@@ -25,6 +25,7 @@ from osler import (
     covariates,
     data,
     draws,
+    frozen,
     linking,
     localisation,
     model,
@@ -38,7 +39,7 @@ from osler import (
 from osler import places as where
 from osler.case import Answer, Finding
 from osler.cohort import Calibration, Cohort, Splits, Training, Validation
-from osler.fitting import Examples, Say, fit, write_text
+from osler.fitting import Course, Examples, Say, fit, write_text
 from osler.inspections import duplicates
 from osler.model import Model, Network
 from osler.patches import Sample
@@ -108,16 +109,17 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     persons: NDArray[np.float32] | None = None
     if plan.covariates.columns:
         learned = {entry.id: entry for training, *_ in pairs for entry in training.entries}
-        about, more = covariates.learn(plan.covariates, list(learned.values()))
-        plan, notes = replace(plan, covariates=about), [*notes, *more]
+        columns, more = covariates.learn(plan.covariates, list(learned.values()))
+        plan, notes = replace(plan, covariates=columns), [*notes, *more]
         for note in more:
             say(note)
-        persons = covariates.table(about, loaded.entries)
+        persons = covariates.table(columns, loaded.entries)
 
     def examples(part: Any) -> Examples:
         rows = [row_of[entry.id] for entry in part.entries]
-        answers = {name: values[rows] for name, values in targets.items()}
-        return Examples(part, loaded.pixels.take(rows), answers, None if persons is None else persons[rows])
+        known = {name: values[rows] for name, values in targets.items()}
+        about = None if persons is None else persons[rows]
+        return Examples(part, loaded.pixels.take(rows), known, loaded.times[rows], about)
 
     _write_splits(out / "splits.csv", splits, pairs if plan.training.folds else [], loaded, row_of)
     networks: list[Network] = []
@@ -136,7 +138,9 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
         networks = localisation.fit_all(pairs, samples, plan, out, say, began)
     else:
         for number, (training, validation, _) in enumerate(pairs):
-            networks.append(fit(examples(training), examples(validation), plan, number, out, say, began, len(pairs)))
+            course = Course(out, number, len(pairs), say, began)
+            trained = frozen.fit if plan.training.freeze else fit
+            networks.append(trained(examples(training), examples(validation), plan, course))
     say("calibrating")
     digests = [int(loaded.digests[row_of[e.id]][:15], 16) for _, _, c in pairs for e in c.entries]
     fitted, card, held = _calibrate(networks, ((examples(t), examples(c)) for t, _, c in pairs), plan)
@@ -375,8 +379,10 @@ def _calibrate(
         if not len(held):
             continue
         chosen = draws.permutation(draws.keys(plan.training.seed, number, 5), len(training))[:3000]
-        gate = novelty.fit(model.outputs(network, training.pixels[np.sort(chosen)], views[:1]))
-        seen = model.outputs(network, held.pixels, views, covariates=held.covariates)
+        chosen = np.sort(chosen)
+        when = None if training.times is None else training.times[chosen]
+        gate = novelty.fit(model.outputs(network, training.pixels[chosen], views[:1], times=when))
+        seen = model.outputs(network, held.pixels, views, times=held.times, covariates=held.covariates)
         away = novelty.distances(gate, seen)
         centre, spread = novelty.standardise(away)
         arrays |= {

@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
+from osler.case import Moment
+
 # Stand-ins that are drawn by matplotlib and then replaced by the page's own colours.
 INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
 SERIES = tuple(f"#0500{number:02x}" for number in range(8))
@@ -357,6 +359,23 @@ def history(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], acros
         if len(series) > 1:
             axes.legend(loc="best")
         return _svg(figure, "Along the training")
+
+
+def moments(seen: Sequence[Moment]) -> Markup:
+    """What share each moment of a sequence has in an answer, along time where it is known of all of them."""
+    known = all(moment.seconds is not None for moment in seen)
+    last = max((moment.seconds or 0.0 for moment in seen), default=0.0)
+    unit, seconds = ("days", 86_400.0) if last > 2 * 86_400 else ("seconds", 1.0)
+    at = [(moment.seconds or 0.0) / seconds if known else moment.frame + 1 for moment in seen]
+    with _style("Shares of the moments"):
+        figure = _figure(4.8, 2.2)
+        axes = figure.subplots()
+        axes.vlines(at, 0, [moment.share for moment in seen], color=SERIES[0], linewidth=1)
+        axes.plot(at, [moment.share for moment in seen], color=SERIES[0], marker="o", markersize=3, linewidth=0.8)
+        axes.axhline(1 / len(seen), color=MUTED, linewidth=1, dashes=(3, 3))
+        axes.set(xlabel=unit if known else "moment", ylabel="share", ylim=(0, None))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        return _svg(figure, "Shares of the moments")
 
 
 def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], across: str) -> Markup:

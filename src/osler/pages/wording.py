@@ -109,6 +109,13 @@ def row(key: str, estimate: Mapping[str, Any]) -> dict[str, Any]:
     return {"label": label, "meaning": meaning, "form": form, "scale": scale, "estimate": plain}
 
 
+def when(seconds: float | None) -> str:
+    """A time after the first moment of a sequence; nothing where it is unknown."""
+    if seconds is None:
+        return ""
+    return f"day {seconds / 86_400:.0f}" if seconds > 2 * 86_400 else f"{seconds:.3g} s"
+
+
 def answer_in_words(answer: Answer) -> dict[str, Any]:
     """What is said about one task, in words and bars."""
     if answer.kind in DENSE:

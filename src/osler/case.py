@@ -426,6 +426,7 @@ class Shares:
         nothing: those of a case of which nothing is known; ``all``: of this one.
         shares: of the image and of each covariate; they sum to ``all - nothing``.
         method: ``shapley`` (exact) or ``integrated_gradients``.
+        unit: ``log-odds``, or that of the value.
     """
 
     task: str
@@ -434,6 +435,7 @@ class Shares:
     all: float
     shares: tuple[Share, ...]
     method: str
+    unit: str = "log-odds"
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def _category(plan: CovariatePlan, name: str, value: float | str) -> tuple[float
     if text in known:
         return float(known.index(text)), []
     among = ", ".join(known)
-    if not isinstance(value, str) and not any(_is_number(label) for label in known):
+    if _is_number(text) and not any(_is_number(label) for label in known):
         raise Problem(f"the covariate {name} is one of {among}; {text} is a number", fix="give one of them")
     return math.nan, [f"{name} {text!r} was in no training case (known are {among}): it counts as missing"]
 

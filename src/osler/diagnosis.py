@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from osler import calibration, catalog, covariates, data, layouts, linking, model, novelty, places, shares, writing
 from osler.calibration import Calibrated
-from osler.case import DENSE, Answer, Case, Concordance, Diagnosis, Entry, Finding, Novelty
+from osler.case import DENSE, Answer, Case, Concordance, Diagnosis, Entry, Finding, Novelty, Shares
 from osler.image import Image
 from osler.metrics.estimate import wilson
 from osler.model import Model, Network
@@ -115,14 +115,14 @@ def answer_each(
     if known is None:
         found[""] = found.get("image", found[""])
     elif "image" in found:
-        found[""] = _merged(found[""], found["image"], np.isfinite(known).any(1))
+        found[""] = merged(found[""], found["image"], np.isfinite(known).any(1))
     apart = {name: np.mean(values, 0) for name, values in torn.items()}
     found[""] = replace(found[""], torn=apart, shares=np.mean(attended, 0))
     return found
 
 
-def _merged(first: Answered, second: Answered, rows: NDArray[np.bool_]) -> Answered:
-    """The first in these rows, the second in the others."""
+def merged(first: Answered, second: Answered, rows: NDArray[np.bool_]) -> Answered:
+    """The first in these rows, the second in the others; what comes of the images alone is that of the first."""
 
     def of(a: Any, b: Any) -> Any:
         if isinstance(a, dict):
@@ -188,7 +188,7 @@ def diagnose(made: Model, case: Case, networks: Sequence[Network] | None = None)
     found = conclude(made, case.id, image, answered, 0, 0.0, person)
     if known is not None and np.isfinite(known).any():
         fitted = partial(calibrated, made)
-        told = shares.Known(pixels, when[0], person.row, case.covariates)
+        told = shares.Known(pixels, when[0], person.row)
         found = replace(found, shares=shares.of_answers(made, told, found.answers, fitted, networks))
     if made.recipe.dense:
         found = replace(
@@ -198,6 +198,21 @@ def diagnose(made: Model, case: Case, networks: Sequence[Network] | None = None)
         torn = {name: float(values[0]) for name, values in answered.torn.items()}
         found = replace(found, concordance=concordance(made, found.answers, torn))
     return replace(found, seconds=time.perf_counter() - began, peak_mib=_peak_mib())
+
+
+def shared(made: Model, case: Case, task: str, name: str) -> Shares:
+    """What the image and each covariate of a case add to the evidence for one class.
+
+    Raises:
+        Problem: the model takes no covariates, or the case cannot be given to it.
+    """
+    if not made.recipe.covariates.columns:
+        raise Problem("this model takes no covariates, so there is nothing to share out", fix="ask for a map")
+    image, plan = data.the_image(case), made.recipe.image
+    person = covariates.encode(made.recipe.covariates, case.covariates)
+    known = shares.Known(data.prepare(image, plan), data.timeline(image, plan), person.row)
+    number = made.tasks[task].question.classes.index(name)
+    return shares.of_answer(made, known, (task, number), calibrated(made, task))
 
 
 def conclude(

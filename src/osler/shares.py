@@ -37,13 +37,12 @@ class Known:
 
     Attributes:
         pixels: ``(t, c, d, h, w)``, prepared; ``times``: ``(t,)``, see :func:`osler.data.timeline`.
-        row: the covariates ``(k,)`` of :func:`osler.covariates.encode`; ``given``: as they were given, by name.
+        row: the covariates ``(k,)`` of :func:`osler.covariates.encode`.
     """
 
     pixels: NDArray[np.float32]
     times: NDArray[np.float32]
     row: NDArray[np.float32]
-    given: Mapping[str, float | str | None]
 
 
 def of_answers(
@@ -105,8 +104,8 @@ def _shared(
     fitted: Calibrated,
     method: Method = "auto",
 ) -> Shares:
-    row, given = known.row, known.given
-    columns = made.recipe.covariates.columns
+    row, plan = known.row, made.recipe.covariates
+    columns = plan.columns
     players = [-1, *(i for i in range(len(columns)) if np.isfinite(row[i]))]
     exact = len(players) <= MOST_PLAYERS if method == "auto" else method == "shapley"
     told = _Told(vectors, row, made.tasks[target[0]].question, target, fitted)
@@ -122,10 +121,14 @@ def _shared(
     share = {player: float(value) for player, value in zip(players, added, strict=True)}
     shares = [Share("image", None, share[-1])]
     for number, name in enumerate(columns):
-        shares.append(Share(name, given.get(name) if number in share else None, share.get(number, 0.0)))
-    name = made.tasks[target[0]].question.classes[target[1]]
+        value: float | str | None = None
+        if number in share:
+            value = float(row[number]) if plan.kinds[name] == "number" else plan.categories[name][int(row[number])]
+        shares.append(Share(name, value, share.get(number, 0.0)))
+    question = made.tasks[target[0]].question
     how = "shapley" if exact else "integrated_gradients"
-    return Shares(target[0], name, nothing, everything, tuple(shares), how)
+    unit = (question.unit or "the unit of the quantity") if question.kind == "regression" else "log-odds"
+    return Shares(target[0], question.classes[target[1]], nothing, everything, tuple(shares), how, unit)
 
 
 def _sources(
@@ -141,7 +144,7 @@ def shapley(values: Float[NDArray[np.float64], " n"]) -> Float[NDArray[np.float6
     """Shapley's values of a game of ``p`` players.
 
     Args:
-        values: of every set of players, ``2 ** p``; in the number of a set, bit ``i`` says whether player ``i`` is in.
+        values: of every set of players, ``2 ** p``; bit ``i`` of the number of a set says whether player ``i`` is in.
     """
     count = len(values).bit_length() - 1
     sets = np.arange(len(values))
@@ -215,21 +218,15 @@ class _Told:
         return found
 
 
-def described(found: Shares) -> list[str]:
+def described(found: Shares) -> str:
     """The shares in words, the largest first."""
-    ordered = sorted(found.shares, key=lambda share: -abs(share.share))
-    parts = [
-        f"{_with_value(one)} {one.share:+.2f}" for one in ordered if one.source == "image" or one.value is not None
-    ]
-    return [
-        f"{found.task}: the evidence for {found.name} goes from {found.nothing:+.2f} (nothing known) to {found.all:+.2f}: "
-        f"{', '.join(parts)}"
-    ]
+    ordered = sorted(found.shares, key=lambda one: -abs(one.share))
+    parts = [f"{_named(one)} {one.share:+.2f}" for one in ordered if one.source == "image" or one.value is not None]
+    way = f"from {found.nothing:+.2f} (nothing known) to {found.all:+.2f}"
+    return f"{found.task}: the evidence for {found.name} goes {way} ({found.unit}): {', '.join(parts)}."
 
 
-def _with_value(one: Share) -> str:
-    return one.source if one.value is None else f"{one.source} {_shown(one.value)}"
-
-
-def _shown(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
+def _named(one: Share) -> str:
+    if one.value is None:
+        return one.source
+    return f"{one.source} {one.value if isinstance(one.value, str) else format(one.value, 'g')}"

@@ -183,6 +183,9 @@ def _folded(
     answered = Answered({}, {}, {}, {}, {}, held["novelty"].numpy()[rows], np.full(len(rows), np.nan))
     for name, task in made.tasks.items():
         outputs = held[calibration.key(source, f"outputs.{name}")].numpy()[rows]
+        every = [outputs]
+        if known is not None and not source:
+            every += [held[calibration.key(one, f"outputs.{name}")].numpy()[rows] for one in model.ALONE]
         target = held[f"target.{name}"].numpy()[rows]
         size = (len(rows), len(task.question.classes))
         p, low, high = np.zeros(size), np.zeros(size), np.zeros(size)
@@ -192,6 +195,9 @@ def _folded(
             others = np.flatnonzero(~inside)
             of_them = None if known is None else known[others]
             others = others[calibration.rows_for(task, target[others], of_them)]
+            if len(every) > 1:
+                weights = calibration.mixing(task, [each[others] for each in every], target[others])
+                outputs = np.tensordot(weights, np.stack(every), 1)
             fitted = calibration.fit(
                 task, outputs[others], target[others], patients[others].tolist(),
                 coverage=made.recipe.inference.coverage, rule=made.recipe.inference.threshold,

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +107,9 @@ def answer_each(
     strange = len(reference) - np.searchsorted(reference, score)
     p_value = (1 + strange) / (1 + len(reference)) if len(reference) else np.full(len(pixels), np.nan)
     stacked = {source: {name: np.stack(values) for name, values in each.items()} for source, each in raw.items()}
+    for name in made.tasks if len(stacked) > 1 else ():
+        every = np.stack([each[name] for each in stacked.values()])
+        stacked[""][name] = np.tensordot(mixing(made, name), every, 1)
     strange_by = score, np.asarray(p_value)
     found = {source: assemble(made, each, *strange_by, source=source) for source, each in stacked.items()}
     if not found:
@@ -144,6 +146,11 @@ def assemble(made: Model, raw: dict[str, Array], score: Array, p_value: Array, s
         result.sets[name] = calibration.sets(task, p, float(fitted.quantile[0]))
         result.decision[name] = calibration.decide(task, p, fitted.threshold)
     return result
+
+
+def mixing(made: Model, task: str) -> Array:
+    """How much the answers by both, by the image and by the covariates alone count (``calibration.mixing``)."""
+    return made.calibration.get(f"mixing.{list(made.tasks).index(task)}", np.array([1.0, 0.0, 0.0]))
 
 
 def calibrated(made: Model, task: str, source: str = "") -> Calibrated:
@@ -187,8 +194,8 @@ def diagnose(made: Model, case: Case, networks: Sequence[Network] | None = None)
     answered = answer(made, pixels[None], networks, when, known)
     found = conclude(made, case.id, image, answered, 0, 0.0, person)
     if known is not None and np.isfinite(known).any():
-        fitted = partial(calibrated, made)
         told = shares.Known(pixels, when[0], person.row)
+        fitted = {name: (calibrated(made, name), mixing(made, name)) for name in made.tasks}
         found = replace(found, shares=shares.of_answers(made, told, found.answers, fitted, networks))
     if made.recipe.dense:
         found = replace(
@@ -212,7 +219,7 @@ def shared(made: Model, case: Case, task: str, name: str) -> Shares:
     person = covariates.encode(made.recipe.covariates, case.covariates)
     known = shares.Known(data.prepare(image, plan), data.timeline(image, plan), person.row)
     number = made.tasks[task].question.classes.index(name)
-    return shares.of_answer(made, known, (task, number), calibrated(made, task))
+    return shares.of_answer(made, known, (task, number), (calibrated(made, task), mixing(made, task)))
 
 
 def conclude(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from osler.case import Answer, Finding, Question
-from osler.recipe import LinkPlan, Recipe
+from osler.recipe import Recipe
 from osler.tasks import Dense
 from osler.tasks.classification import Classification
 

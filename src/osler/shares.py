@@ -9,7 +9,7 @@ arXiv:1703.01365), along the straight way from what stands for nothing to what i
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from osler.model import Model, Network
 
 MOST_PLAYERS = 10
 _STEPS = 64  # of integrated gradients, Gauss-Legendre
+Fitted = tuple[Calibrated, NDArray[np.floating[Any]]]
 Method = Literal["auto", "shapley", "integrated_gradients"]
 
 
@@ -49,7 +50,7 @@ def of_answers(
     made: Model,
     known: Known,
     answers: Mapping[str, Answer],
-    fitted: Callable[[str], Calibrated],
+    fitted: Mapping[str, Fitted],
     networks: Sequence[Network] | None = None,
 ) -> tuple[Shares, ...]:
     """The shares of the likeliest class of each task; see :func:`of_answer`."""
@@ -58,21 +59,19 @@ def of_answers(
     for name, task in made.tasks.items():
         findings = answers[name].findings
         number = max(range(len(findings)), key=lambda k: findings[k].probability or 0.0)
-        found.append(_shared(made, vectors, known, (name, number), fitted(name)))
+        found.append(_shared(made, vectors, known, (name, number), fitted[name]))
         assert task.question.classes[number] == findings[number].name
     return tuple(found)
 
 
-def of_answer(
-    made: Model, known: Known, target: tuple[str, int], fitted: Calibrated, method: Method = "auto"
-) -> Shares:
+def of_answer(made: Model, known: Known, target: tuple[str, int], fitted: Fitted, method: Method = "auto") -> Shares:
     """What each source adds to the evidence for one class.
 
     Args:
         made: a model with covariates.
         known: of one case.
         target: task, and number of the class.
-        fitted: calibration of the task.
+        fitted: calibration of the task, and how much each answer counts (``calibration.mixing``).
         method: ``auto``: Shapley's values where they are few enough.
     """
     return _shared(made, _vectors(made, known, None), known, target, fitted, method)
@@ -101,7 +100,7 @@ def _shared(
     vectors: Sequence[tuple[Network, Float[Tensor, "views v"]]],
     known: Known,
     target: tuple[str, int],
-    fitted: Calibrated,
+    fitted: Fitted,
     method: Method = "auto",
 ) -> Shares:
     row, plan = known.row, made.recipe.covariates
@@ -166,9 +165,10 @@ class _Told:
         row: NDArray[np.float32],
         question: Any,
         target: tuple[str, int],
-        fitted: Calibrated,
+        fitted: Fitted,
     ) -> None:
-        self.question, self.task, self.number, self.fitted = question, *target, fitted
+        self.question, self.task, self.number = question, *target
+        self.fitted, self.weights = fitted
         self.parts: list[tuple[Any, Tensor, Tensor, Tensor, Tensor]] = []
         for network, views in vectors:
             # In double precision, so that shares sum to what they share.
@@ -200,15 +200,18 @@ class _Told:
     def _values(self, reached: Float[Tensor, "n s"]) -> Float[Tensor, " n"]:
         outputs = []
         for (fusion, head, scale), views, absent, given, nothing in self.parts:
-            share = reached.to(views.device)
-            person = (nothing + share[:, 1:, None] * (given - nothing)).flatten(1)
-            every = torch.ones(len(share), 2, dtype=torch.bool, device=views.device)
-            seen = [
-                head(fusion({"image": absent + share[:, :1] * (view - absent), "covariates": person}, every))
-                for view in views
-            ]
-            mean = torch.stack(seen).mean(0)
+            every = torch.ones(len(reached), 2, dtype=torch.bool, device=views.device)
+            mean = torch.zeros((), dtype=torch.float64, device=views.device)
+            for weight, sees in zip(self.weights, ((True, True), (True, False), (False, True)), strict=True):
+                # By both, by the image alone, by the covariates alone: what is not looked at stays nothing.
+                seen = torch.tensor([sees[0], *[sees[1]] * len(given)], dtype=torch.float64)
+                share = (reached * seen).to(views.device)
+                person = (nothing + share[:, 1:, None] * (given - nothing)).flatten(1)
+                images = [absent + share[:, :1] * (view - absent) for view in views]
+                said = [head(fusion({"image": image, "covariates": person}, every)) for image in images]
+                mean = mean + float(weight) * torch.stack(said).mean(0)
             if self.question.kind == "regression":
+                # The weights sum to 1.
                 mean = mean * scale[1] + scale[0]
             outputs.append(mean.cpu())
         temperature, bias = (torch.from_numpy(np.asarray(v, np.float64)) for v in

@@ -416,9 +416,17 @@ def _calibrate(
     for number, (name, task) in enumerate(networks[0].tasks.items()):
         target = np.concatenate([targets[name] for _, targets, _ in held_parts])
         held_tensors[f"target.{name}"] = torch.from_numpy(target)
-        for source in ("", *(model.ALONE if known is not None else ())):
-            outputs = together(raw[calibration.key(source, name)])
-            held_tensors[calibration.key(source, f"outputs.{name}")] = torch.from_numpy(outputs)
+        answers = {source: together(raw[calibration.key(source, name)]) for source in
+                   ("", *(model.ALONE if known is not None else ()))}  # fmt: skip
+        held_tensors |= {
+            calibration.key(source, f"outputs.{name}"): torch.from_numpy(values) for source, values in answers.items()
+        }
+        if known is not None:
+            rows = calibration.rows_for(task, target, known)
+            weights = calibration.mixing(task, [values[rows] for values in answers.values()], target[rows])
+            arrays[f"mixing.{number}"] = weights
+            answers[""] = np.asarray(np.tensordot(weights, np.stack(list(answers.values())), 1))
+        for source, outputs in answers.items():
             rows = calibration.rows_for(task, target, None if source == "image" else known)
             fitted = calibration.fit(
                 task, outputs[rows], target[rows], [p for p, yes in zip(patients, rows, strict=True) if yes],

@@ -30,7 +30,7 @@ LAYERS = (
     ("planning", "report", "novelty", "fitting", "writing", "shares", "sources"),
     ("pace",),
     ("model", "weights", "pages"),
-    ("calibration", "cohort", "data", "augmentation", "decoder", "linking", "sliding", "covariates"),
+    ("calibration", "cohort", "data", "augmentation", "decoder", "linking", "sliding", "appearance", "covariates"),
     ("grid",),
     ("dense_scoring",),
     ("phantom_files",),

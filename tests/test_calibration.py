@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from osler import calibration, novelty
+from osler.appearance import appearance
 from osler.case import Finding, Question
-from osler.model import Outputs, appearance
+from osler.model import Outputs
 from osler.tasks.classification import Classification, OrderedHead
 
 RNG = np.random.default_rng(1)

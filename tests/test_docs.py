@@ -32,7 +32,9 @@ def outside_code(page: Path) -> str:
     return re.sub(r"^ {4}.*$", "", text, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", ["tutorial.md", "tutorial-segmentation.md", "tutorial-detection.md", "tutorial-linked.md"])
+@pytest.mark.parametrize(
+    "page", ["tutorial.md", "tutorial-segmentation.md", "tutorial-detection.md", "tutorial-linked.md"]
+)
 def test_the_tutorials_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OSLER_HOME", str(tmp_path / "home"))
@@ -128,7 +130,10 @@ def test_the_tree_of_the_architecture_is_whole() -> None:
     assert sorted(listed) == sorted(there)
 
 
-@pytest.mark.parametrize("folder", ["backbones", "poolings", "fusion", "transforms", "explanations", "tasks"])
+VARIANTS = ["backbones", "poolings", "sequences", "fusion", "transforms", "explanations", "tasks"]
+
+
+@pytest.mark.parametrize("folder", VARIANTS)
 def test_the_concepts_page_names_every_variant(folder: str) -> None:
     text = (ROOT / "docs" / "concepts.md").read_text("utf-8")
     assert not [name for name in catalog.names(folder) if f"{folder}/{name}.py" not in text]
@@ -206,7 +211,7 @@ def test_the_recipes_page_names_every_key() -> None:
         recipe.InferencePlan,
     )
     wanted = [f.name for section in sections for f in fields(section)]
-    for folder in ("backbones", "poolings", "fusion", "transforms"):
+    for folder in ("backbones", "poolings", "sequences", "fusion", "transforms"):
         for name in catalog.names(folder):
             wanted += [name, *(f.name for f in fields(catalog.find(folder, name).Options))]
     assert not [name for name in wanted if f"`{name}`" not in text]

@@ -213,7 +213,15 @@ def test_the_part_that_a_training_would_hold_out_is_left_out() -> None:
     marks["pixels"], marks["size"] = [str(i).encode() for i in range(600)], (1, 2, 2)
     marks["small"] = np.random.default_rng(0).integers(0, 256, (600, duplicates.SIDE, duplicates.SIDE))
     pixels = store.all_of(np.zeros((600, 1, 1, 1, 2, 2), np.float32))
-    loaded = data.Loaded(entries, pixels, tuple(f"{i:064x}" for i in range(600)), ("",) * 600, (), marks)
+    loaded = data.Loaded(
+        entries,
+        pixels,
+        tuple(f"{i:064x}" for i in range(600)),
+        ("",) * 600,
+        (),
+        marks,
+        np.zeros((600, 1), np.float32),
+    )
     plan = recipe.build({**SMALL, "tasks": {"label": question}})
     expected = {e.patient for e in training.divide(found, loaded, plan)[0].test.entries}
     alone = recipe.build(

@@ -137,10 +137,10 @@ def attended(image: Image, plan: ImagePlan, shares: NDArray[np.floating[Any]]) -
     """What share each moment had that the network was given, ``(plan.frames,)``; none where it does not attend."""
     if not len(shares) or plan.frames == 1:
         return ()
-    seen = zip(moments_of(image, plan), timeline(image, plan), shares, strict=True)
+    moments, times = moments_of(image, plan), timeline(image, plan)
     return tuple(
-        Moment(int(frame), float(time) if np.isfinite(time) else None, float(share))
-        for frame, time, share in seen if not np.isnan(time)
+        Moment(int(frame), float(time) if np.isfinite(time) else None, float(shares[moments == frame].sum()))
+        for frame, time in zip(moments, times, strict=True) if not np.isnan(time)
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from osler.recipe import Recipe
 # Share of the moments that a sequence is trained without, others each time.
 _LEFT_OUT = 0.1
 # Pixels at once: of loops as many as of still images.
-_TOGETHER = 2**23
+_TOGETHER = 2**22
 
 
 def fit(training: Examples, validation: Examples, plan: Recipe, course: Course) -> Network:
@@ -79,9 +79,7 @@ def features(network: Network, pixels: store.Images, plan: Recipe) -> NDArray[np
     some = max(1, min(256, _TOGETHER // max(1, int(np.prod(pixels.shape[1:])))))
     for first in range(0, len(pixels), some):
         x = network.normalise(torch.from_numpy(pixels[first : first + some]).to(device))
-        with torch.autocast(device.type, torch.bfloat16, enabled=plan.training.precision == "bfloat16"):
-            part = network.moments(network.maps(x), len(x))
-        found[first : first + some] = part.float().cpu().numpy()
+        found[first : first + some] = network.moments(network.maps(x), len(x)).cpu().numpy()
     if found.size:
         cache.store(name, memoryview(found).cast("B"))
         cache.settle()
@@ -91,7 +89,7 @@ def features(network: Network, pixels: store.Images, plan: Recipe) -> NDArray[np
 def _name(network: Network, pixels: store.Images, plan: Recipe) -> str:
     digest = hashlib.sha256(b"features|1|")
     image, chosen = recipe.to_dict(plan)["image"], plan.network
-    told = (image, chosen.backbone, sorted(chosen.options.items()), chosen.pooling, plan.training.precision)
+    told = (image, chosen.backbone, sorted(chosen.options.items()), chosen.pooling)
     digest.update(repr(told).encode())
     for part in (network.normalise, network.backbone, network.pooling):
         for key, value in part.state_dict().items():

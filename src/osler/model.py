@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from osler import catalog, draws, recipe, store
+from osler.appearance import appearance, thumbnail
 from osler.case import Question
 from osler.covariates import Encoder
 from osler.decoder import Decoder
@@ -180,8 +181,10 @@ class Network(nn.Module):
         covariates: Float[Tensor, "_ k"] | None = None,
         shown: Bool[Tensor, " b"] | None = None,
     ) -> Said:
-        """What is said of the feature maps of :meth:`levels`; ``times`` and ``covariates`` of all cases, or of each."""
-        whole = self.along(self.moments(levels[-1], cases), times, covariates, shown)
+        """What is said of the feature maps of :meth:`levels`; what is beside them of all cases, or of each."""
+        # Linked tasks are trained on all moments that they are given, evenly spaced.
+        counted = times if self.links is None else None
+        whole = self.along(self.moments(levels[-1], cases), counted, covariates, shown)
         vector, answers = whole.vector, whole.answers
         if not self.dense:
             return whole
@@ -242,8 +245,7 @@ class Network(nn.Module):
     ) -> Said:
         """What follows from the features of each moment, for the whole; ``Said.vector`` is their mean.
 
-        Not what ``sequence`` makes of them: its state is bounded and forgets, so that the novelty gate could not see
-        what was strange in a moment long ago.
+        Not what ``sequence`` makes of them: a state forgets what the novelty gate must see, however long ago it was.
         """
         mask, gaps = self.rhythm(moments.shape[:2], times, moments.device)
         mean = kept(moments, mask).sum(1) / mask.sum(1, keepdim=True)
@@ -464,7 +466,7 @@ def outputs(
         network: is put into eval mode.
         pixels: ``(n, t, c, d, h, w)`` from :func:`osler.data.prepare`.
         views: functions from a normalised batch to a moved copy of it; the first is the identity.
-        batch: cases at once; it does not change the answer beyond rounding.
+        batch: cases at once, at most 256 moments; it does not change the answer beyond rounding.
         times: ``(n, t)``, see :func:`osler.data.timeline`; without them every moment counts.
         covariates: ``(n, k)`` as :func:`osler.covariates.encode` gives them; ``None``: nothing is known.
     """
@@ -478,11 +480,10 @@ def outputs(
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     torn: dict[str, list[NDArray[np.float64]]] = {}
     shares: list[NDArray[np.float32]] = []
+    batch = max(1, min(batch, 256 // pixels.shape[1]))
     for start in range(0, len(pixels), batch):
         x = network.normalise(torch.from_numpy(pixels[start : start + batch]).to(device))
-        # Linked tasks are trained on all moments that they are given, evenly spaced.
-        counted = times if network.links is None else None
-        when = None if counted is None else torch.from_numpy(counted[start : start + batch])
+        when = None if times is None else torch.from_numpy(times[start : start + batch])
         person = None if covariates is None else torch.from_numpy(covariates[start : start + batch]).to(device)
         hidden = torch.zeros(len(x), dtype=torch.bool, device=device)
         alone = {"image": (None, None), "covariates": (person, hidden)}
@@ -497,9 +498,8 @@ def outputs(
                     total[source, name] = value.double() + total.get((source, name), 0)
             if number == 0:
                 seen.append((said.vector.float().cpu(), thumbnail(x).cpu(), appearance(x).cpu()))
-                shares.append(
-                    x.new_empty(len(x), 0).cpu().numpy() if said.shares is None else said.shares.cpu().numpy()
-                )
+                attended = x.flatten(1)[:, :0] if said.shares is None else said.shares
+                shares.append(attended.cpu().numpy())
                 for name in _exclusive(network) if said.opinions[1:] else ():
                     first, second = (each[name].argmax(1) for each in said.opinions)
                     torn.setdefault(name, []).append((first != second).double().cpu().numpy())
@@ -521,37 +521,3 @@ def outputs(
 
 def _exclusive(network: Network) -> list[str]:
     return [name for name, task in network.tasks.items() if task.question.kind == "multiclass"]
-
-
-def thumbnail(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b p"]:
-    """A coarse copy of the normalised image, for the novelty gate: at most 4 x 16 x 16, moments averaged."""
-    mean = x.mean(1)
-    depth, height, width = mean.shape[2:]
-    size = (min(depth, 4), min(height, 16), min(width, 16))
-    return nn.functional.adaptive_avg_pool3d(mean, size).flatten(1)
-
-
-def appearance(x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b 14"]:
-    """Exposure, contrast and sharpness of the normalised image, for the novelty gate.
-
-    Seven quantiles, the logarithm of the standard deviation, and, at full and at half resolution, that of the mean
-    absolute difference between neighbours down and across, and of the mean absolute Laplacian, each over the
-    deviation.
-    """
-    planes = x.mean((1, 2))
-    values = planes.flatten(1)
-    # torch.quantile refuses long inputs; every n-th pixel is enough for an image's exposure.
-    sample = values[:, :: max(1, values.shape[1] // 16_384)]
-    levels = torch.tensor([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98], device=x.device)
-    deviation = values.std(1, correction=0).clamp(min=1e-3)
-    columns = [*torch.quantile(sample, levels, dim=1), deviation.log()]
-    for step in (1, 2):
-        smooth = nn.functional.avg_pool3d(planes.unsqueeze(1), (1, step, step), ceil_mode=True)[:, 0]
-        across, down = smooth.diff(dim=3), smooth.diff(dim=2)
-        sharp = planes[..., ::step, ::step]
-        inner = (4 * sharp)[..., 1:-1, 1:-1] - sharp[..., 2:, 1:-1] - sharp[..., :-2, 1:-1]
-        laplacian = inner - sharp[..., 1:-1, 2:] - sharp[..., 1:-1, :-2]
-        for change in (down, across, laplacian):
-            mean = change.abs().flatten(1).mean(1) if change.numel() else torch.zeros_like(deviation)
-            columns.append((mean / deviation + 1e-3).log())
-    return torch.stack(columns, 1)

@@ -146,6 +146,7 @@ def derive(found: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Rec
         why["training.batch"] = "the views of an image are told apart from those of all others in the batch"
         base["network"]["dropout"] = 0.0
         why["network.dropout"] = "the views differ enough"
+        base["network"]["sequence"], why["network.sequence"] = "mean", "only the backbone is kept"
         held = 0.2 if found.questions and fingerprint.patients >= 500 else 0.0
         base["split"] |= {"validation": 0.0, "calibration": 0.0, "test": held}
         why["split.test"] = (
@@ -201,7 +202,7 @@ def learner(plan: Recipe) -> Network:
     that loss away from the features (Chen et al., 2020, section 4.2).
     """
     network = Network(plan)
-    width = network.features
+    width = network.sequence.features
     network.heads = nn.ModuleList(
         [nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, PROJECTED))]
     )

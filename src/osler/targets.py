@@ -19,7 +19,7 @@ from osler.model import Model, Network
 from osler.problem import Problem
 
 # Share in the answer from which one moment of a sequence is explained by itself.
-MOST = 0.5
+MOST = 0.25
 Size = tuple[int, int, int]
 Heat = Float[np.ndarray, "_ _ _"]
 
@@ -236,7 +236,7 @@ def _of_class(made: Model, case: Case, finding: Finding | None) -> Asked:
 
 
 def _decisive(made: Model, inputs: Sequence[Tensor], times: Tensor) -> int | None:
-    """The moment of a sequence that has most of the share in the answer, if there is one.
+    """The moment of a sequence that has a large share in the answer, if there is one.
 
     Where many moments decide together, to take away a place in one of them changes nothing; then the map is of all.
     """

@@ -85,6 +85,15 @@ def in_front(mask: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
     return (~mask).to(torch.uint8).argsort(dim=1, stable=True)
 
 
+def steps(cells: nn.RNNBase, x: Float[Tensor, "b t f"]) -> Float[Tensor, "b t h"]:
+    """The states of torch's own recurrent networks."""
+    if x.is_cuda and not cells.training and torch.is_grad_enabled():
+        # cuDNN goes back through them only while they train; explanations ask a network that answers.
+        with torch.backends.cudnn.flags(enabled=False):
+            return cells(x)[0]  # type: ignore[no-any-return]
+    return cells(x)[0]  # type: ignore[no-any-return]
+
+
 class Rhythm(nn.Module):
     """Which moments count, and how long before each was the last, from when they were.
 

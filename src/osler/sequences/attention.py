@@ -22,17 +22,17 @@ class Options:
     """What can be chosen.
 
     Attributes:
-        reading: ``frames``: each moment is scored with the state before it, a_t = softmax over t of s(h_{t-1}, x_t),
-            and the answer is sum_t a_t x_t. ``literal``: the equation as it stands: at each step one state scores all
-            moments, A[t, t'] = softmax over t' of s(h_{t-1}, x_t'), and the answer is the context of the last step,
-            c_T = sum_t' A[T, t'] x_t'; since s is linear, the part of h and b is the same for every t' and cancels:
-            the weights depend on x alone. ``tanh``: the same with s = v^T tanh(W [h; x] + b) (Bahdanau, Cho and
-            Bengio, 2015, arXiv:1409.0473), where they depend on both.
+        reading: ``literal``: the equation as it stands: at each step one state scores all moments, A[t, t'] = softmax
+            over t' of s(h_{t-1}, x_t'), and the answer is the context of the last step, c_T = sum_t' A[T, t'] x_t'.
+            Since s is linear, the part of h and b is the same for every t' and cancels: the weights depend on x
+            alone. ``tanh``: the same with s = v^T tanh(W [h; x] + b) (Bahdanau, Cho and Bengio, 2015,
+            arXiv:1409.0473), where they depend on both. ``frames``: each moment is scored with the state before it,
+            a_t = softmax over t of s(h_{t-1}, x_t), and the answer is sum_t a_t x_t.
         hidden: length of the state, and of v.
     """
 
-    reading: Literal["frames", "literal", "tanh"] = "frames"
-    hidden: int = 128
+    reading: Literal["literal", "tanh", "frames"] = "literal"
+    hidden: int = 16
 
 
 class Attention(Temporal):
@@ -48,10 +48,10 @@ class Attention(Temporal):
         # One matrix for [h; x], kept as its two halves: W [h; x] + b = (W_h h + b) + W_x x.
         self.by_state = nn.Linear(options.hidden, rows)
         self.by_moment = nn.Linear(features, rows, bias=False)
-        if options.reading == "frames":
-            # Before anything is learned, states differ for no reason.
-            nn.init.zeros_(self.by_state.weight)
         self.v = nn.Linear(options.hidden, 1, bias=False) if options.reading == "tanh" else None
+        # It begins as the mean: scores drawn at random could pass over the one moment that counts, for good.
+        for part in (self.by_state, self.by_moment) if self.v is None else (self.v,):
+            nn.init.zeros_(part.weight)
 
     def score(self, h: Float[Tensor, "*batch h"], x: Float[Tensor, "*batch f"]) -> Float[Tensor, " *batch"]:
         """s(h, x)."""

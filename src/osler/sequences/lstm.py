@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from osler.sequences import Temporal, in_front, kept, require_positive, rhythm
+from osler.sequences import Temporal, in_front, kept, require_positive, rhythm, steps
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class LSTM(Temporal):
         seen = kept(torch.cat([x, rhythm(gaps)], 2), mask)
         # A state depends on what came before it only: with every moment in front, padding comes after the last one.
         seen = seen.gather(1, in_front(mask).unsqueeze(2).expand_as(seen))
-        states, _ = self.cells(seen)
+        states = steps(self.cells, seen)
         found: Tensor = states[torch.arange(len(x), device=x.device), mask.sum(1) - 1]
         return found
 

@@ -65,6 +65,8 @@ class SelfAttention(Temporal):
         self.layers = nn.ModuleList(Layer(options.width, options.heads) for _ in range(options.layers))
         self.norm = nn.LayerNorm(options.width)
         self.v = nn.Linear(options.width, 1, bias=False)
+        # It begins as the mean: scores drawn at random could pass over the one moment that counts, for good.
+        nn.init.zeros_(self.v.weight)
 
     def looked(
         self, x: Float[Tensor, "b t f"], mask: Bool[Tensor, "b t"], gaps: Float[Tensor, "b t"]

@@ -49,7 +49,8 @@ def made(fusion: str = "concat", columns: CovariatePlan = PLAN, networks: int = 
     fitted = Calibrated(
         temperature=np.array([1.7]), bias=np.linspace(-0.3, 0.2, size),
         bootstrap=np.concatenate([[1.7], np.linspace(-0.3, 0.2, size)])[None],
-        quantile=np.array([0.9]), coverage=np.array([0.9]), threshold=np.full(len(model.tasks["label"].question.classes), 0.5),
+        quantile=np.array([0.9]), coverage=np.array([0.9]),
+        threshold=np.full(len(model.tasks["label"].question.classes), 0.5),
     )  # fmt: skip
     model.calibration = {f"task.0.{key}": value for key, value in vars(fitted).items()}
     model.calibration["mixing.0"] = np.array([0.7, 0.5, 0.4])

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ def learn(plan: CovariatePlan, entries: Sequence[Entry]) -> tuple[CovariatePlan,
     return filled, notes
 
 
-def _kind(known: Sequence[Cell]) -> str:
+def _kind(known: Sequence[Cell]) -> Literal["number", "category"]:
     numbers = sum(isinstance(value, float | int) for value in known)
     return "number" if known and numbers >= _MOSTLY_NUMBERS * len(known) else "category"
 

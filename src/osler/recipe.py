@@ -545,7 +545,8 @@ def to_toml(content: Mapping[str, Any], reasons: Mapping[str, str], where: str =
     # TOML has no word for nothing: a key without a value is left out.
     plain = {key: value for key, value in content.items() if value is not None and not isinstance(value, Mapping)}
     for key, value in plain.items():
-        reason = reasons.get(f"{where}{key}", "")
+        # A column's name may hold anything, also the end of a line.
+        reason = " ".join(reasons.get(f"{where}{key}", "").split())
         line = f"{_toml_key(key)} = {json.dumps(value, ensure_ascii=False)}"
         lines.append(f"{line}  # {reason}" if reason else line)
     for key, value in content.items():

@@ -60,6 +60,7 @@ def test_an_impossible_age_in_training_is_said_and_does_not_widen_the_range() ->
 def test_an_age_in_days_is_no_age_in_years() -> None:
     plan, _ = covariates.learn(CovariatePlan(("age",)), entries([{"age": 100.0 * n} for n in range(30)]))
     assert plan.ranges["age"] == (0, 5800)
+    assert plan.units["age"] == ""
 
 
 def test_a_case_as_numbers(plan: CovariatePlan) -> None:

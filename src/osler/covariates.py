@@ -78,10 +78,10 @@ def learn(plan: CovariatePlan, entries: Sequence[Entry]) -> tuple[CovariatePlan,
     for name in plan.columns:
         known = [value for entry in entries if (value := entry.covariates.get(name)) not in (None, "")]
         kind = kinds.setdefault(name, _kind(known))
-        units.setdefault(name, unit_of(name))
         if kind == "category":
             counts = Counter(_text(value) for value in known if value is not None)
             common = sorted(label for label, _ in counts.most_common(MOST_CATEGORIES))
+            units.setdefault(name, "")
             if not categories.setdefault(name, tuple(common)):
                 notes.append(f"no training case has a value of {name}")
             rare = len(counts) - MOST_CATEGORIES
@@ -90,6 +90,7 @@ def learn(plan: CovariatePlan, entries: Sequence[Entry]) -> tuple[CovariatePlan,
             continue
         numbers = np.array([value for value in known if isinstance(value, float | int)], float)
         low, high = ranges.setdefault(name, plausible(name, numbers))
+        units.setdefault(name, unit_of(name, (low, high)))
         inside = numbers[(numbers >= low) & (numbers <= high)]
         left = len(known) - len(inside)
         if left:
@@ -104,12 +105,13 @@ def _kind(known: Sequence[Cell]) -> Literal["number", "category"]:
     return "number" if known and numbers >= _MOSTLY_NUMBERS * len(known) else "category"
 
 
-def unit_of(name: str) -> str:
-    """The unit that a name says, as in ``crp [mg/l]``; of an age, years; empty where none is known."""
+def unit_of(name: str, ends: tuple[float, float]) -> str:
+    """The unit that a name says, as in ``crp [mg/l]``; of an age that lies between 0 and 120, years; else empty."""
     said = re.search(r"[\[(]([^\])]+)[\])]\s*$", name)
     if said:
         return said.group(1)
-    return next((unit for words, _, _, unit in _WELL_KNOWN if set(words) & set(_words(name))), "")
+    known = [one for one in _WELL_KNOWN if set(one[0]) & set(_words(name)) and one[1:3] == ends]
+    return known[0][3] if known else ""
 
 
 def _words(name: str) -> list[str]:

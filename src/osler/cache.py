@@ -1,4 +1,4 @@
-"""What was decoded once and is kept uncompressed, to be mapped into memory the next time.
+"""What was decoded or computed once and is kept uncompressed, to be mapped into memory the next time.
 
 A folder that only this user can read, with a quota; names in it say nothing. Whatever goes wrong with it (a full
 disk, no permission, another process) costs time and nothing else: the original file is decoded again.

@@ -33,7 +33,14 @@ def outside_code(page: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "page", ["tutorial.md", "tutorial-segmentation.md", "tutorial-detection.md", "tutorial-linked.md"]
+    "page",
+    [
+        "tutorial.md",
+        "tutorial-segmentation.md",
+        "tutorial-detection.md",
+        "tutorial-linked.md",
+        "tutorial-person.md",
+    ],
 )
 def test_the_tutorials_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

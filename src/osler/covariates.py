@@ -5,6 +5,7 @@ categories) comes from training cases alone and stands in the recipe of the mode
 network. What is not known is a vector of its own that is learned, never a zero.
 """
 
+import hashlib
 import math
 import re
 from collections import Counter
@@ -214,6 +215,14 @@ def table(plan: CovariatePlan, entries: Sequence[Entry]) -> Float32[NDArray[np.f
             except Problem:
                 continue
     return rows
+
+
+def digest(plan: CovariatePlan, entries: Sequence[Entry]) -> str:
+    """SHA-256 of the covariates of a cohort, after a space; empty where there are none."""
+    if not plan.columns:
+        return ""
+    rows = sorted(f"{entry.id}|{[entry.covariates.get(name) for name in plan.columns]}" for entry in entries)
+    return " " + hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()
 
 
 def named(plan: CovariatePlan, words: Sequence[str]) -> dict[str, Cell]:

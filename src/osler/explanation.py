@@ -194,6 +194,10 @@ def randomised(module: ModuleType, asked: Asked, maps: Sequence[Tensor]) -> floa
             torch.manual_seed(1000 + number)
             fresh = Network(asked.made.recipe)
         fresh.normalise.load_state_dict(target.network.normalise.state_dict())
+        if fresh.persons is not None and target.network.persons is not None:
+            # As normalisation, the scale of covariates is measured, not learned.
+            fresh.persons.mean.copy_(target.network.persons.mean)
+            fresh.persons.spread.copy_(target.network.persons.spread)
         other = _map(module, replace(target, network=fresh.to(x.device).eval()), x)
         found.append(abs(_rank_correlation(maps[member].cpu().numpy(), other.cpu().numpy())))
     return float(np.mean(found))

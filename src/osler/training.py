@@ -91,7 +91,7 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     loaded = data.load(found.entries, plan.image, None, out / "pixels", tuple(plan.tasks.values()))
     say_problems(loaded.problems, say)
     digest = cohort.digest(loaded.entries, loaded.digests)
-    same_pixels(out, digest)
+    same_pixels(out, digest + covariates.digest(plan.covariates, loaded.entries))
     done = _finished(out)
     if done is not None:
         store.remove(out / "pixels")
@@ -223,7 +223,7 @@ def same_pixels(out: Path, digest: str) -> None:
     """
     path = out / "cohort.sha256"
     if path.exists() and path.read_text(encoding="utf-8").strip() != digest:
-        raise Problem("this run began with other images or labels", path=out, fix="give another --out")
+        raise Problem("this run began with other images, labels or covariates", path=out, fix="give another --out")
     write_text(path, digest + "\n")
 
 
@@ -343,6 +343,7 @@ def _write_table(
     tensors = {"covariates": torch.from_numpy(persons[rows]), "fold": torch.tensor([fold for _, fold in cases])}
     tensors |= {f"target.{name}": torch.from_numpy(values[rows]) for name, values in targets.items()}
     model.write_tensors(path, tensors, {"format": "osler-covariates"})
+    path.chmod(0o600)
 
 
 def _write_splits(

@@ -303,5 +303,7 @@ class Encoder(nn.Module):
             vectors[:, self.numbers] = z * self.slope + self.offset
         for start, column in zip(self.starts, self.labels, strict=True):
             if len(self.levels):
-                vectors[:, column] = self.levels[start + filled[:, column].long()]
+                # A column may be without any category; then nothing is known of it.
+                number = (start + filled[:, column].long()).clamp(max=len(self.levels) - 1)
+                vectors[:, column] = self.levels[number]
         return torch.where(known[..., None], vectors, self.missing)

@@ -160,7 +160,7 @@ def encode(plan: CovariatePlan, given: Mapping[str, Cell]) -> Encoded:
             checked.append(f"{name} lies between {low:g} and {high:g} {plan.units.get(name, '')}".rstrip())
         notes += said
     missing = [name for name, value in zip(plan.columns, row, strict=True) if np.isnan(value)]
-    if len(missing) == len(plan.columns):
+    if plan.columns and len(missing) == len(plan.columns):
         notes.append("nothing is known of the person: the answer rests on the image alone")
     elif missing:
         notes.append(f"not known of the person: {', '.join(missing)}")

@@ -27,11 +27,13 @@ _TOGETHER = 2**22
 
 
 def require(plan: Recipe) -> None:
-    """What is asked can be learned from features that stay.
+    """What is asked can be learned from features that stay, if they are to stay.
 
     Raises:
         Problem: the backbone has learned nothing, or a task asks where something is.
     """
+    if not plan.training.freeze:
+        return
     if not plan.network.weights:
         raise Problem("training.freeze keeps a backbone that has learned nothing", fix="set network.weights")
     if plan.dense:

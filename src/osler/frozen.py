@@ -26,6 +26,23 @@ _LEFT_OUT = 0.1
 _TOGETHER = 2**22
 
 
+def require(plan: Recipe) -> None:
+    """What is asked can be learned from features that stay, if they are to stay.
+
+    Raises:
+        Problem: the backbone has learned nothing, or a task asks where something is.
+    """
+    if not plan.training.freeze:
+        return
+    if not plan.network.weights:
+        raise Problem("training.freeze keeps a backbone that has learned nothing", fix="set network.weights")
+    if plan.dense:
+        raise Problem(
+            "training.freeze keeps features of whole images, and a task asks where something is",
+            fix="set training.backbone_rate=0 instead",
+        )
+
+
 def fit(training: Examples, validation: Examples, plan: Recipe, course: Course) -> Network:
     """Trains what comes after the backbone; goes on from its checkpoint where there is one.
 

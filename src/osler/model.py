@@ -257,7 +257,7 @@ class Network(nn.Module):
             exact = moments.float()
             made = self.sequence(exact, mask, gaps)
             attends = not self.training and hasattr(self.sequence, "weights")
-            shares = self.sequence.weights(exact, mask, gaps) if attends else None
+            shares = self.sequence.weights(exact, mask, gaps) if attends else None  # type: ignore[operator]
         return Said({}, self.answer(made, covariates, shown), mean, shares=shares, whole=made)
 
     def answer(

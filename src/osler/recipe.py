@@ -356,15 +356,6 @@ def _check_values(recipe: Recipe) -> None:
         raise Problem("in the recipe, training.folds = 1 makes no sense", fix="use 0 for one model, or 2 or more")
     if plan.folds and plan.members > 1:
         raise Problem("in the recipe, folds make an ensemble already", fix="set either folds or members")
-    if plan.freeze and not recipe.network.weights:
-        raise Problem(
-            "in the recipe, training.freeze keeps a backbone that has learned nothing", fix="set network.weights"
-        )
-    if plan.freeze and recipe.dense:
-        raise Problem(
-            "in the recipe, training.freeze keeps features of whole images, and a task asks where something is",
-            fix="set training.backbone_rate=0 instead",
-        )
     _check_questions(recipe)
     if not recipe.tasks:
         raise Problem("the recipe asks nothing", fix="give the cohort labels, or the recipe a [tasks.NAME] table")

@@ -82,6 +82,7 @@ def train(
     with locked(out):
         derive = patch_planning.derive if any(q.dense for q in found.questions) else planning.derive
         plan = settle(found, out, settings, minutes, say, derive)
+        frozen.require(plan)
         torch.set_num_threads(plan.training.threads)
         return _train(found, plan, out, say)
 

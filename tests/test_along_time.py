@@ -343,13 +343,13 @@ def osler_keys(count: int) -> Any:
 
 def test_what_cannot_be_frozen_is_said(learned: Path, tmp_path: Path) -> None:
     with pytest.raises(Problem, match="learned nothing"):
-        plan(training={"freeze": True})
+        frozen.require(plan(training={"freeze": True}))
     with pytest.raises(Problem, match="attention has to learn"):
         chosen = freezing(learned, pooling="attention")
         frozen.fit(examples(Training(()), 8), examples(Validation(()), 4), chosen, Course(tmp_path, 0, 1, quiet, 0.0))
     outlined = {"mask": {"kind": "segmentation", "classes": ["a"], "values": [[1]]}}
     with pytest.raises(Problem, match="asks where something is"):
-        recipe.build({**recipe.to_dict(freezing(learned)), "tasks": outlined})
+        frozen.require(recipe.build({**recipe.to_dict(freezing(learned)), "tasks": outlined}))
 
 
 def test_training_goes_through_a_frozen_backbone(planted: Path, learned: Path, tmp_path: Path) -> None:

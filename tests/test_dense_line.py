@@ -115,7 +115,12 @@ def test_nothing_of_an_answer_comes_from_a_network_that_was_not_asked(
     made = model.load(run)
     two = Model(made.recipe, [*made.networks, *model.load(run).networks], made.calibration, made.card, made.sha256)
     asked, outputs = [], model.outputs
-    monkeypatch.setattr(model, "outputs", lambda network, *more: asked.append(network) or outputs(network, *more))
+
+    def noted(network: model.Network, *more: object, **named: object) -> model.Outputs:
+        asked.append(network)
+        return outputs(network, *more, **named)
+
+    monkeypatch.setattr(model, "outputs", noted)
     case = Case("x", "x", {"image": Image(np.zeros((1, 1, 1, 64, 64), np.uint8))})
     diagnosis.diagnose(two, case, [two.networks[1]])
     assert len(asked) == 1 and asked[0] is two.networks[1]

@@ -33,7 +33,14 @@ def outside_code(page: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "page", ["tutorial.md", "tutorial-segmentation.md", "tutorial-detection.md", "tutorial-linked.md"]
+    "page",
+    [
+        "tutorial.md",
+        "tutorial-segmentation.md",
+        "tutorial-detection.md",
+        "tutorial-linked.md",
+        "tutorial-person.md",
+    ],
 )
 def test_the_tutorials_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -130,7 +137,10 @@ def test_the_tree_of_the_architecture_is_whole() -> None:
     assert sorted(listed) == sorted(there)
 
 
-@pytest.mark.parametrize("folder", ["backbones", "poolings", "sequences", "transforms", "explanations", "tasks"])
+VARIANTS = ["backbones", "poolings", "sequences", "fusion", "transforms", "explanations", "tasks"]
+
+
+@pytest.mark.parametrize("folder", VARIANTS)
 def test_the_concepts_page_names_every_variant(folder: str) -> None:
     text = (ROOT / "docs" / "concepts.md").read_text("utf-8")
     assert not [name for name in catalog.names(folder) if f"{folder}/{name}.py" not in text]
@@ -199,9 +209,16 @@ def test_toml_in_the_pages_is_valid(page: Path, tmp_path: Path) -> None:
 
 def test_the_recipes_page_names_every_key() -> None:
     text = (ROOT / "docs" / "recipes.md").read_text("utf-8")
-    sections = (recipe.ImagePlan, recipe.NetworkPlan, recipe.TrainingPlan, recipe.SplitPlan, recipe.InferencePlan)
+    sections = (
+        recipe.ImagePlan,
+        recipe.NetworkPlan,
+        recipe.CovariatePlan,
+        recipe.TrainingPlan,
+        recipe.SplitPlan,
+        recipe.InferencePlan,
+    )
     wanted = [f.name for section in sections for f in fields(section)]
-    for folder in ("backbones", "poolings", "sequences", "transforms"):
+    for folder in ("backbones", "poolings", "sequences", "fusion", "transforms"):
         for name in catalog.names(folder):
             wanted += [name, *(f.name for f in fields(catalog.find(folder, name).Options))]
     assert not [name for name in wanted if f"`{name}`" not in text]

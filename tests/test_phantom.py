@@ -253,3 +253,31 @@ def test_what_cannot_be_made_is_said(option: str, value: object) -> None:
 def test_there_is_no_closed_form_for_speckle() -> None:
     with pytest.raises(Problem, match="closed form"):
         detectability(replace(SMALL["ultrasound"], known=True))
+
+
+@pytest.mark.parametrize(("age", "sex", "noise"), [(1.0, 0.5, 1.6), (0.0, 0.8, 3.0), (1.5, 0.0, 3.0)])
+def test_the_best_of_image_covariates_and_both(age: float, sex: float, noise: float) -> None:
+    """The closed forms against the exact log-likelihoods of many cases."""
+    spec = Phantom(
+        size=16, classes=("normal", "nodule"), prevalence=(0.5, 0.5), lesion=(5.0, 5.0), contrast=(0.06, 0.06),
+        known=True, noise=noise, age_effect=age, sex_effect=sex, cases_per_patient=1.0,
+    )  # fmt: skip
+    made = cases(spec, 1500)
+    truth = np.array([one.label == "nodule" for one in made])
+    image = np.array([one.log_likelihoods[1] for one in made])
+    both = np.array([np.log(one.posterior[1]) - np.log(one.posterior[0]) for one in made])
+    expected = phantom.expected_auroc(spec)
+    for name, score in (("image", image), ("covariates", both - image), ("both", both)):
+        found = roc_auc_score(truth, score.round(9))
+        assert found == pytest.approx(expected[name], abs=4 * 0.5 / np.sqrt(1500)), name
+    assert expected["both"] > max(expected["image"], expected["covariates"])
+
+
+def test_the_best_of_the_age_alone_is_that_of_two_gaussians() -> None:
+    spec = replace(TWO, known=True, age_effect=1.2, sex_effect=0.0)
+    assert phantom.expected_auroc(spec)["covariates"] == pytest.approx(stats.norm.cdf(1.2 / np.sqrt(2)))
+    assert phantom.expected_auroc(spec)["image"] == pytest.approx(stats.norm.cdf(detectability(spec) / np.sqrt(2)))
+    nothing = replace(TWO, known=True, age_effect=0.0, sex_effect=0.0)
+    assert phantom.expected_auroc(nothing)["covariates"] == 0.5
+    with pytest.raises(Problem, match="two classes"):
+        phantom.expected_auroc(Phantom(known=True))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from osler import cohort, data, draws, measures, model, recipe, report, training
+from osler import cohort, covariates, data, draws, measures, model, recipe, report, training
 from osler.case import Entry
 from osler.cohort import Cohort
 from osler.corruptions import CORRUPTIONS, corrupt
@@ -48,7 +48,7 @@ class HeldOut:
 
     Attributes:
         pixels: ``(n, t, c, d, h, w)``; ``target`` ``(n, t)``; ``patients`` number of each case's patient.
-        times: ``(n, t)``, see :func:`osler.data.timeline`.
+        times: ``(n, t)``, see :func:`osler.data.timeline`; ``entries``: for what is known of the persons.
         answers: rows, and the numbers of the networks that have not seen them.
     """
 
@@ -59,6 +59,7 @@ class HeldOut:
     target: NDArray[np.float32]
     patients: NDArray[np.intp]
     answers: tuple[tuple[NDArray[np.intp], tuple[int, ...]], ...]
+    entries: tuple[Entry, ...] = ()
 
 
 def ablate(
@@ -222,6 +223,7 @@ def held_out(found: Cohort, loaded: data.Loaded, plan: Recipe, task: Classificat
             (np.array([place[e.id] for e in entries if e.id in known], np.intp), numbers)
             for entries, numbers in parts
         ),
+        entries=tuple(kept),
     )
 
 
@@ -250,10 +252,14 @@ def _answers(
 def _said(made: Model, held: HeldOut, pixels: NDArray[np.float32], task: Classification) -> NDArray[np.float64]:
     name = task.question.task
     result = np.empty((len(pixels), len(task.question.classes)))
+    columns = made.recipe.covariates
+    known = covariates.table(columns, held.entries) if columns.columns else None
     for rows, numbers in held.answers:
         if len(rows):
+            about = None if known is None else known[rows]
             seen = [
-                model.outputs(made.networks[i], pixels[rows], [_unmoved], times=held.times[rows]) for i in numbers
+                model.outputs(made.networks[i], pixels[rows], [_unmoved], times=held.times[rows], covariates=about)
+                for i in numbers
             ]
             result[rows] = task.probabilities(np.mean([each.answers[name] for each in seen], axis=0))
     return result

@@ -399,6 +399,21 @@ class Concordance:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What one source of an answer adds to the evidence for it.
+
+    Attributes:
+        source: ``image``, or the name of a covariate.
+        value: of the covariate as it was given; ``None`` for the image and for what is not known.
+        share: of the change in the log-odds (of a regression, in the value).
+    """
+
+    source: str
+    value: float | str | None
+    share: float
+
+
+@dataclass(frozen=True)
 class Moment:
     """One moment of a sequence that a network attended to.
 
@@ -411,6 +426,27 @@ class Moment:
     frame: int
     seconds: float | None
     share: float
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What each source adds, from an answer that knows nothing to the one that was given; see ``osler.shares``.
+
+    Attributes:
+        task, name: of the answer, and the class (or quantity) whose log-odds (or value) are shared out.
+        nothing: those of a case of which nothing is known; ``all``: of this one.
+        shares: of the image and of each covariate; they sum to ``all - nothing``.
+        method: ``shapley`` (exact) or ``integrated_gradients``.
+        unit: ``log-odds``, or that of the value.
+    """
+
+    task: str
+    name: str
+    nothing: float
+    all: float
+    shares: tuple[Share, ...]
+    method: str
+    unit: str = "log-odds"
 
 
 @dataclass(frozen=True)
@@ -430,6 +466,7 @@ class Diagnosis:
         seconds: wall time from pixels to answer; ``peak_mib``: peak memory of the process, MiB.
         concordance: whether the answers of linked tasks agree; ``None`` where no tasks are linked.
         moments: of a sequence, in their order, what share each had; empty where the network does not attend.
+        shares: of each task, what image and covariates add to the answer; empty where nothing is known of the person.
     """
 
     case: CaseId
@@ -447,3 +484,4 @@ class Diagnosis:
     schema_version: int = 1
     concordance: Concordance | None = None
     moments: tuple[Moment, ...] = ()
+    shares: tuple[Shares, ...] = ()

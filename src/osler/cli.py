@@ -201,6 +201,7 @@ def diagnose(
     run: Path,
     *inputs: Path,
     out: Path,
+    covariate: tuple[str, ...] = (),
     method: Literal["auto", "gradcam", "occlusion", "integrated_gradients", "attention", "none"] = "auto",
 ) -> None:
     """Answers for images, folders of images, or DICOM series: a page, an overlay and JSON for each.
@@ -213,6 +214,9 @@ def diagnose(
         Files, series folders, or folders of files.
     out
         A folder for each case, under a pseudonym; names.csv in it leads back and is private.
+    covariate
+        What is known of the person, as NAME=VALUE, once for each: --covariate age=71 --covariate sex=F. Those of
+        many cases stand in a table: give the cohort.
     method
         How the overlay is made; none makes no overlay.
     """
@@ -220,7 +224,7 @@ def diagnose(
 
     if not inputs:
         raise Problem("no input was given", fix="name at least one file or folder")
-    done, failed = diagnosis.diagnose_paths(run, inputs, out, method=method, say=_say)
+    done, failed = diagnosis.diagnose_paths(run, inputs, out, method=method, known=covariate, say=_say)
     if not done:
         raise Problem(f"none of the {failed} inputs could be diagnosed", fix="see the lines above")
     print(f"page {shown_path(out / 'index.html')}")
@@ -236,6 +240,7 @@ def explain(
     out: Path,
     method: Literal["gradcam", "occlusion", "integrated_gradients", "attention", "all"] = "gradcam",
     finding: str = "",
+    covariate: tuple[str, ...] = (),
 ) -> None:
     """Shows where an answer comes from, with the map's own test beside it.
 
@@ -251,10 +256,12 @@ def explain(
         One method, or all of them.
     finding
         The class to explain; the most probable one if left out.
+    covariate
+        What is known of the person, as for diagnose; then each covariate's share is said, too.
     """
     from osler import explanation
 
-    for line in explanation.explain_path(run, source, out, method=method, finding=finding or None):
+    for line in explanation.explain_path(run, source, out, method=method, finding=finding or None, known=covariate):
         print(line)
 
 

@@ -5,7 +5,7 @@ import hashlib
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,17 +71,20 @@ def read_case(entry: Entry, questions: Sequence[Question] = (), moments: int | N
     return Case(entry.id, entry.patient, images, findings, entry.covariates, entry.metadata, found.maps, entry.images)
 
 
-def read_case_at(path: Path | str, moments: int | None = None) -> Case:
+def read_case_at(
+    path: Path | str, covariates: Mapping[str, float | str | None] | None = None, moments: int | None = None
+) -> Case:
     """One file, or a folder with one DICOM series or the pictures of one loop, as a case.
 
     Args:
         path: of it.
+        covariates: what is known of the person.
         moments: at most so many of a sequence, evenly spaced; all by default.
 
     Raises:
         Problem: it cannot be read.
     """
-    return read_case(layouts.single(Path(path)), moments=moments)
+    return replace(read_case(layouts.single(Path(path)), moments=moments), covariates=dict(covariates or {}))
 
 
 def the_image(case: Case) -> Image:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import calibration, catalog, data, layouts, linking, model, novelty, places, writing
+from osler import calibration, catalog, covariates, data, layouts, linking, model, novelty, places, shares, writing
 from osler.calibration import Calibrated
-from osler.case import DENSE, Answer, Case, Concordance, Diagnosis, Entry, Finding, Novelty
+from osler.case import DENSE, Answer, Case, Concordance, Diagnosis, Entry, Finding, Novelty, Shares
 from osler.image import Image
 from osler.metrics.estimate import wilson
 from osler.model import Model, Network
@@ -25,6 +25,8 @@ from osler.tasks.classification import Classification
 Array = NDArray[np.floating[Any]]
 # What lies beside images without being one.
 _TABLES = (".csv", ".tsv", ".parquet", ".toml", ".npz")
+# Of answers: what comes of the images alone.
+_OF_IMAGES = ("score", "p_value", "torn", "shares")
 # Moments of a sequence that are shown, those with the largest share in the answer.
 _SHOWN = 4
 _NO_IMAGES = (*_TABLES, ".json", ".txt", ".md", ".html", ".xml")
@@ -59,6 +61,7 @@ def answer(
     pixels: NDArray[np.float32],
     networks: Sequence[Network] | None = None,
     times: NDArray[np.float32] | None = None,
+    known: NDArray[np.float32] | None = None,
 ) -> Answered:
     """Answers of a model for prepared pixels ``(n, t, c, d, h, w)``; what is withheld is decided later.
 
@@ -67,18 +70,31 @@ def answer(
         pixels: see above.
         networks: those of it that answer; all by default.
         times: ``(n, t)``, see :func:`osler.data.timeline`; without them every moment counts.
+        known: of the persons ``(n, k)``, as :func:`osler.covariates.encode` gives it.
     """
+    return answer_each(made, pixels, networks, times, known)[""]
+
+
+def answer_each(
+    made: Model,
+    pixels: NDArray[np.float32],
+    networks: Sequence[Network] | None = None,
+    times: NDArray[np.float32] | None = None,
+    known: NDArray[np.float32] | None = None,
+) -> dict[str, Answered]:
+    """:func:`answer` under ``""``; of a model with covariates also by ``image`` and by ``covariates`` alone."""
     views = model.moved_copies(made.recipe.inference.views)
-    raw: dict[str, list[Array]] = {name: [] for name in made.tasks}
+    raw: dict[str, dict[str, list[Array]]] = {}
     torn: dict[str, list[Array]] = {}
-    scores, shares = [], []
+    scores, attended = [], []
     for number, network in enumerate(made.networks):
         if networks is not None and not any(network is each for each in networks):
             continue
-        seen = model.outputs(network, pixels, views, times=times)
-        shares.append(seen.shares)
-        for name, values in seen.answers.items():
-            raw[name].append(values)
+        seen = model.outputs(network, pixels, views, times=times, covariates=known)
+        attended.append(seen.shares)
+        for source, answers in {"": seen.answers, **seen.alone}.items():
+            for name, values in answers.items():
+                raw.setdefault(source, {}).setdefault(name, []).append(values)
         for name, values in seen.torn.items():
             torn.setdefault(name, []).append(values)
         prefix = f"novelty.{number}."
@@ -90,16 +106,40 @@ def answer(
     reference = made.calibration.get("novelty.scores", np.empty(0))
     strange = len(reference) - np.searchsorted(reference, score)
     p_value = (1 + strange) / (1 + len(reference)) if len(reference) else np.full(len(pixels), np.nan)
-    found = assemble(made, {name: np.stack(values) for name, values in raw.items()}, score, np.asarray(p_value))
-    torn_apart = {name: np.mean(values, 0) for name, values in torn.items()}
-    return replace(found, torn=torn_apart, shares=np.mean(shares, 0))
+    stacked = {source: {name: np.stack(values) for name, values in each.items()} for source, each in raw.items()}
+    for name in made.tasks if len(stacked) > 1 else ():
+        every = np.stack([each[name] for each in stacked.values()])
+        stacked[""][name] = np.tensordot(mixing(made, name), every, 1)
+    strange_by = score, np.asarray(p_value)
+    found = {source: assemble(made, each, *strange_by, source=source) for source, each in stacked.items()}
+    if not found:
+        found[""] = assemble(made, {}, *strange_by)
+    if known is None:
+        found[""] = found.get("image", found[""])
+    elif "image" in found:
+        found[""] = merged(found[""], found["image"], np.isfinite(known).any(1))
+    apart = {name: np.mean(values, 0) for name, values in torn.items()}
+    found[""] = replace(found[""], torn=apart, shares=np.mean(attended, 0))
+    return found
 
 
-def assemble(made: Model, raw: dict[str, Array], score: Array, p_value: Array) -> Answered:
-    """Calibrated answers from raw outputs ``(members, n, o)`` by task."""
+def merged(first: Answered, second: Answered, rows: NDArray[np.bool_]) -> Answered:
+    """The first in these rows, the second in the others; what comes of the images alone is that of the first."""
+
+    def of(a: Any, b: Any) -> Any:
+        if isinstance(a, dict):
+            return {name: of(a[name], b[name]) for name in a}
+        return np.where(rows if a.ndim == 1 else rows[:, None], a, b)
+
+    both = {name: of(value, getattr(second, name)) for name, value in vars(first).items() if name not in _OF_IMAGES}
+    return replace(first, **both)
+
+
+def assemble(made: Model, raw: dict[str, Array], score: Array, p_value: Array, source: str = "") -> Answered:
+    """Calibrated answers from raw outputs ``(members, n, o)`` by task; ``source`` says by what alone they are."""
     result = Answered({}, {}, {}, {}, {}, score, p_value)
     for name, task in made.tasks.items():
-        fitted = calibrated(made, name)
+        fitted = calibrated(made, name, source)
         p = calibration.apply(task, fitted, raw[name])
         result.probability[name] = p
         result.low[name], result.high[name] = calibration.intervals(task, fitted, raw[name])
@@ -108,9 +148,17 @@ def assemble(made: Model, raw: dict[str, Array], score: Array, p_value: Array) -
     return result
 
 
-def calibrated(made: Model, task: str) -> Calibrated:
-    """What the model stores of a task's calibration; neutral where it was trained without one."""
-    prefix = f"task.{list(made.tasks).index(task)}."
+def mixing(made: Model, task: str) -> Array:
+    """How much the answers by both, by the image and by the covariates alone count (``calibration.mixing``)."""
+    return made.calibration.get(f"mixing.{list(made.tasks).index(task)}", np.array([1.0, 0.0, 0.0]))
+
+
+def calibrated(made: Model, task: str, source: str = "") -> Calibrated:
+    """What the model stores of a task's calibration; neutral where it was trained without one.
+
+    ``source``: of the answers by the ``image`` or the ``covariates`` alone.
+    """
+    prefix = calibration.key(source, f"task.{list(made.tasks).index(task)}.")
     stored = {k[len(prefix) :]: v for k, v in made.calibration.items() if k.startswith(prefix)}
     if stored:
         return Calibrated(**stored)
@@ -134,13 +182,21 @@ def diagnose(made: Model, case: Case, networks: Sequence[Network] | None = None)
         networks: those of the model that answer; all by default.
 
     Raises:
-        Problem: the case's image cannot be given to this model (several images, colour for grey).
+        Problem: the case's image cannot be given to this model (several images, colour for grey), or a covariate is
+            implausible or of another type.
     """
     began = time.perf_counter()
     image = data.the_image(case)
+    person = covariates.encode(made.recipe.covariates, case.covariates)
     pixels = data.prepare(image, made.recipe.image)
-    answered = answer(made, pixels[None], networks, data.timeline(image, made.recipe.image)[None])
-    found = conclude(made, case.id, image, answered, 0, 0.0)
+    known = person.row[None] if made.recipe.covariates.columns else None
+    when = data.timeline(image, made.recipe.image)[None]
+    answered = answer(made, pixels[None], networks, when, known)
+    found = conclude(made, case.id, image, answered, 0, 0.0, person)
+    if known is not None and np.isfinite(known).any():
+        told = shares.Known(pixels, when[0], person.row)
+        fitted = {name: (calibrated(made, name), mixing(made, name)) for name in made.tasks}
+        found = replace(found, shares=shares.of_answers(made, told, found.answers, fitted, networks))
     if made.recipe.dense:
         found = replace(
             found, answers={**found.answers, **places.answer(made, image, networks, withheld=found.abstained)}
@@ -151,13 +207,40 @@ def diagnose(made: Model, case: Case, networks: Sequence[Network] | None = None)
     return replace(found, seconds=time.perf_counter() - began, peak_mib=_peak_mib())
 
 
-def conclude(made: Model, case_id: str, image: Image, answered: Answered, row: int, seconds: float) -> Diagnosis:
+def shared(made: Model, case: Case, task: str, name: str) -> Shares:
+    """What the image and each covariate of a case add to the evidence for one class.
+
+    Raises:
+        Problem: the model takes no covariates, or the case cannot be given to it.
+    """
+    if not made.recipe.covariates.columns:
+        raise Problem("this model takes no covariates, so there is nothing to share out", fix="ask for a map")
+    image, plan = data.the_image(case), made.recipe.image
+    person = covariates.encode(made.recipe.covariates, case.covariates)
+    known = shares.Known(data.prepare(image, plan), data.timeline(image, plan), person.row)
+    number = made.tasks[task].question.classes.index(name)
+    return shares.of_answer(made, known, (task, number), (calibrated(made, task), mixing(made, task)))
+
+
+def conclude(
+    made: Model,
+    case_id: str,
+    image: Image,
+    answered: Answered,
+    row: int,
+    seconds: float,
+    person: covariates.Encoded | None = None,
+) -> Diagnosis:
     """The diagnosis of one row of :func:`answer`."""
     limit = float(made.calibration["novelty.threshold"][0]) if "novelty.threshold" in made.calibration else None
     reasons, checked = _checks(made, image, float(answered.score[row]), limit)
+    columns = made.recipe.covariates.columns
+    if person is not None and columns:
+        checked += person.checked
+    source = "image" if columns and (person is None or not np.isfinite(person.row).any()) else ""
     answers: dict[str, Answer] = {}
     for name, task in made.tasks.items():
-        answers[name] = _answer(made, name, task, answered, row)
+        answers[name] = _answer(made, name, task, answered, row, source)
         if not limit:
             continue
         if task.question.kind in ("multiclass", "ordinal") and len(answers[name].prediction_set) > 1:
@@ -183,7 +266,7 @@ def conclude(made: Model, case_id: str, image: Image, answered: Answered, row: i
         abstained=bool(reasons),
         reasons=tuple(reasons),
         checked=tuple(checked),
-        notes=image.notes + _unseen(made, image),
+        notes=(*image.notes, *_unseen(made, image), *(person.notes if person is not None and columns else ())),
         model=made.sha256,
         engine="torch",
         precision="float32",
@@ -222,7 +305,7 @@ def _peak_mib() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def _answer(made: Model, name: str, task: Classification, answered: Answered, row: int) -> Answer:
+def _answer(made: Model, name: str, task: Classification, answered: Answered, row: int, source: str) -> Answer:
     question = task.question
     findings = []
     for k, label in enumerate(question.classes):
@@ -244,7 +327,7 @@ def _answer(made: Model, name: str, task: Classification, answered: Answered, ro
         findings=tuple(findings),
         decision=tuple(chosen) if exclusive else (),
         prediction_set=tuple(held) if exclusive else (),
-        coverage=float(calibrated(made, name).coverage[0]),
+        coverage=float(calibrated(made, name, source).coverage[0]),
     )
 
 
@@ -323,7 +406,13 @@ def _one_series(folder: Path) -> bool:
 
 
 def diagnose_paths(
-    run: Path, inputs: Sequence[Path], out: Path, *, method: str = "auto", say: Callable[[str], None] = print
+    run: Path,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    method: str = "auto",
+    known: Sequence[str] = (),
+    say: Callable[[str], None] = print,
 ) -> tuple[int, int]:
     """Diagnoses files, series and folders; what cannot be read is said, and the rest goes on.
 
@@ -332,6 +421,7 @@ def diagnose_paths(
         inputs: paths.
         out: gets a folder for each case, ``index.html``, ``diagnoses.json`` and the private ``names.csv``.
         method: of the overlay, ``auto`` or ``none``.
+        known: covariates of the one case that is given, ``name=value`` each; those of many stand in their table.
         say: takes one line at a time.
 
     Returns:
@@ -340,6 +430,7 @@ def diagnose_paths(
     from osler import report
 
     made = model.load(run)
+    person = covariates.named(made.recipe.covariates, known)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -358,9 +449,12 @@ def diagnose_paths(
             say(f"left out: {problem}")
             failed += 1
             continue
+        if person and len(inputs) * len(entries) > 1:
+            raise Problem("covariates are of one case, and several are given", fix="put them into a table")
         for entry in entries:
             # The whole path makes the name, so that two folders with an image.png each stay two cases.
             named = replace(entry, id=str(path.resolve() / entry.id) if len(entries) > 1 else str(path.resolve()))
+            named = replace(named, covariates={**entry.covariates, **person}) if person else named
             try:
                 case = data.read_case(named, moments=made.recipe.moments)
                 found = diagnose(made, case)

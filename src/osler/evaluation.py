@@ -3,9 +3,8 @@
 import csv
 import io
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,39 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import calibration, cohort, data, dense_scoring, diagnosis, model, novelty, report, scoring
-from osler.case import DENSE, Diagnosis, Entry, Finding, Question
+from osler import cohort, data, dense_scoring, diagnosis, model, report, scoring, sources
+from osler.answers import Answers, answer_all, only
+from osler.answers import out_of_fold as folded_answers
+from osler.case import DENSE, Finding, Question
 from osler.cohort import Cohort, Test
-from osler.diagnosis import Answered
-from osler.image import Image
 from osler.model import Model
 from osler.predictions import Predictions
 from osler.problem import Problem
 from osler.pseudonym import pseudonym, remember
 
 Say = Callable[[str], None]
-CHUNK = 64
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """What one model said about many cases.
-
-    Attributes:
-        entries: those that could be read.
-        digests: of their pixels.
-        answered: arrays, a row a case.
-        abstained: ``(n,)``.
-        reasons: a text each, empty where it did not abstain.
-        seconds: wall time a case, reading included; None where nothing was run.
-    """
-
-    entries: tuple[Entry, ...]
-    digests: tuple[str, ...]
-    answered: Answered
-    abstained: NDArray[np.bool_]
-    reasons: tuple[str, ...]
-    seconds: float | None
 
 
 def evaluate(
@@ -95,7 +72,7 @@ def evaluate(
     found, notes = _in_the_models_words(found, made)
     for problem in found.problems[:5]:
         say(f"left out: {problem}")
-    answers, more = _out_of_fold(made, run, found, say) if out_of_fold else _unseen(made, found, say)
+    answers, more = folded_answers(made, run, found, say) if out_of_fold else _unseen(made, found, say)
     notes += more
     digest = cohort.digest(answers.entries, answers.digests)
     make(out)
@@ -121,6 +98,8 @@ def evaluate(
         "notes": notes,
         "tasks": tasks,
     }
+    if answers.alone:
+        result["covariates"] = _sources(made, run, answers, tables, draws)
     examples = None
     if linked:
         reviewed, further = dense_evaluation.measure(run, made, given, out_of_fold=out_of_fold, say=say)
@@ -143,6 +122,9 @@ def evaluate(
         say(note)
     for one in tasks.values():
         for line in (dense_scoring if one["kind"] in DENSE else scoring).describe(one):
+            say(line)
+    for name, one in result.get("covariates", {}).items():
+        for line in sources.describe(name, one):
             say(line)
     if linked:
         say(_in_words(result["concordance"]))
@@ -257,128 +239,8 @@ def _unseen(made: Model, found: Cohort, say: Say) -> tuple[Answers, list[str]]:
     return answers, notes
 
 
-def answer_all(
-    made: Model, part: Test, say: Say = lambda line: None, seen: frozenset[int] = frozenset()
-) -> tuple[Answers | None, int, int]:
-    """Every case of a part through the one path of ``diagnose``; unreadable cases are said and left out.
-
-    Args:
-        made: the model.
-        part: what is evaluated.
-        say: takes one line at a time.
-        seen: cases whose pixels have one of these digests (60 bits) are not answered.
-
-    Returns:
-        The answers (``None`` where none is left), how many cases were seen before, and how many are unreadable.
-    """
-    if not isinstance(part, Test):
-        raise TypeError("a model is evaluated on Test, nothing else")
-    kept: list[Entry] = []
-    digests: list[str] = []
-    diagnoses: list[Diagnosis] = []
-    pieces: list[Answered] = []
-    known = unread = 0
-    began = last = time.monotonic()
-    for start in range(0, len(part.entries), CHUNK):
-        ready: list[tuple[Entry, Image, str]] = []
-        pixels, times = [], []
-        for entry in part.entries[start : start + CHUNK]:
-            try:
-                image = data.the_image(data.read_case(entry, moments=made.recipe.moments))
-                digest = data.pixel_digest(image, made.recipe.moments)
-                if int(digest[:15], 16) in seen:
-                    known += 1
-                    continue
-                pixels.append(data.prepare(image, made.recipe.image))
-                times.append(data.timeline(image, made.recipe.image))
-                ready.append((entry, image, digest))
-            except Problem as problem:
-                unread += 1
-                say(f"left out: {problem}")
-        if ready:
-            answered = diagnosis.answer(made, np.stack(pixels), times=np.stack(times))
-            pieces.append(answered)
-            for row, (entry, image, digest) in enumerate(ready):
-                kept.append(entry)
-                digests.append(digest)
-                diagnoses.append(diagnosis.conclude(made, entry.id, image, answered, row, 0.0))
-        if time.monotonic() - last > 10:
-            last = time.monotonic()
-            share = min(1.0, (start + CHUNK) / len(part.entries))
-            say(f"{share:.0%} of {len(part.entries)} cases, about {(last - began) * (1 / share - 1):.0f} s left")
-    if not kept:
-        return None, known, unread
-    reasons = tuple("; ".join(d.reasons) for d in diagnoses)
-    abstained = np.array([d.abstained for d in diagnoses])
-    seconds = (time.monotonic() - began) / len(kept)
-    return Answers(tuple(kept), tuple(digests), _concatenate(pieces), abstained, reasons, seconds), known, unread
-
-
-def _concatenate(pieces: Sequence[Answered]) -> Answered:
-    def joined(name: str) -> Any:
-        first = getattr(pieces[0], name)
-        if isinstance(first, dict):
-            return {task: np.concatenate([getattr(piece, name)[task] for piece in pieces]) for task in first}
-        return np.concatenate([getattr(piece, name) for piece in pieces])
-
-    return Answered(**{name: joined(name) for name in vars(pieces[0])})
-
-
-def _out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answers, list[str]]:
-    """The answers of each fold's network to the cases left out of it; calibrated without that fold, too.
-
-    Raises:
-        Problem: the run has no folds, or the cohort is not the one it was trained on.
-    """
-    path = run / "out_of_fold.safetensors"
-    if not path.exists():
-        raise Problem("this run has no out-of-fold answers", path=run, fix="train with folds=5")
-    _, held = model.read_tensors(path)
-    loaded = data.load(found.entries, replace(made.recipe.image, size=(1, 1, 1), fit="stretch"))
-    row_of = {int(d): i for i, d in enumerate(held["digest"].tolist())}
-    pairs = [(e, d, row_of[int(d[:15], 16)]) for e, d in zip(loaded.entries, loaded.digests, strict=True)
-             if int(d[:15], 16) in row_of]  # fmt: skip
-    if len(pairs) < 0.9 * len(row_of):
-        raise Problem("this is not the cohort that the run was trained on", path=found.root)
-    rows = np.array([row for _, _, row in pairs])
-    fold = held["fold"].numpy()
-    patients = np.array([e.patient for e, _, _ in pairs])
-    answered = Answered({}, {}, {}, {}, {}, held["novelty"].numpy()[rows], np.full(len(rows), np.nan))
-    for name, task in made.tasks.items():
-        outputs, target = held[f"outputs.{name}"].numpy()[rows], held[f"target.{name}"].numpy()[rows]
-        size = (len(rows), len(task.question.classes))
-        p, low, high = np.zeros(size), np.zeros(size), np.zeros(size)
-        sets, decision = np.zeros(size, bool), np.zeros(size, bool)
-        for k in np.unique(fold):
-            inside = fold[rows] == k
-            fitted = calibration.fit(
-                task, outputs[~inside], target[~inside], patients[~inside].tolist(),
-                coverage=made.recipe.inference.coverage, rule=made.recipe.inference.threshold,
-            )  # fmt: skip
-            p[inside] = calibration.apply(task, fitted, outputs[None, inside])
-            low[inside], high[inside] = calibration.intervals(task, fitted, outputs[None, inside])
-            sets[inside] = calibration.sets(task, p[inside], float(fitted.quantile[0]))
-            decision[inside] = calibration.decide(task, p[inside], fitted.threshold)
-        answered.probability[name], answered.low[name], answered.high[name] = p, low, high
-        answered.sets[name], answered.decision[name] = sets, decision
-    limit = np.zeros(len(rows))
-    for k in np.unique(fold):
-        others = held["novelty"].numpy()[fold != k]
-        limit[fold[rows] == k] = novelty.threshold(others, made.recipe.inference.refusals)
-    doubts = [answered.score > limit]
-    for name, task in made.tasks.items():
-        if task.question.kind in ("multiclass", "ordinal"):
-            held_in = answered.sets[name]
-            doubts += [held_in.sum(1) > 1, np.asarray((answered.decision[name] & ~held_in).any(1))]
-    abstained = np.logical_or.reduce(doubts)
-    notes = [
-        "each case is answered by the network that was trained without its patient, calibrated on the other folds"
-    ]
-    entries, digests = tuple(e for e, _, _ in pairs), tuple(d for _, d, _ in pairs)
-    return Answers(entries, digests, answered, abstained, ("",) * len(entries), None), notes
-
-
-def _predictions(made: Model, name: str, answers: Answers) -> Predictions:
+def _predictions(made: Model, name: str, answers: Answers, source: str = "") -> Predictions:
+    """What was said of one task; ``source``: by what alone."""
     task = made.tasks[name]
     question = task.question
     target = np.stack([task.encode(entry.findings) for entry in answers.entries]).astype(float)
@@ -386,9 +248,9 @@ def _predictions(made: Model, name: str, answers: Answers) -> Predictions:
     columns = {key for e in answers.entries for key in (*e.metadata, *e.covariates)}
     names = sorted(key for key in columns if not key.lower().endswith(("uid", "path", "id")))
     metadata = {key: tuple({**e.metadata, **e.covariates}.get(key) for e in answers.entries) for key in names}
-    fitted = diagnosis.calibrated(made, name)
+    fitted = diagnosis.calibrated(made, name, source)
     number = question.kind == "regression"
-    a = answers.answered
+    a = answers.alone[source] if source else answers.answered
 
     def picture(row: int) -> NDArray[np.uint8]:
         from osler import explanation
@@ -414,6 +276,21 @@ def _predictions(made: Model, name: str, answers: Answers) -> Predictions:
     )
 
 
+def _sources(made: Model, run: Path, answers: Answers, tables: Sequence[Predictions], draws: int) -> dict[str, Any]:
+    """Of each task: the image alone, the covariates alone, both, and a table method, on the same cases."""
+    assert answers.known is not None
+    boosted = sources.boosted(run, made, answers.known, answers.fold)
+    result = {}
+    for table in tables:
+        name = table.question.task
+        by = {source: _predictions(made, name, answers, source) for source in model.ALONE}
+        by["both"] = table
+        if name in boosted:
+            by["table"] = sources.as_predictions(table, boosted[name])
+        result[name] = sources.measure(by, np.isfinite(answers.known).any(1), draws)
+    return result
+
+
 def _compare(
     other: Path, answers: Answers, tables: Sequence[Predictions], say: Say, folded: Cohort | None = None
 ) -> dict[str, Any]:
@@ -432,8 +309,8 @@ def _compare(
     theirs: Answers | None
     if folded is not None:
         inside = {entry.id for entry in answers.entries}
-        theirs, _ = _out_of_fold(made, other, folded, say)
-        theirs = _only(theirs, np.array([entry.id in inside for entry in theirs.entries]))
+        theirs, _ = folded_answers(made, other, folded, say)
+        theirs = only(theirs, np.array([entry.id in inside for entry in theirs.entries]))
     else:
         seen = frozenset(made.calibration.get("seen", np.empty(0, np.int64)).tolist())
         theirs, known, _ = answer_all(made, Test(answers.entries), say, seen)
@@ -451,22 +328,6 @@ def _compare(
             second = _predictions(made, table.question.task, theirs)
             result["tasks"][table.question.task] = scoring.compare(table.take(mask), second)
     return result
-
-
-def _only(answers: Answers, rows: NDArray[np.bool_]) -> Answers:
-    """Some of the answers."""
-
-    def of(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: of(one) for name, one in value.items()}
-        return value[rows]
-
-    kept = [tuple(x for x, yes in zip(each, rows, strict=True) if yes) for each in
-            (answers.entries, answers.digests, answers.reasons)]  # fmt: skip
-    a = answers.answered
-    answered = Answered(of(a.probability), of(a.low), of(a.high), of(a.sets), of(a.decision), of(a.score),
-                        of(a.p_value), of(a.torn), a.shares[rows] if len(a.shares) else a.shares)  # fmt: skip
-    return Answers(kept[0], kept[1], answered, answers.abstained[rows], kept[2], answers.seconds)
 
 
 # --- what is written ---------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional
 
-from osler import catalog, draws, formats, targets
+from osler import catalog, covariates, diagnosis, draws, formats, shares, targets
 from osler.case import Case, Finding, Source
 from osler.display import picture as picture
 from osler.explanations import Target
@@ -194,6 +194,10 @@ def randomised(module: ModuleType, asked: Asked, maps: Sequence[Tensor]) -> floa
             torch.manual_seed(1000 + number)
             fresh = Network(asked.made.recipe)
         fresh.normalise.load_state_dict(target.network.normalise.state_dict())
+        if fresh.persons is not None and target.network.persons is not None:
+            # As normalisation, the scale of covariates is measured, not learned.
+            fresh.persons.mean.copy_(target.network.persons.mean)
+            fresh.persons.spread.copy_(target.network.persons.spread)
         other = _map(module, replace(target, network=fresh.to(x.device).eval()), x)
         found.append(abs(_rank_correlation(maps[member].cpu().numpy(), other.cpu().numpy())))
     return float(np.mean(found))
@@ -298,7 +302,13 @@ def _warned(shown: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def explain_path(
-    run: Path, source: Path, out: Path, *, method: str = "gradcam", finding: str | None = None
+    run: Path,
+    source: Path,
+    out: Path,
+    *,
+    method: str = "gradcam",
+    finding: str | None = None,
+    known: Sequence[str] = (),
 ) -> Iterator[str]:
     """Explains one image and writes ``<method>.png`` and ``explanation.json``; gives what there is to say, by line.
 
@@ -308,6 +318,7 @@ def explain_path(
         out: folder; made where it is missing.
         method: a file of ``explanations``, ``auto``, or ``all`` that fit the model.
         finding: name of the class to explain.
+        known: covariates, ``name=value`` each; then the share of each is said, too.
 
     Raises:
         Problem: the model or the image cannot be read, or there is no such class or method.
@@ -318,7 +329,8 @@ def explain_path(
 
     made = model.load(run)
     image = formats.read(Source(source), made.recipe.moments)
-    case = Case(source.name, source.name, {"image": image})
+    person = covariates.named(made.recipe.covariates, known)
+    case = Case(source.name, source.name, {"image": image}, covariates=person)
     named = None if finding is None else _named(made, finding)
     asked = targets.ask(made, case, named)
     methods = [method] if method != "all" else _fitting(asked)
@@ -335,7 +347,12 @@ def explain_path(
         })  # fmt: skip
         yield from why.sentences
     head = {"schema_version": 1, "case": pseudonym(case.id), "model": made.sha256}
-    text = json.dumps(head | {"explanations": content}, indent=1, ensure_ascii=False)
+    told: dict[str, object] = {}
+    if any(value not in (None, "") for value in person.values()):
+        found = diagnosis.shared(made, case, asked.task, asked.name)
+        told = {"shares": asdict(found)}
+        yield shares.described(found)
+    text = json.dumps(head | {"explanations": content} | told, indent=1, ensure_ascii=False)
     (out / "explanation.json").write_text(text, encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 from torch import Tensor
@@ -35,12 +35,15 @@ SAVE_SECONDS = 60.0
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Cases of one part, ready for a network: pixels, targets by task, and when each moment was."""
+    """Cases of one part, ready for a network: pixels, targets by task, when each moment was, and what is known of
+    the persons (``osler.covariates.table``, ``(n, k)``; ``None`` where there is only the image).
+    """
 
     part: Training | Validation | Calibration
     pixels: store.Images
     targets: Mapping[str, NDArray[np.float32]]
     times: NDArray[np.float32] | None = None
+    covariates: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -174,6 +177,8 @@ def start(training: Examples, plan: Recipe, member: int) -> State:
     network.normalise.fit(training.pixels)
     if training.times is not None:
         network.rhythm.fit(torch.from_numpy(training.times))
+    if network.persons is not None and training.covariates is not None:
+        network.persons.fit(training.covariates)
     for name, task in network.tasks.items():
         scale = torch.from_numpy(task.fit(training.targets[name], plan.training.balance))
         network.scale(name).copy_(scale)
@@ -231,9 +236,11 @@ def step_once(
     network.train()
     x, targets = batch(training, rows, network.normalise, device)
     x = augment(x, draws.keys(chosen.seed, member, 3, state.epoch, rows), plan)
+    person, shown = persons(training, rows, draws.keys(chosen.seed, member, 8, state.epoch, rows), plan, device)
     with statistics_of_taken_steps(state):
         with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
-            answers = network(x, None if training.times is None else torch.from_numpy(training.times[rows]))
+            when = None if training.times is None else torch.from_numpy(training.times[rows])
+            answers = network(x, when, person, shown)
         return descend(state, loss_of(network, answers, targets, plan), plan, steps)
 
 
@@ -295,6 +302,24 @@ def batch(
     return x, {name: torch.from_numpy(values[rows]).to(device) for name, values in training.targets.items()}
 
 
+def persons(
+    training: Examples, rows: NDArray[np.intp], key: NDArray[np.uint64], plan: Recipe, device: torch.device
+) -> tuple[Float[Tensor, "b k"] | None, Bool[Tensor, " b"] | None]:
+    """What is known of the persons of these rows, and whose image is shown: now and then one of both is hidden.
+
+    So one network learns to answer from the image alone, from the covariates alone, and from any part of them
+    (modality dropout; Neverova 2016, arXiv:1501.00102).
+    """
+    if training.covariates is None:
+        return None, None
+    values, chosen = training.covariates[rows], plan.covariates
+    hidden = draws.uniform(key, "hidden")[:, None] < chosen.hidden
+    hidden = hidden | (draws.uniform(key, "each", (values.shape[1],)) < chosen.hidden_each)
+    shown = draws.uniform(key, "image") >= chosen.hidden_image
+    values = np.where(hidden, np.float32(np.nan), values)
+    return torch.from_numpy(values).to(device), torch.from_numpy(shown).to(device)
+
+
 def _clip(network: Network, limit: float) -> Tensor:
     """Norm of the gradient, which is scaled down to ``limit``; 0 only measures: a pass over all weights less."""
     if limit:
@@ -320,7 +345,9 @@ def watch(state: State, validation: Examples, plan: Recipe) -> dict[str, float]:
     network.load_state_dict(state.average)
     network.channels_last = plan.training.channels_last
     network.to(next(state.network.parameters()).device)
-    answers = model.outputs(network, validation.pixels, [lambda x: x], times=validation.times).answers
+    answers = model.outputs(
+        network, validation.pixels, [lambda x: x], times=validation.times, covariates=validation.covariates
+    ).answers
     return judge(state, network, answers, validation.targets, plan)
 
 

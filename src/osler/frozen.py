@@ -15,7 +15,7 @@ from torch import Tensor
 
 from osler import cache, draws, recipe, store
 from osler.cohort import Training, Validation
-from osler.fitting import Course, Examples, State, descend, judge, loop, loss_of, seed_of, start
+from osler.fitting import Course, Examples, State, descend, judge, loop, loss_of, persons, seed_of, start
 from osler.model import Network
 from osler.problem import Problem
 from osler.recipe import Recipe
@@ -24,6 +24,23 @@ from osler.recipe import Recipe
 _LEFT_OUT = 0.1
 # Pixels at once: of loops as many as of still images.
 _TOGETHER = 2**22
+
+
+def require(plan: Recipe) -> None:
+    """What is asked can be learned from features that stay, if they are to stay.
+
+    Raises:
+        Problem: the backbone has learned nothing, or a task asks where something is.
+    """
+    if not plan.training.freeze:
+        return
+    if not plan.network.weights:
+        raise Problem("training.freeze keeps a backbone that has learned nothing", fix="set network.weights")
+    if plan.dense:
+        raise Problem(
+            "training.freeze keeps features of whole images, and a task asks where something is",
+            fix="set training.backbone_rate=0 instead",
+        )
 
 
 def fit(training: Examples, validation: Examples, plan: Recipe, course: Course) -> Network:
@@ -124,7 +141,8 @@ def _step(
     network.train()
     times = np.zeros(moments.shape[:2], np.float32) + np.inf if training.times is None else training.times
     when = left_out(times[rows], draws.keys(seed, member, 3, state.epoch, rows))
-    answers = network.along(torch.from_numpy(moments[rows]).to(device), when).answers
+    about = persons(training, rows, draws.keys(seed, member, 8, state.epoch, rows), plan, device)
+    answers = network.along(torch.from_numpy(moments[rows]).to(device), when, *about).answers
     targets = {name: torch.from_numpy(values[rows]).to(device) for name, values in training.targets.items()}
     return descend(state, loss_of(network, answers, targets, plan), plan, steps)
 
@@ -140,7 +158,8 @@ def _watch(
     spare.load_state_dict(state.average)
     times = None if validation.times is None else torch.from_numpy(validation.times)
     device = next(spare.parameters()).device
-    answers = spare.eval().along(torch.from_numpy(np.array(moments)).to(device), times).answers
+    known = None if validation.covariates is None else torch.from_numpy(validation.covariates).to(device)
+    answers = spare.eval().along(torch.from_numpy(np.array(moments)).to(device), times, known).answers
     return judge(state, spare, _in_own_unit(spare, answers), validation.targets, plan)
 
 

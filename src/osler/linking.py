@@ -47,6 +47,7 @@ class Said:
         presence: of linked tasks, where each class is: ``(b f, k, ...)``, 0 to 1.
         shares: of a sequence that the network attends to, what share each moment has in ``answers``; 0 where there is
             none. Not while training.
+        whole: ``(b, w)``: what was made of the moments, and answered from.
     """
 
     places: Mapping[str, Any]
@@ -55,6 +56,7 @@ class Said:
     opinions: Sequence[Mapping[str, Float[Tensor, "b o"]]] = ()
     presence: Mapping[str, Float[Tensor, "bf k *size"]] = field(default_factory=dict)
     shares: Float[Tensor, "b t"] | None = None
+    whole: Float[Tensor, "b w"] | None = None
 
 
 class Links(nn.Module):

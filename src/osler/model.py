@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from osler import catalog, draws, recipe, store
 from osler.appearance import appearance, thumbnail
 from osler.case import Question
+from osler.covariates import Encoder
 from osler.decoder import Decoder
+from osler.fusion import Fusion
 from osler.linking import Links, Said
 from osler.problem import Problem
 from osler.recipe import Recipe
@@ -30,6 +32,8 @@ from osler.tasks.segmentation import Segmentation
 from osler.transforms import spatial
 
 FORMAT_VERSION = 1
+# What a model with covariates can answer from alone.
+ALONE = ("image", "covariates")
 # Not infinity: the average of the weights would turn it into NaN.
 _LARGEST = torch.finfo(torch.float32).max
 
@@ -104,6 +108,13 @@ class Network(nn.Module):
         self.slices = image.size[0] if image.dims == 2 else 1
         self.rhythm = Rhythm(timed=self.sequence.timed)
         self.features = features
+        self.persons: Encoder | None = None
+        self.fusion: Fusion | None = None
+        if plan.covariates.columns:
+            self.persons = Encoder(plan.covariates)
+            chosen = recipe.options("fusion", parts.fusion, parts.fusion_options)
+            widths = {"image": self.sequence.features, "covariates": self.persons.features}
+            self.fusion = catalog.find("fusion", parts.fusion).build(chosen, widths=widths)
         self.links: Links | None = None
         if self.dense:
             self.decoder, self.finest, strides = self._decoder(image)
@@ -112,7 +123,8 @@ class Network(nn.Module):
                 self.links = Links(self.tasks, self.dense, self.decoder.widths, self.backbone.features, plan)
         self.dropout = nn.Dropout(parts.dropout)
         # By number: a task may have any name, also one that a module cannot have.
-        self.heads = nn.ModuleList(task.head(self.sequence.features) for task in self.tasks.values())
+        answered = self.sequence.features if self.fusion is None else self.fusion.features
+        self.heads = nn.ModuleList(task.head(answered) for task in self.tasks.values())
         for number, task in enumerate(self.tasks.values()):
             self.register_buffer(
                 f"scale_{number}", torch.from_numpy(task.fit(np.zeros((1, _width(task)), np.float32), 0))
@@ -135,7 +147,13 @@ class Network(nn.Module):
         first = min(task.finest(strides) for task in self.dense.values())
         return Decoder([level.shape[1] for level in levels[first:]], image.dims), first, strides[first:]
 
-    def say(self, x: Float[Tensor, "b t c d h w"], times: Float[Tensor, "_ t"] | None = None) -> Said:
+    def say(
+        self,
+        x: Float[Tensor, "b t c d h w"],
+        times: Float[Tensor, "_ t"] | None = None,
+        covariates: Float[Tensor, "_ k"] | None = None,
+        shown: Bool[Tensor, " b"] | None = None,
+    ) -> Said:
         """All that is said of a *normalised* batch; moments (and slices, in 2D) are folded into it for the backbone.
 
         Where the whole is asked about, features of slices are averaged; ``sequence`` makes one vector of the moments.
@@ -143,8 +161,10 @@ class Network(nn.Module):
         Args:
             x: the batch.
             times: see :func:`osler.data.timeline`; moments that count, evenly spaced, where they are not given.
+            covariates: see :meth:`answer`, as ``shown``.
+            shown: whose image counts.
         """
-        return self.conclude(self.levels(x), len(x), times)
+        return self.conclude(self.levels(x), len(x), times, covariates, shown)
 
     def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Float[Tensor, "bf _ ..."]]:
         """Feature maps of every level of the backbone, finest first; where nothing is to be placed only the last."""
@@ -154,11 +174,17 @@ class Network(nn.Module):
         return found
 
     def conclude(
-        self, levels: Sequence[Float[Tensor, "bf _ ..."]], cases: int, times: Float[Tensor, "_ t"] | None = None
+        self,
+        levels: Sequence[Float[Tensor, "bf _ ..."]],
+        cases: int,
+        times: Float[Tensor, "_ t"] | None = None,
+        covariates: Float[Tensor, "_ k"] | None = None,
+        shown: Bool[Tensor, " b"] | None = None,
     ) -> Said:
-        """What is said of the feature maps of :meth:`levels`; ``times`` of all cases, or of each."""
+        """What is said of the feature maps of :meth:`levels`; what is beside them of all cases, or of each."""
         # Linked tasks are trained on all moments that they are given, evenly spaced.
-        whole = self.along(self.moments(levels[-1], cases), times if self.links is None else None)
+        counted = times if self.links is None else None
+        whole = self.along(self.moments(levels[-1], cases), counted, covariates, shown)
         vector, answers = whole.vector, whole.answers
         if not self.dense:
             return whole
@@ -174,10 +200,14 @@ class Network(nn.Module):
         return self.get_buffer(f"scale_{list(self.tasks).index(task)}")
 
     def forward(
-        self, x: Float[Tensor, "b t c d h w"], times: Float[Tensor, "_ t"] | None = None
+        self,
+        x: Float[Tensor, "b t c d h w"],
+        times: Float[Tensor, "_ t"] | None = None,
+        covariates: Float[Tensor, "_ k"] | None = None,
+        shown: Bool[Tensor, " b"] | None = None,
     ) -> dict[str, Tensor]:
         """The answers of :meth:`say` to tasks that ask of the whole image, by name."""
-        return dict(self.say(x, times).answers)
+        return dict(self.say(x, times, covariates, shown).answers)
 
     def maps(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "bf k *size"]:
         """Feature maps; moments (and slices, in 2D) are folded into the batch, in the order of their axes."""
@@ -206,7 +236,13 @@ class Network(nn.Module):
         found: Tensor = self.sequence(moments, *self.rhythm(moments.shape[:2], times, moments.device))
         return found
 
-    def along(self, moments: Float[Tensor, "b t v"], times: Float[Tensor, "_ t"] | None = None) -> Said:
+    def along(
+        self,
+        moments: Float[Tensor, "b t v"],
+        times: Float[Tensor, "_ t"] | None = None,
+        covariates: Float[Tensor, "_ k"] | None = None,
+        shown: Bool[Tensor, " b"] | None = None,
+    ) -> Said:
         """What follows from the features of each moment, for the whole; ``Said.vector`` is their mean.
 
         Not what ``sequence`` makes of them: a state forgets what the novelty gate must see, however long ago it was.
@@ -214,7 +250,8 @@ class Network(nn.Module):
         mask, gaps = self.rhythm(moments.shape[:2], times, moments.device)
         mean = kept(moments, mask).sum(1) / mask.sum(1, keepdim=True)
         if not self.sequence.timed:
-            return Said({}, self.answer(self.sequence(moments, mask, gaps)), mean)
+            made = self.sequence(moments, mask, gaps)
+            return Said({}, self.answer(made, covariates, shown), mean, whole=made)
         # Rounding would add up from step to step.
         with torch.autocast(moments.device.type, enabled=False):
             exact = moments.float()
@@ -222,10 +259,30 @@ class Network(nn.Module):
             attends = not self.training and hasattr(self.sequence, "weights")
             weights: Any = getattr(self.sequence, "weights", None)
             shares = weights(exact, mask, gaps) if attends else None
-        return Said({}, self.answer(made), mean, shares=shares)
+        return Said({}, self.answer(made, covariates, shown), mean, shares=shares, whole=made)
 
-    def answer(self, vector: Float[Tensor, "b v"]) -> dict[str, Tensor]:
-        """Outputs by task of feature vectors: by the whole image alone."""
+    def answer(
+        self,
+        vector: Float[Tensor, "b v"],
+        covariates: Float[Tensor, "_ k"] | None = None,
+        shown: Bool[Tensor, " b"] | None = None,
+    ) -> dict[str, Tensor]:
+        """Outputs by task of feature vectors of whole images, and of what is known of the persons.
+
+        Args:
+            vector: of :meth:`vector`.
+            covariates: of all cases, or of each, as :func:`osler.covariates.encode` gives them; ``None``: nothing is
+                known.
+            shown: whose image counts; all by default.
+        """
+        if self.persons is not None and self.fusion is not None:
+            if covariates is None:
+                covariates = vector.new_full((1, len(self.persons.missing)), torch.nan)
+            covariates = covariates.to(vector.device).expand(len(vector), -1)
+            there = torch.ones(len(vector), 2, dtype=torch.bool, device=vector.device)
+            if shown is not None:
+                there[:, 0] = shown
+            vector = self.fusion({"image": vector, "covariates": self.persons(covariates)}, there)
         kept = self.dropout(vector)
         return {name: head(kept).float() for name, head in zip(self.tasks, self.heads, strict=True)}
 
@@ -383,6 +440,7 @@ class Outputs:
         torn: of linked tasks ``(n,)``: 1 where the two opinions (see ``linking.Said``) lead to different classes.
         shares: ``(n, t)`` of each moment in the answers (see ``linking.Said``), of the unmoved images; ``(n, 0)``
             where the network does not attend.
+        alone: of a model with covariates, ``answers`` by the ``image`` alone, and by the ``covariates`` alone.
     """
 
     answers: dict[str, NDArray[np.float64]]
@@ -391,6 +449,7 @@ class Outputs:
     appearances: NDArray[np.float32]
     torn: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     shares: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    alone: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
 
 
 @torch.inference_mode()
@@ -400,6 +459,7 @@ def outputs(
     views: Sequence[Callable[[Tensor], Tensor]],
     batch: int = 32,
     times: NDArray[np.float32] | None = None,
+    covariates: NDArray[np.float32] | None = None,
 ) -> Outputs:
     """What one network says, averaged over ``views``, in float32.
 
@@ -409,10 +469,15 @@ def outputs(
         views: functions from a normalised batch to a moved copy of it; the first is the identity.
         batch: cases at once, at most 256 moments; it does not change the answer beyond rounding.
         times: ``(n, t)``, see :func:`osler.data.timeline`; without them every moment counts.
+        covariates: ``(n, k)`` as :func:`osler.covariates.encode` gives them; ``None``: nothing is known.
     """
     network.eval()
     device = next(network.parameters()).device
-    answers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in network.tasks}
+    # The name of a source and that of a task; the first source is all that is known.
+    sources = ("", *(ALONE if network.fusion is not None else ()))
+    answers: dict[tuple[str, str], list[NDArray[np.float64]]] = {
+        (source, name): [] for source in sources for name in network.tasks
+    }
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     torn: dict[str, list[NDArray[np.float64]]] = {}
     shares: list[NDArray[np.float32]] = []
@@ -420,11 +485,18 @@ def outputs(
     for start in range(0, len(pixels), batch):
         x = network.normalise(torch.from_numpy(pixels[start : start + batch]).to(device))
         when = None if times is None else torch.from_numpy(times[start : start + batch])
-        total: dict[str, Tensor] = {}
+        person = None if covariates is None else torch.from_numpy(covariates[start : start + batch]).to(device)
+        hidden = torch.zeros(len(x), dtype=torch.bool, device=device)
+        alone = {"image": (None, None), "covariates": (person, hidden)}
+        total: dict[tuple[str, str], Tensor] = {}
         for number, view in enumerate(views):
-            said = network.say(view(x), when)
-            for name, value in said.answers.items():
-                total[name] = value.double() + total.get(name, 0)
+            said = network.say(view(x), when, person)
+            for source in sources:
+                given = said.answers
+                if source and said.whole is not None:
+                    given = network.answer(said.whole, *alone[source])
+                for name, value in given.items():
+                    total[source, name] = value.double() + total.get((source, name), 0)
             if number == 0:
                 seen.append((said.vector.float().cpu(), thumbnail(x).cpu(), appearance(x).cpu()))
                 attended = x.flatten(1)[:, :0] if said.shares is None else said.shares
@@ -432,16 +504,16 @@ def outputs(
                 for name in _exclusive(network) if said.opinions[1:] else ():
                     first, second = (each[name].argmax(1) for each in said.opinions)
                     torn.setdefault(name, []).append((first != second).double().cpu().numpy())
-        for name, value in total.items():
+        for (source, name), value in total.items():
             mean = (value / len(views)).cpu().numpy()
             if network.tasks[name].question.kind == "regression":
                 centre, spread = network.scale(name).double().cpu().numpy()
                 mean = mean * spread + centre
-            answers[name].append(mean)
-    joined = {name: np.concatenate(values) for name, values in answers.items()}
+            answers[source, name].append(mean)
+    joined = {source: {name: np.concatenate(answers[source, name]) for name in network.tasks} for source in sources}
     vectors, thumbnails, appearances = (torch.cat(parts).numpy() for parts in zip(*seen, strict=True))
     differ = {name: np.concatenate(values) for name, values in torn.items()}
-    return Outputs(joined, vectors, thumbnails, appearances, differ, np.concatenate(shares))
+    return Outputs(joined.pop(""), vectors, thumbnails, appearances, differ, np.concatenate(shares), joined)
 
 
 def _exclusive(network: Network) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from scipy.special import log_softmax, logsumexp, softmax
+from scipy.stats import norm
 
 from osler import anatomy
 from osler.case import Case, Finding, Role
@@ -173,6 +174,36 @@ def detectability(spec: Phantom) -> float:
         raise Problem("d' has a closed form for xray and ct with known=True only", fix="change the phantom")
     expected, _ = _expected(keys(spec.seed, 1, 0), keys(spec.seed, 2, 0), 0, spec)
     return float(np.linalg.norm(expected[1] - expected[0]) / _deviation(spec))
+
+
+def expected_auroc(spec: Phantom) -> dict[str, float]:
+    """AUROC of ideal observers of the ``image`` alone, of the ``covariates`` alone, and of ``both``.
+
+    Given the class, image, age and sex are independent, so that their log likelihood ratios add up. Those of the
+    image and of the age are Gaussian with variances ``d'^2`` and ``a^2`` and means of half of that, up or down by
+    class, so that their sum has the variance ``v = d'^2 + a^2``; that of the sex takes two values. A case of the
+    second class then lies above one of the first by a Gaussian of mean ``v`` and variance ``2 v``, and by the
+    difference of two sexes.
+
+    Raises:
+        Problem: see :func:`detectability`; or there are more than two classes.
+    """
+    if len(spec.classes) != 2:
+        raise Problem("the AUROC has a closed form for two classes", fix="change the phantom")
+    male = [1 / (1 + np.exp(-spec.sex_effect * rank)) for rank in (0, 1)]
+    ratio = [float(np.log((1 - male[1]) / (1 - male[0]))), float(np.log(male[1] / male[0]))]
+    image, age = detectability(spec) ** 2, spec.age_effect**2
+
+    def auroc(variance: float, sexed: bool) -> float:
+        total = 0.0
+        for one, p in enumerate((1 - male[1], male[1])):
+            for other, q in enumerate((1 - male[0], male[0])):
+                ahead = variance + (ratio[one] - ratio[other] if sexed else 0.0)
+                step = (np.sign(ahead) + 1) / 2 if variance == 0 else norm.cdf(ahead / np.sqrt(2 * variance))
+                total += p * q * float(step)
+        return total
+
+    return {"image": auroc(image, False), "covariates": auroc(age, True), "both": auroc(image + age, True)}
 
 
 def write_phantom(folder: Path, spec: Phantom, cases: int) -> Path:

@@ -16,8 +16,9 @@ from osler import data, modality, model, pace, recipe
 from osler.case import DENSE, Question
 from osler.cohort import Cohort, is_known, label_of
 from osler.image import Image
+from osler.inspections import covariates as columns
 from osler.problem import Problem
-from osler.recipe import Recipe
+from osler.recipe import CovariatePlan, Recipe
 
 SAMPLE = 48
 # Of a sequence so many moments are looked at; its length is known from all of them.
@@ -180,6 +181,8 @@ def derive(
     _plan_network(base["network"], reasons, found, image, given.get("network", {}))
     _plan_training(base["training"], reasons, found, cohort.questions[0], bool(weights), image["frames"])
     _plan_rest(base, reasons, image["modality"])
+    if adapt is None and not any(question.dense for question in cohort.questions):
+        _plan_covariates(base, reasons, cohort)
     if adapt is not None:
         adapt(base, reasons, found)
     given_tasks = {name: {"task": name, **value} for name, value in given.get("tasks", {}).items()}
@@ -188,10 +191,13 @@ def derive(
         given = {**given, "tasks": given_tasks}
     plan = recipe.build(recipe.merge(base, given))
     check_tasks(cohort, plan)
+    _check_columns(cohort, plan)
     for key in leaves(given):
         reasons[key] = "given"
     chosen = given.get("training", {})
-    plan, rate, why = pace.measure(plan, chosen)
+    # Covariates take no time, and what a network needs to know of them is learned when cases are divided.
+    measured, rate, why = pace.measure(replace(plan, covariates=CovariatePlan()), chosen)
+    plan = replace(measured, covariates=plan.covariates)
     reasons |= {key: text for key, text in why.items() if key not in reasons or reasons[key] != "given"}
     if not chosen.keys() & {"members", "folds", "epochs"} and not plan.training.folds:
         plan, reasons["training.members"] = _ensemble(plan, found, rate, minutes)
@@ -225,6 +231,35 @@ def check_tasks(cohort: Cohort, plan: Recipe) -> None:
                 f"the recipe does not know the classes {', '.join(missing)} of {name}", path=cohort.root,
                 fix="add them to the recipe's classes",
             )  # fmt: skip
+
+
+def _plan_covariates(base: dict[str, Any], why: dict[str, str], cohort: Cohort) -> None:
+    """Columns that the cohort names as covariates, without those that tell the answer or nothing."""
+    learned = [entry for entry in cohort.entries if entry.split != "test"] or list(cohort.entries)
+    named = dict.fromkeys(name for entry in cohort.entries for name in entry.covariates)
+    judged = [one for one in columns.propose(learned, cohort.questions) if one.name in named]
+    if not judged:
+        return
+    kept = [one for one in judged if one.verdict == "covariate"]
+    left = [f"{one.name}: {one.reason}" for one in judged if one.verdict != "covariate"]
+    base["covariates"] = {"columns": [one.name for one in kept]}
+    told = [f"{one.name}: {one.reason}" for one in kept]
+    why["covariates.columns"] = "; ".join([*told, *(f"left out is {one}" for one in left)])
+    if kept:
+        base["network"]["fusion"] = "concat"
+        why["network.fusion"] = "evidence of image and person is added, and seen together by a small layer"
+        why["covariates.hidden"] = "so that the image alone is answered, too"
+        why["covariates.hidden_image"] = "so that the covariates alone are answered, too"
+
+
+def _check_columns(cohort: Cohort, plan: Recipe) -> None:
+    known = dict.fromkeys(name for entry in cohort.entries for name in entry.covariates)
+    for name in plan.covariates.columns:
+        if name not in known:
+            also = (
+                f"it has {', '.join(known)}" if known else "name columns covariate.NAME, or list them in cohort.toml"
+            )
+            raise Problem(f"the cohort has no covariate {name!r}", path=cohort.root, fix=also)
 
 
 def with_weights(given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -82,6 +82,7 @@ class NetworkPlan:
         sequence: a file of ``sequences``: from the features of each moment to those of the case.
         dropout: before the last layer.
         weights: a file made by ``osler import-weights`` or ``osler pretrain`` to start from, else empty.
+        fusion: a file of ``fusion``: how covariates join the image; of no account where there are none.
     """
 
     backbone: str = "resnet"
@@ -92,6 +93,8 @@ class NetworkPlan:
     sequence_options: Options = field(default_factory=dict)
     dropout: float = 0.2
     weights: str = ""
+    fusion: str = "concat"
+    fusion_options: Options = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,34 @@ class LinkPlan:
 
 
 @dataclass(frozen=True)
+class CovariatePlan:
+    """What is known of the person beside the image, and used. Without ``columns`` there is only the image.
+
+    Attributes:
+        columns: names of the covariates.
+        kinds: ``number`` or ``category``, by name. This and what follows is learned from the training cases where it
+            is not given, and stands in the recipe of the model.
+        units: of numbers, by name.
+        ranges: what a number may be, lowest and highest; another one is refused.
+        seen: the smallest and the largest of the training cases.
+        categories: which there are; another one counts as missing.
+        hidden: share of the cases of which, in an epoch, nothing is known but the image.
+        hidden_each: share of the single values that are hidden beside that.
+        hidden_image: share of the cases whose image is hidden.
+    """
+
+    columns: tuple[str, ...] = ()
+    kinds: dict[str, Literal["number", "category"]] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    seen: dict[str, tuple[float, float]] = field(default_factory=dict)
+    categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    hidden: float = 0.2
+    hidden_each: float = 0.1
+    hidden_image: float = 0.2
+
+
+@dataclass(frozen=True)
 class SplitPlan:
     """Shares of the patients held out where the cohort does not say it itself."""
 
@@ -208,6 +239,7 @@ class Recipe:
     augmentation: dict[str, Options] = field(default_factory=dict)
     patches: PatchPlan = field(default_factory=PatchPlan)
     links: LinkPlan = field(default_factory=LinkPlan)
+    covariates: CovariatePlan = field(default_factory=CovariatePlan)
 
     @property
     def linked(self) -> bool:
@@ -263,9 +295,11 @@ def build(content: Mapping[str, Any]) -> Recipe:
     if recipe.network.pooling != "neck":
         options("poolings", recipe.network.pooling, recipe.network.pooling_options)
     options("sequences", recipe.network.sequence, recipe.network.sequence_options)
+    options("fusion", recipe.network.fusion, recipe.network.fusion_options)
     for name, given in recipe.augmentation.items():
         options("transforms", name, given)
     _check_values(recipe)
+    _check_covariates(recipe)
     return recipe
 
 
@@ -306,6 +340,9 @@ def _check_values(recipe: Recipe) -> None:
         "split.validation": (recipe.split.validation, 0, 0.9),
         "split.calibration": (recipe.split.calibration, 0, 0.9),
         "split.test": (recipe.split.test, 0, 0.9),
+        "covariates.hidden": (recipe.covariates.hidden, 0, 0.9),
+        "covariates.hidden_each": (recipe.covariates.hidden_each, 0, 0.9),
+        "covariates.hidden_image": (recipe.covariates.hidden_image, 0, 0.9),
         "links.consistency": (recipe.links.consistency, 0, 100),
         "patches.longest": (recipe.patches.longest, 0, 65_536),
         "patches.per_case": (recipe.patches.per_case, 1, 100_000),
@@ -324,18 +361,33 @@ def _check_values(recipe: Recipe) -> None:
         raise Problem("in the recipe, training.folds = 1 makes no sense", fix="use 0 for one model, or 2 or more")
     if plan.folds and plan.members > 1:
         raise Problem("in the recipe, folds make an ensemble already", fix="set either folds or members")
-    if plan.freeze and not recipe.network.weights:
-        raise Problem(
-            "in the recipe, training.freeze keeps a backbone that has learned nothing", fix="set network.weights"
-        )
-    if plan.freeze and recipe.dense:
-        raise Problem(
-            "in the recipe, training.freeze keeps features of whole images, and a task asks where something is",
-            fix="set training.backbone_rate=0 instead",
-        )
     _check_questions(recipe)
     if not recipe.tasks:
         raise Problem("the recipe asks nothing", fix="give the cohort labels, or the recipe a [tasks.NAME] table")
+
+
+def _check_covariates(recipe: Recipe) -> None:
+    """Each is named once, what is said is said of one of them, and the tasks can use them."""
+    plan = recipe.covariates
+    if plan.columns and recipe.dense:
+        raise Problem(
+            "in the recipe, covariates stand beside a task that asks where something is, which cannot use them",
+            fix="set covariates.columns=[]",
+        )
+    if len(set(plan.columns)) < len(plan.columns):
+        raise Problem("in the recipe, covariates.columns names a column twice", fix="name it once")
+    for key in ("kinds", "units", "ranges", "seen", "categories"):
+        strange = [name for name in getattr(plan, key) if name not in plan.columns]
+        if strange:
+            raise Problem(
+                f"in the recipe, covariates.{key} names {strange[0]!r}, which covariates.columns does not",
+                fix="name it there, too",
+            )
+    for name, (low, high) in plan.ranges.items():
+        if not low <= high:
+            raise Problem(
+                f"in the recipe, covariates.ranges.{name} goes from {low:g} to {high:g}", fix="swap the two"
+            )
 
 
 def _check_questions(recipe: Recipe) -> None:
@@ -372,7 +424,8 @@ def check_shape(content: Mapping[str, Any]) -> None:
         if not isinstance(value, Mapping) and key in {f.name for f in fields(Recipe)}:
             fix = f"set a key in it, e.g. {key}.KEY=VALUE" + (", or write none" if key == "augmentation" else "")
             raise Problem(f"in the recipe, {key} = {value!r} is no table", fix=fix)
-    for section, key in (("network", "options"), ("network", "pooling_options"), ("network", "sequence_options")):
+    variants = ("options", "pooling_options", "sequence_options", "fusion_options")
+    for section, key in (("network", one) for one in variants):
         if not isinstance(content.get(section, {}).get(key, {}), Mapping):
             raise Problem(f"in the recipe, {section}.{key} is no table", fix=f"set {section}.{key}.NAME=VALUE")
     for key in ("tasks", "augmentation"):
@@ -455,7 +508,12 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             raise Problem(f"in the recipe, {key} is none, and yet keys of it are set", fix="leave out one of the two")
         if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
             below = dict(result[key])
-            kinds = (("backbone", "options"), ("pooling", "pooling_options"), ("sequence", "sequence_options"))
+            kinds = (
+                ("backbone", "options"),
+                ("pooling", "pooling_options"),
+                ("sequence", "sequence_options"),
+                ("fusion", "fusion_options"),
+            )
             for choice, kept in kinds:
                 if choice in value and value[choice] != below.get(choice):
                     below.pop(kept, None)
@@ -483,7 +541,8 @@ def to_toml(content: Mapping[str, Any], reasons: Mapping[str, str], where: str =
     # TOML has no word for nothing: a key without a value is left out.
     plain = {key: value for key, value in content.items() if value is not None and not isinstance(value, Mapping)}
     for key, value in plain.items():
-        reason = reasons.get(f"{where}{key}", "")
+        # A column's name may hold anything, also the end of a line.
+        reason = " ".join(reasons.get(f"{where}{key}", "").split())
         line = f"{_toml_key(key)} = {json.dumps(value, ensure_ascii=False)}"
         lines.append(f"{line}  # {reason}" if reason else line)
     for key, value in content.items():

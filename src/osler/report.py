@@ -20,7 +20,7 @@ from PIL import Image as Pillow
 
 from osler import dense_scoring
 from osler.case import DENSE, Answer, Diagnosis
-from osler.pages import figures
+from osler.pages import figures, persons
 from osler.pages.overlays import Example, chosen
 from osler.pages.wording import FIGURES, HEADLINES, answer_in_words, row, shown, when
 from osler.predictions import Predictions
@@ -84,6 +84,7 @@ def evaluation_page(
     for task in tasks:
         differences = other.get("tasks", {}).get(task["name"], {}).get("differences", {})
         task["differences"] = [row(key, found) for key, found in differences.items()]
+        task["sources"] = persons.sources(evaluation.get("covariates", {}).get(task["name"]))
     _write(path, "evaluation.html", about=about, tasks=tasks)
 
 
@@ -251,7 +252,8 @@ def diagnosis_page(
     ]
     answers = [answer_in_words(answer) for answer in diagnosis.answers.values()]
     _write(path, "diagnosis.html", diagnosis=diagnosis, panes=shown, answers=answers, novelty=_novelty(diagnosis),
-           concordance=_concordance(diagnosis), moments=_moments(diagnosis, frames or {}))  # fmt: skip
+           concordance=_concordance(diagnosis), moments=_moments(diagnosis, frames or {}),
+           shares=[persons.shares(found) for found in diagnosis.shares])  # fmt: skip
 
 
 def _moments(diagnosis: Diagnosis, frames: Mapping[int, Picture]) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ throughout: metrics count *all* cases, also those that the model withheld; what 
 ``selective``. Unknown targets are left out one by one. A patient with several cases is one draw, not several.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from osler.metrics.bootstrap import bootstrap
 from osler.metrics.estimate import Estimate
 from osler.predictions import Floats, Predictions
 
-__all__ = ["Predictions", "compare", "describe", "score"]
+__all__ = ["Predictions", "compare", "describe", "figures", "score"]
 
 SMALLEST_SUBGROUP = 20
 MOST_SUBGROUPS = 12
@@ -88,10 +89,21 @@ def blank(question: Question, *, n: int, unknown: int) -> dict[str, Any]:
     }
 
 
-def compare(a: Predictions, b: Predictions, draws: int = 2000, seed: int = 0) -> dict[str, Any]:
+def figures(predictions: Predictions, names: Sequence[str], draws: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """Some figures of a task, those of these names that it has, of the cases with a known target."""
+    rows = predictions.take(predictions.known)
+    if not rows.cases:
+        return {}
+    return _estimates({name: one for name, one in _measures(rows).items() if name in names}, draws, seed)
+
+
+def compare(
+    a: Predictions, b: Predictions, draws: int = 2000, seed: int = 0, only: Sequence[str] = ()
+) -> dict[str, Any]:
     """Two models on the same cases: each figure of both, and their difference ``a - b`` with a paired interval.
 
-    AUROC of one class by paired DeLong, all else by drawing the same patients for both.
+    AUROC of one class by paired DeLong, all else by drawing the same patients for both. ``only``: figures of these
+    names, where some are wanted.
 
     Raises:
         ValueError: the cases, the question or the truth differ.
@@ -102,7 +114,7 @@ def compare(a: Predictions, b: Predictions, draws: int = 2000, seed: int = 0) ->
     a, b = a.take(a.known), b.take(b.known)
     ours, theirs = _measures(a), _measures(b)
     differences: dict[str, Any] = {}
-    for name in (name for name in ours if name in theirs):
+    for name in (name for name in ours if name in theirs and (not only or name in only)):
         one, other = ours[name], theirs[name]
         if name == "auroc" and a.binary:
             clusters = None if a.one_each else a.clusters

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from osler import calibration, data, diagnosis, grid, places, sliding, volumes
+from osler import calibration, covariates, data, diagnosis, grid, places, sliding, volumes
 from osler.case import Box, Case, Finding, Mask
 from osler.explanations import log_odds, removed
 from osler.grid import Grid
@@ -32,6 +32,7 @@ class OfClass:
     task: str
     number: int
     times: Tensor | None = None
+    covariates: Tensor | None = None
 
     @property
     def dims(self) -> int:
@@ -47,12 +48,12 @@ class OfClass:
 
     def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
         """:func:`osler.explanations.log_odds`."""
-        outputs = self.network.conclude(levels, cases, self.times).answers[self.task]
+        outputs = self.network.conclude(levels, cases, self.times, self.covariates).answers[self.task]
         return log_odds(outputs, self.network.tasks[self.task].question, self.number)
 
     def raw(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b o"]:
         """All outputs of the task."""
-        return self.network.say(x, self.times).answers[self.task]
+        return self.network.say(x, self.times, self.covariates).answers[self.task]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,7 @@ class OfMoment:
     whole: Tensor
     times: Tensor
     moment: int
+    covariates: Tensor | None = None
 
     @property
     def dims(self) -> int:
@@ -92,7 +94,7 @@ class OfMoment:
     def _outputs(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, "b o"]:
         this, others = self.network.moments(levels[-1], cases), self.others.expand(cases, -1, -1)
         moments = torch.cat([others[:, : self.moment], this, others[:, self.moment + 1 :]], 1)
-        return self.network.along(moments, self.times).answers[self.task]
+        return self.network.along(moments, self.times, self.covariates).answers[self.task]
 
     def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
         """:func:`osler.explanations.log_odds`."""
@@ -144,6 +146,7 @@ class Asked:
         to_image: from a map ``(d, h, w)`` on the networks' grid to one on the image as it was read.
         place: where the finding lies, in words; empty for a class of the whole image.
         frame: the moment of the image that is looked at; ``None`` where it is the mean over all of them.
+        source: ``image`` where a model with covariates answers by the image alone.
     """
 
     made: Model
@@ -154,6 +157,7 @@ class Asked:
     to_image: Callable[[Heat], Heat]
     place: str = ""
     frame: int | None = None
+    source: str = ""
 
     def answers(self, kept: Iterable[Tensor]) -> NDArray[np.float64]:
         """What the networks answer together when only that share ``(d, h, w)`` of the image is left, ``(n,)``.
@@ -172,7 +176,7 @@ class Asked:
         task = self.made.tasks[self.task]
         if task.question.kind == "regression":
             return np.asarray(np.mean(raw, 0)[:, 0])
-        fitted = diagnosis.calibrated(self.made, self.task)
+        fitted = diagnosis.calibrated(self.made, self.task, self.source)
         return np.asarray(calibration.apply(task, fitted, np.stack(raw))[:, first.number], np.float64)
 
 
@@ -198,17 +202,20 @@ def ask(made: Model, case: Case, finding: Finding | None = None) -> Asked:
         if finding is None or (finding.box is None and finding.mask is None):
             finding = _surest(made, case, finding)
         return _of_place(made, data.the_image(case), finding)
-    return _of_class(made, data.the_image(case), finding)
+    return _of_class(made, case, finding)
 
 
-def _of_class(made: Model, image: Image, finding: Finding | None) -> Asked:
+def _of_class(made: Model, case: Case, finding: Finding | None) -> Asked:
+    image = data.the_image(case)
     pixels = data.prepare(image, made.recipe.image)[None]
+    columns = made.recipe.covariates
+    known = torch.from_numpy(covariates.encode(columns, case.covariates).row)[None] if columns.columns else None
     times = torch.from_numpy(data.timeline(image, made.recipe.image))[None]
     if finding is not None:
         task, number = finding.task, made.tasks[finding.task].question.classes.index(finding.name)
     else:
         task = next(iter(made.tasks))
-        answered = diagnosis.answer(made, pixels, times=times.numpy())
+        answered = diagnosis.answer(made, pixels, times=times.numpy(), known=None if known is None else known.numpy())
         exclusive = made.tasks[task].question.kind in ("multiclass", "ordinal")
         number = int((answered.decision if exclusive else answered.probability)[task][0].argmax())
     with torch.no_grad():
@@ -216,13 +223,16 @@ def _of_class(made: Model, image: Image, finding: Finding | None) -> Asked:
     where = grid.fit(image, made.recipe.image)
     name, back = made.tasks[task].question.classes[number], partial(to_image, where=where)
     moment = _decisive(made, inputs, times)
+    source = "image" if known is not None and not bool(known.isfinite().any()) else ""
     if moment is None:
-        targets = [OfClass(network.eval(), task, number, times) for network in made.networks]
-        return Asked(made, task, name, targets, inputs, back)
+        targets = [OfClass(network.eval(), task, number, times, known) for network in made.networks]
+        return Asked(made, task, name, targets, inputs, back, source=source)
     alone = [x[:, moment : moment + 1] for x in inputs]
-    of_it = [OfMoment(n.eval(), task, number, x, times, moment) for n, x in zip(made.networks, inputs, strict=True)]
+    of_it = [
+        OfMoment(n.eval(), task, number, x, times, moment, known) for n, x in zip(made.networks, inputs, strict=True)
+    ]
     frame = int(data.moments_of(image, made.recipe.image)[moment])
-    return Asked(made, task, name, of_it, alone, back, f"at moment {frame + 1}", frame)
+    return Asked(made, task, name, of_it, alone, back, f"at moment {frame + 1}", frame, source)
 
 
 def _decisive(made: Model, inputs: Sequence[Tensor], times: Tensor) -> int | None:

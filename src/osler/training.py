@@ -22,6 +22,7 @@ from torch import Tensor
 from osler import (
     calibration,
     cohort,
+    covariates,
     data,
     draws,
     frozen,
@@ -81,6 +82,7 @@ def train(
     with locked(out):
         derive = patch_planning.derive if any(q.dense for q in found.questions) else planning.derive
         plan = settle(found, out, settings, minutes, say, derive)
+        frozen.require(plan)
         torch.set_num_threads(plan.training.threads)
         return _train(found, plan, out, say)
 
@@ -90,7 +92,7 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     loaded = data.load(found.entries, plan.image, None, out / "pixels", tuple(plan.tasks.values()))
     say_problems(loaded.problems, say)
     digest = cohort.digest(loaded.entries, loaded.digests)
-    same_pixels(out, digest)
+    same_pixels(out, digest + covariates.digest(plan.covariates, loaded.entries))
     done = _finished(out)
     if done is not None:
         store.remove(out / "pixels")
@@ -104,12 +106,22 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     said = [entry.findings for entry in loaded.entries]
     targets = {name: task.encode_all(said) for name, task in tasks.items()}
 
+    pairs = assign(found, loaded, splits, plan)
+    persons: NDArray[np.float32] | None = None
+    if plan.covariates.columns:
+        learned = {entry.id: entry for training, *_ in pairs for entry in training.entries}
+        columns, more = covariates.learn(plan.covariates, list(learned.values()))
+        plan, notes = replace(plan, covariates=columns), [*notes, *more]
+        for note in more:
+            say(note)
+        persons = covariates.table(columns, loaded.entries)
+
     def examples(part: Any) -> Examples:
         rows = [row_of[entry.id] for entry in part.entries]
         known = {name: values[rows] for name, values in targets.items()}
-        return Examples(part, loaded.pixels.take(rows), known, loaded.times[rows])
+        about = None if persons is None else persons[rows]
+        return Examples(part, loaded.pixels.take(rows), known, loaded.times[rows], about)
 
-    pairs = assign(found, loaded, splits, plan)
     _write_splits(out / "splits.csv", splits, pairs if plan.training.folds else [], loaded, row_of)
     networks: list[Network] = []
     began = time.monotonic()
@@ -133,6 +145,8 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     say("calibrating")
     digests = [int(loaded.digests[row_of[e.id]][:15], 16) for _, _, c in pairs for e in c.entries]
     fitted, card, held = _calibrate(networks, ((examples(t), examples(c)) for t, _, c in pairs), plan)
+    if persons is not None:
+        _write_table(out / "covariates.safetensors", pairs, (row_of, persons, targets), plan)
     if plan.dense:
         parts = [[(e.id, e.patient, s.moments) for e in c.entries for s in samples.get(e.id, [])] for *_, c in pairs]
         learned, card["places"], answers_of = where.calibrate(networks, parts, plan)
@@ -210,7 +224,7 @@ def same_pixels(out: Path, digest: str) -> None:
     """
     path = out / "cohort.sha256"
     if path.exists() and path.read_text(encoding="utf-8").strip() != digest:
-        raise Problem("this run began with other images or labels", path=out, fix="give another --out")
+        raise Problem("this run began with other images, labels or covariates", path=out, fix="give another --out")
     write_text(path, digest + "\n")
 
 
@@ -311,6 +325,28 @@ def assign(
     ]
 
 
+def _write_table(
+    path: Path,
+    pairs: Sequence[tuple[Training, Validation, Calibration]],
+    known: tuple[Mapping[str, int], NDArray[np.float32], Mapping[str, NDArray[np.float32]]],
+    plan: Recipe,
+) -> None:
+    """Covariates and answers of the training cases, without names: what a table alone is worth is learned of them.
+
+    ``fold`` is that whose network has *not* seen a case; without folds -1.
+    """
+    row_of, persons, targets = known
+    if plan.training.folds:
+        cases = [(row_of[entry.id], fold) for fold, (*_, held) in enumerate(pairs) for entry in held.entries]
+    else:
+        cases = [(row_of[entry.id], -1) for entry in pairs[0][0].entries]
+    rows = np.array([row for row, _ in cases], np.intp)
+    tensors = {"covariates": torch.from_numpy(persons[rows]), "fold": torch.tensor([fold for _, fold in cases])}
+    tensors |= {f"target.{name}": torch.from_numpy(values[rows]) for name, values in targets.items()}
+    model.write_tensors(path, tensors, {"format": "osler-covariates"})
+    path.chmod(0o600)
+
+
 def _write_splits(
     path: Path, splits: Splits, pairs: Sequence[Any], loaded: data.Loaded, row_of: Mapping[str, int]
 ) -> None:
@@ -348,17 +384,18 @@ def _calibrate(
         chosen = np.sort(chosen)
         when = None if training.times is None else training.times[chosen]
         gate = novelty.fit(model.outputs(network, training.pixels[chosen], views[:1], times=when))
-        seen = model.outputs(network, held.pixels, views, times=held.times)
+        seen = model.outputs(network, held.pixels, views, times=held.times, covariates=held.covariates)
         away = novelty.distances(gate, seen)
         centre, spread = novelty.standardise(away)
         arrays |= {
             f"novelty.{number}.{k}": v for k, v in {**gate, "log.centre": centre, "log.spread": spread}.items()
         }
-        held_parts.append((held.part, held.targets))
+        held_parts.append((held.part, held.targets, held.covariates))
         logs.append(novelty.score(away, centre, spread))
         fold.append(np.full(len(held), number))
-        for name, value in seen.answers.items():
-            raw.setdefault(name, []).append(value)
+        for source, answers in {"": seen.answers, **seen.alone}.items():
+            for name, value in answers.items():
+                raw.setdefault(calibration.key(source, name), []).append(value)
         for name, value in seen.torn.items():
             torn.setdefault(name, []).append(value)
     if not logs:
@@ -369,19 +406,37 @@ def _calibrate(
     arrays["novelty.threshold"] = np.array([novelty.threshold(scores, plan.inference.refusals)])
     arrays["novelty.scores"] = np.sort(scores)
     held_parts = held_parts if plan.training.folds else held_parts[:1]
-    patients = [entry.patient for part, _ in held_parts for entry in part.entries]
+    patients = [entry.patient for part, *_ in held_parts for entry in part.entries]
     held_tensors = {"fold": torch.from_numpy(together(fold).astype(np.int64)), "novelty": torch.from_numpy(scores)}
     held_tensors |= {f"torn.{name}": torch.from_numpy(together(values)) for name, values in torn.items()}
     card: dict[str, Any] = {"calibrated": True, "calibration_cases": len(scores), "isotonic": {}}
+    persons = [each for *_, each in held_parts if each is not None]
+    # Where nothing is known of the person, the answer is that of the image alone, and is calibrated as such.
+    known = np.isfinite(np.concatenate(persons)).any(1) if persons else None
+    if known is not None:
+        held_tensors["known"] = torch.from_numpy(known)
     for number, (name, task) in enumerate(networks[0].tasks.items()):
-        outputs = together(raw[name])
-        target = np.concatenate([targets[name] for _, targets in held_parts])
-        held_tensors |= {f"outputs.{name}": torch.from_numpy(outputs), f"target.{name}": torch.from_numpy(target)}
-        fitted = calibration.fit(
-            task, outputs, target, patients, coverage=plan.inference.coverage, rule=plan.inference.threshold
-        )
-        arrays |= {f"task.{number}.{k}": v for k, v in vars(fitted).items()}
-        card["isotonic"][name] = calibration.against_isotonic(task, outputs, target, patients)
+        target = np.concatenate([targets[name] for _, targets, _ in held_parts])
+        held_tensors[f"target.{name}"] = torch.from_numpy(target)
+        answers = {source: together(raw[calibration.key(source, name)]) for source in
+                   ("", *(model.ALONE if known is not None else ()))}  # fmt: skip
+        held_tensors |= {
+            calibration.key(source, f"outputs.{name}"): torch.from_numpy(values) for source, values in answers.items()
+        }
+        if known is not None:
+            rows = calibration.rows_for(task, target, known)
+            weights = calibration.mixing(task, [values[rows] for values in answers.values()], target[rows])
+            arrays[f"mixing.{number}"] = weights
+            answers[""] = np.asarray(np.tensordot(weights, np.stack(list(answers.values())), 1))
+        for source, outputs in answers.items():
+            rows = calibration.rows_for(task, target, None if source == "image" else known)
+            fitted = calibration.fit(
+                task, outputs[rows], target[rows], [p for p, yes in zip(patients, rows, strict=True) if yes],
+                coverage=plan.inference.coverage, rule=plan.inference.threshold,
+            )  # fmt: skip
+            arrays |= {calibration.key(source, f"task.{number}.{k}"): v for k, v in vars(fitted).items()}
+            if not source:
+                card["isotonic"][name] = calibration.against_isotonic(task, outputs, target, patients)
     return arrays, card, held_tensors
 
 

@@ -88,12 +88,13 @@ def _judge(name: str, cells: list[Cell], asked: list[Contrast], given: bool) -> 
         reason = f"it {told}"
     elif said != "attribute" and not (given and said == ""):
         reason = _WITHHELD[said]
-    elif missing > _MOSTLY_MISSING:
+    elif missing > _MOSTLY_MISSING and not given:
         reason = f"{missing:.0%} of the cases have no value"
     elif len(words) > 0.5 * len(known) and len(set(words)) > 0.5 * len(words):
         reason = "nearly every case has another text"
     elif given:
-        return Column(name, "covariate", "given as a covariate", missing, values)
+        rare = f"; {missing:.0%} of the cases have no value" if missing > _MOSTLY_MISSING else ""
+        return Column(name, "covariate", f"given as a covariate{rare}", missing, values)
     else:
         return Column(name, "propose", "by its name known at diagnosis", missing, values)
     return Column(name, "withhold", reason, missing, values)

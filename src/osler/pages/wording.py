@@ -200,3 +200,11 @@ def _set_in_words(answer: Answer) -> str:
         return f"No class can be ruled out: a set made to hold the truth in {level} of such cases holds all of them."
     only = "only " if len(names) == 1 else ""
     return f"Possible answers: {only}{listed} (sets made like this hold the truth in {level} of such cases)."
+
+
+SOURCES = {
+    "image": "image only",
+    "covariates": "covariates only",
+    "both": "both",
+    "table": "covariates only, boosted trees",
+}

@@ -117,7 +117,7 @@ class Rhythm(nn.Module):
         if self.timed:
             between = gaps(times)
             between = between[between > 0]
-            self.beat.fill_(between.median() if len(between) else 1.0)
+            self.beat.copy_(between.median() if len(between) else between.new_ones(()))
 
     def forward(
         self, shape: Sequence[int], times: Float[Tensor, "_ t"] | None, device: torch.device

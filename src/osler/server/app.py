@@ -3,7 +3,7 @@
 import asyncio
 import importlib.metadata
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -20,10 +20,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
 from osler import cache as copies
-from osler import data, diagnosis, layouts
+from osler import covariates, data, diagnosis, layouts
 from osler.model import Model
 from osler.problem import Problem
 from osler.pseudonym import pseudonym
+from osler.recipe import CovariatePlan
 from osler.server import uploads
 from osler.server.guard import Guard
 from osler.server.schema import Diagnosis
@@ -79,18 +80,21 @@ class Desk:
         finally:
             self.inside -= 1
 
-    def answer(self, upload: Seekable, filename: str, as_page: bool) -> str:
+    def answer(self, upload: Seekable, filename: str, as_page: bool, known: Sequence[str] = ()) -> str:
         """The diagnosis of an upload, as the page or the JSON that `osler diagnose` writes.
+
+        ``known``: covariates, ``name=value`` each.
 
         Raises:
             Problem: the upload is refused, cannot be read, or does not fit the model.
         """
         with TemporaryDirectory(prefix="osler-") as folder:
+            person = covariates.named(self.made.recipe.covariates, known)
             path = uploads.store(upload, filename, Path(folder), self.limits)
             # The case is called "image" until the answer is there, so that no message can hold the file's name.
             # Nothing of what is dropped onto the page stays.
             with copies.bypassed():
-                named = replace(layouts.single(path), id="image", patient="image")
+                named = replace(layouts.single(path), id="image", patient="image", covariates=person)
                 case = data.read_case(named, moments=self.made.recipe.moments)
             found = replace(diagnosis.diagnose(self.made, case), case=uploads.case_name(filename))
             if not as_page:
@@ -139,17 +143,18 @@ def build(made: Model, limits: Limits | None = None) -> FastAPI:
         summary="One image, or one DICOM series as a zip, to its diagnosis",
         response_model=Diagnosis,
         responses=_responses(),
-        openapi_extra={"requestBody": _body()},
+        openapi_extra={"requestBody": _body(made.recipe.covariates)},
     )
     async def diagnoses(request: Request) -> Response:
         as_page = wants_page(request.headers.get("accept", ""))
         async with _draining(request, desk.limits.upload) as receive:
             with desk.place():
-                async with _file(Request(request.scope, receive)) as file:
+                most = len(made.recipe.covariates.columns)
+                async with _file(Request(request.scope, receive), most) as (file, known):
                     name = file.filename or ""
                     request.state.osler = {"case": pseudonym(uploads.case_name(name)), "bytes": file.size}
                     async with desk.turn:
-                        text = await run_in_threadpool(_in_words, desk, file.file, name, as_page)
+                        text = await run_in_threadpool(_in_words, desk, (file.file, name, as_page, known))
         if as_page:
             return HTMLResponse(text, headers={"Content-Security-Policy": _CSP_ANSWER})
         return Response(text, media_type="application/json")
@@ -159,10 +164,10 @@ def build(made: Model, limits: Limits | None = None) -> FastAPI:
     return app
 
 
-def _in_words(desk: Desk, upload: Seekable, filename: str, as_page: bool) -> str:
+def _in_words(desk: Desk, asked: tuple[Seekable, str, bool, Sequence[str]]) -> str:
     """:meth:`Desk.answer`, every problem of which becomes a refusal without the path of a temporary file."""
     try:
-        return desk.answer(upload, filename, as_page)
+        return desk.answer(*asked)
     except Refused:
         raise
     except Problem as problem:
@@ -172,17 +177,24 @@ def _in_words(desk: Desk, upload: Seekable, filename: str, as_page: bool) -> str
 
 
 @asynccontextmanager
-async def _file(request: Request) -> AsyncIterator[UploadFile]:
-    """The one file of the form, on disk without a name until the block ends."""
+async def _file(request: Request, covariates: int = 0) -> AsyncIterator[tuple[UploadFile, list[str]]]:
+    """The one file of the form, on disk without a name until the block ends, and its covariates (``name=value``).
+
+    A covariate is a field of the name ``covariate.NAME``; what is left empty is not known.
+    """
     try:
-        form = await request.form(max_files=1, max_fields=1)
+        form = await request.form(max_files=1, max_fields=1 + covariates)
     except HTTPException as error:
-        raise Refused("the upload is not one file", fix="send it as the form's field file", status=400) from error
+        also = " and a field for each covariate" if covariates else ""
+        raise Refused(
+            f"the upload is not one file{also}", fix="send it as the form's field file", status=400
+        ) from error
     try:
         file = form.get("file")
         if not isinstance(file, UploadFile) or not (file.filename or file.size):
             raise Refused("no file came with the request", fix="choose one, as the form's field file", status=400)
-        yield file
+        fields = [(key.partition(".")[2], value) for key, value in form.multi_items() if key.startswith("covariate.")]
+        yield file, [f"{key}={value}" for key, value in fields if isinstance(value, str) and value.strip()]
     finally:
         await form.close()
 
@@ -251,6 +263,7 @@ def page(
             nonce=nonce,
             problem=problem,
             questions=list(desk.made.recipe.tasks.values()),
+            covariates=desk.made.recipe.covariates,
             model=desk.made.sha256,
             limit=desk.limits.upload,
             address=f"http://{host}" if status != 421 else "",
@@ -259,10 +272,18 @@ def page(
     return HTMLResponse(text, status, {"Content-Security-Policy": _CSP.format(nonce=nonce), **(more or {})})
 
 
-def _body() -> dict[str, Any]:
+def _body(plan: CovariatePlan) -> dict[str, Any]:
     what = "PNG, JPEG, TIFF, BMP, DICOM or NIfTI; or a zip with one of them or with the files of one DICOM series"
     file = {"type": "string", "format": "binary", "description": what}
-    form = {"type": "object", "required": ["file"], "properties": {"file": file}}
+    fields: dict[str, Any] = {"file": file}
+    for name in plan.columns:
+        if plan.kinds[name] == "category":
+            fields[f"covariate.{name}"] = {"type": "string", "enum": list(plan.categories[name])}
+        else:
+            low, high = plan.ranges[name]
+            unit = plan.units.get(name, "")
+            fields[f"covariate.{name}"] = {"type": "number", "minimum": low, "maximum": high, "description": unit}
+    form = {"type": "object", "required": ["file"], "properties": fields}
     return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
 
 

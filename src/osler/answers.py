@@ -1,0 +1,231 @@
+"""What a model says of many cases: of those that it has not seen, or out of fold of its own."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from osler import calibration, covariates, data, diagnosis, model, novelty
+from osler.case import Diagnosis, Entry
+from osler.cohort import Cohort, Test
+from osler.diagnosis import Answered
+from osler.image import Image
+from osler.model import Model
+from osler.problem import Problem
+
+Say = Callable[[str], None]
+CHUNK = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What one model said about many cases.
+
+    Attributes:
+        entries: those that could be read.
+        digests: of their pixels.
+        answered: arrays, a row a case.
+        abstained: ``(n,)``.
+        reasons: a text each, empty where it did not abstain.
+        seconds: wall time a case, reading included; None where nothing was run.
+        alone: of a model with covariates, what it said by the ``image`` alone, and by the ``covariates`` alone.
+        known: of such a model, the covariates ``(n, k)`` (see ``osler.covariates``).
+        fold: of each case, that whose network had not seen it; None where cases are none of the run's own.
+    """
+
+    entries: tuple[Entry, ...]
+    digests: tuple[str, ...]
+    answered: Answered
+    abstained: NDArray[np.bool_]
+    reasons: tuple[str, ...]
+    seconds: float | None
+    alone: Mapping[str, Answered] = field(default_factory=dict)
+    known: NDArray[np.float32] | None = None
+    fold: NDArray[np.int64] | None = None
+
+
+def answer_all(
+    made: Model, part: Test, say: Say = lambda line: None, seen: frozenset[int] = frozenset()
+) -> tuple[Answers | None, int, int]:
+    """Every case of a part through the one path of ``diagnose``; unreadable cases are said and left out.
+
+    Args:
+        made: the model.
+        part: what is evaluated.
+        say: takes one line at a time.
+        seen: cases whose pixels have one of these digests (60 bits) are not answered.
+
+    Returns:
+        The answers (``None`` where none is left), how many cases were seen before, and how many are unreadable.
+    """
+    if not isinstance(part, Test):
+        raise TypeError("a model is evaluated on Test, nothing else")
+    kept: list[Entry] = []
+    digests: list[str] = []
+    diagnoses: list[Diagnosis] = []
+    pieces: list[dict[str, Answered]] = []
+    about: list[covariates.Encoded] = []
+    columns = made.recipe.covariates
+    known = unread = 0
+    began = last = time.monotonic()
+    for start in range(0, len(part.entries), CHUNK):
+        ready: list[tuple[Entry, Image, str, covariates.Encoded]] = []
+        pixels, times = [], []
+        for entry in part.entries[start : start + CHUNK]:
+            try:
+                image = data.the_image(data.read_case(entry, moments=made.recipe.moments))
+                digest = data.pixel_digest(image, made.recipe.moments)
+                if int(digest[:15], 16) in seen:
+                    known += 1
+                    continue
+                person = covariates.encode(columns, entry.covariates)
+                pixels.append(data.prepare(image, made.recipe.image))
+                times.append(data.timeline(image, made.recipe.image))
+                ready.append((entry, image, digest, person))
+            except Problem as problem:
+                unread += 1
+                say(f"left out: {problem}")
+        if ready:
+            rows = np.stack([person.row for *_, person in ready]) if columns.columns else None
+            answered = diagnosis.answer_each(made, np.stack(pixels), times=np.stack(times), known=rows)
+            pieces.append(answered)
+            for row, (entry, image, digest, person) in enumerate(ready):
+                kept.append(entry)
+                digests.append(digest)
+                about.append(person)
+                diagnoses.append(diagnosis.conclude(made, entry.id, image, answered[""], row, 0.0, person))
+        if time.monotonic() - last > 10:
+            last = time.monotonic()
+            share = min(1.0, (start + CHUNK) / len(part.entries))
+            say(f"{share:.0%} of {len(part.entries)} cases, about {(last - began) * (1 / share - 1):.0f} s left")
+    if not kept:
+        return None, known, unread
+    reasons = tuple("; ".join(d.reasons) for d in diagnoses)
+    abstained = np.array([d.abstained for d in diagnoses])
+    seconds = (time.monotonic() - began) / len(kept)
+    joined = {source: _concatenate([piece[source] for piece in pieces]) for source in pieces[0]}
+    persons = np.stack([person.row for person in about]) if columns.columns else None
+    found = Answers(
+        tuple(kept), tuple(digests), joined.pop(""), abstained, reasons, seconds, alone=joined, known=persons
+    )
+    return found, known, unread
+
+
+def _concatenate(pieces: Sequence[Answered]) -> Answered:
+    def joined(name: str) -> Any:
+        first = getattr(pieces[0], name)
+        if isinstance(first, dict):
+            return {task: np.concatenate([getattr(piece, name)[task] for piece in pieces]) for task in first}
+        return np.concatenate([getattr(piece, name) for piece in pieces])
+
+    return Answered(**{name: joined(name) for name in vars(pieces[0])})
+
+
+def out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answers, list[str]]:
+    """The answers of each fold's network to the cases left out of it; calibrated without that fold, too.
+
+    Raises:
+        Problem: the run has no folds, or the cohort is not the one it was trained on.
+    """
+    path = run / "out_of_fold.safetensors"
+    if not path.exists():
+        raise Problem("this run has no out-of-fold answers", path=run, fix="train with folds=5")
+    _, held = model.read_tensors(path)
+    loaded = data.load(found.entries, replace(made.recipe.image, size=(1, 1, 1), fit="stretch"))
+    row_of = {int(d): i for i, d in enumerate(held["digest"].tolist())}
+    pairs = [(e, d, row_of[int(d[:15], 16)]) for e, d in zip(loaded.entries, loaded.digests, strict=True)
+             if int(d[:15], 16) in row_of]  # fmt: skip
+    if len(pairs) < 0.9 * len(row_of):
+        raise Problem("this is not the cohort that the run was trained on", path=found.root)
+    rows = np.array([row for _, _, row in pairs])
+    fold = held["fold"].numpy()
+    patients = np.array([e.patient for e, _, _ in pairs])
+    answered = _folded(made, (held, rows, patients))
+    alone: dict[str, Answered] = {}
+    if "known" in held:
+        alone = {source: _folded(made, (held, rows, patients), source) for source in model.ALONE}
+        # Where nothing is known of the person, the image alone answers, here as everywhere.
+        answered = diagnosis.merged(answered, alone["image"], held["known"].numpy()[rows])
+    limit = np.zeros(len(rows))
+    for k in np.unique(fold):
+        others = held["novelty"].numpy()[fold != k]
+        limit[fold[rows] == k] = novelty.threshold(others, made.recipe.inference.refusals)
+    doubts = [answered.score > limit]
+    for name, task in made.tasks.items():
+        if task.question.kind in ("multiclass", "ordinal"):
+            held_in = answered.sets[name]
+            doubts += [held_in.sum(1) > 1, np.asarray((answered.decision[name] & ~held_in).any(1))]
+    abstained = np.logical_or.reduce(doubts)
+    notes = [
+        "each case is answered by the network that was trained without its patient, calibrated on the other folds"
+    ]
+    entries, digests = tuple(e for e, _, _ in pairs), tuple(d for _, d, _ in pairs)
+    columns = made.recipe.covariates
+    persons = covariates.table(columns, entries) if columns.columns else None
+    found_all = Answers(
+        entries, digests, answered, abstained, ("",) * len(entries), None, alone, persons, np.asarray(fold[rows])
+    )
+    return found_all, notes
+
+
+def _folded(
+    made: Model, stored: tuple[Mapping[str, Tensor], NDArray[np.intp], NDArray[np.str_]], source: str = ""
+) -> Answered:
+    """Answers of rows of the stored outputs, each calibrated on the other folds; ``source``: by what alone."""
+    held, rows, patients = stored
+    fold = held["fold"].numpy()
+    known = held["known"].numpy()[rows] if "known" in held and source != "image" else None
+    answered = Answered({}, {}, {}, {}, {}, held["novelty"].numpy()[rows], np.full(len(rows), np.nan))
+    for name, task in made.tasks.items():
+        outputs = held[calibration.key(source, f"outputs.{name}")].numpy()[rows]
+        every = [outputs]
+        if known is not None and not source:
+            every += [held[calibration.key(one, f"outputs.{name}")].numpy()[rows] for one in model.ALONE]
+        target = held[f"target.{name}"].numpy()[rows]
+        size = (len(rows), len(task.question.classes))
+        p, low, high = np.zeros(size), np.zeros(size), np.zeros(size)
+        sets, decision = np.zeros(size, bool), np.zeros(size, bool)
+        for k in np.unique(fold):
+            inside = fold[rows] == k
+            others = np.flatnonzero(~inside)
+            of_them = None if known is None else known[others]
+            others = others[calibration.rows_for(task, target[others], of_them)]
+            if len(every) > 1:
+                weights = calibration.mixing(task, [each[others] for each in every], target[others])
+                outputs = np.tensordot(weights, np.stack(every), 1)
+            fitted = calibration.fit(
+                task, outputs[others], target[others], patients[others].tolist(),
+                coverage=made.recipe.inference.coverage, rule=made.recipe.inference.threshold,
+            )  # fmt: skip
+            p[inside] = calibration.apply(task, fitted, outputs[None, inside])
+            low[inside], high[inside] = calibration.intervals(task, fitted, outputs[None, inside])
+            sets[inside] = calibration.sets(task, p[inside], float(fitted.quantile[0]))
+            decision[inside] = calibration.decide(task, p[inside], fitted.threshold)
+        answered.probability[name], answered.low[name], answered.high[name] = p, low, high
+        answered.sets[name], answered.decision[name] = sets, decision
+    return answered
+
+
+def only(answers: Answers, rows: NDArray[np.bool_]) -> Answers:
+    """Some of the answers."""
+    kept = [tuple(x for x, yes in zip(each, rows, strict=True) if yes) for each in
+            (answers.entries, answers.digests, answers.reasons)]  # fmt: skip
+    alone = {source: _rows(each, rows) for source, each in answers.alone.items()}
+    known = None if answers.known is None else answers.known[rows]
+    fold = None if answers.fold is None else answers.fold[rows]
+    answered = _rows(answers.answered, rows)
+    return Answers(kept[0], kept[1], answered, answers.abstained[rows], kept[2], answers.seconds, alone, known, fold)
+
+
+def _rows(answered: Answered, rows: NDArray[np.bool_]) -> Answered:
+    def of(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: of(one) for name, one in value.items()}
+        return value[rows] if len(value) else value
+
+    return Answered(**{name: of(value) for name, value in vars(answered).items()})

@@ -213,13 +213,14 @@ def _folded(
 
 def only(answers: Answers, rows: NDArray[np.bool_]) -> Answers:
     """Some of the answers."""
-    kept = [tuple(x for x, yes in zip(each, rows, strict=True) if yes) for each in
-            (answers.entries, answers.digests, answers.reasons)]  # fmt: skip
+    at = np.flatnonzero(rows).tolist()
+    entries, digests, reasons = (tuple(each[i] for i in at) for each in
+                                 (answers.entries, answers.digests, answers.reasons))  # fmt: skip
     alone = {source: _rows(each, rows) for source, each in answers.alone.items()}
     known = None if answers.known is None else answers.known[rows]
     fold = None if answers.fold is None else answers.fold[rows]
     answered = _rows(answers.answered, rows)
-    return Answers(kept[0], kept[1], answered, answers.abstained[rows], kept[2], answers.seconds, alone, known, fold)
+    return Answers(entries, digests, answered, answers.abstained[rows], reasons, answers.seconds, alone, known, fold)
 
 
 def _rows(answered: Answered, rows: NDArray[np.bool_]) -> Answered:

@@ -153,7 +153,8 @@ calibrated, evaluated and explained, in {seconds:.0f} seconds on this machine.</
 <li><a href="diagnoses/index.html">Diagnoses</a> of single cases, as a radiologist would see them</li>
 </ol>
 <h2>What was found</h2>
-<ul>{said}<li>An ideal observer, who knows each patient's anatomy, age and sex, reaches AUROC {html.escape(ideal)}.</li></ul>
+<ul>{said}
+<li>An ideal observer, who knows each patient's anatomy, age and sex, reaches AUROC {html.escape(ideal)}.</li></ul>
 <h2>Where the network looked</h2>
 {pictures}
 <h2>Where lesions are</h2>

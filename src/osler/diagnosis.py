@@ -117,7 +117,7 @@ def answer_each(
     if known is None:
         found[""] = found.get("image", found[""])
     elif "image" in found:
-        found[""] = merged(found[""], found["image"], np.isfinite(known).any(1))
+        found[""] = merged(found[""], found["image"], np.asarray(np.isfinite(known).any(1), bool))
     apart = {name: np.mean(values, 0) for name, values in torn.items()}
     found[""] = replace(found[""], torn=apart, shares=np.mean(attended, 0))
     return found

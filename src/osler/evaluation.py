@@ -287,7 +287,7 @@ def _sources(made: Model, run: Path, answers: Answers, tables: Sequence[Predicti
         by["both"] = table
         if name in boosted:
             by["table"] = sources.as_predictions(table, boosted[name])
-        result[name] = sources.measure(by, np.isfinite(answers.known).any(1), draws)
+        result[name] = sources.measure(by, np.asarray(np.isfinite(answers.known).any(1), bool), draws)
     return result
 
 

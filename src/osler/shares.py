@@ -172,8 +172,9 @@ class _Told:
         self.parts: list[tuple[Any, Tensor, Tensor, Tensor, Tensor]] = []
         for network, views in vectors:
             # In double precision, so that shares sum to what they share.
-            persons, fusion = (copy.deepcopy(part).double() for part in (network.persons, network.fusion))
-            assert persons is not None and fusion is not None
+            assert network.persons is not None and network.fusion is not None
+            persons: Any = copy.deepcopy(network.persons).double()
+            fusion: Any = copy.deepcopy(network.fusion).double()
             head = copy.deepcopy(network.heads[list(network.tasks).index(self.task)]).double()
             scale = network.scale(self.task).double()
             given = persons.each(torch.from_numpy(row[None]).double().to(views.device))[0].detach()

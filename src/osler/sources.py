@@ -121,7 +121,7 @@ def trees(
         found = np.zeros((len(asked), classes))
         if len(present) < 2 or not useful:
             shares = [(y[there] == c).mean() if there.any() else 1 / classes for c in range(classes)]
-            return found + np.array(shares)
+            return np.asarray(found + np.array(shares))
         made = HistGradientBoostingClassifier(**options).fit(rows[there][:, useful], y[there].astype(int))
         found[:, present] = made.predict_proba(asked[:, useful])
         return found

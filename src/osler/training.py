@@ -149,8 +149,8 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
         _write_table(out / "covariates.safetensors", pairs, (row_of, persons, targets), plan)
     if plan.dense:
         parts = [[(e.id, e.patient, s.moments) for e in c.entries for s in samples.get(e.id, [])] for *_, c in pairs]
-        learned, card["places"], answers_of = where.calibrate(networks, parts, plan)
-        fitted |= learned
+        of_places, card["places"], answers_of = where.calibrate(networks, parts, plan)
+        fitted |= of_places
         if plan.linked:
             order = [e.id for _, _, c in (pairs if plan.training.folds else pairs[:1]) for e in c.entries]
             fitted["concordance"] = _concordance(tasks, fitted, held, (order, answers_of), plan)
@@ -412,7 +412,7 @@ def _calibrate(
     card: dict[str, Any] = {"calibrated": True, "calibration_cases": len(scores), "isotonic": {}}
     persons = [each for *_, each in held_parts if each is not None]
     # Where nothing is known of the person, the answer is that of the image alone, and is calibrated as such.
-    known = np.isfinite(np.concatenate(persons)).any(1) if persons else None
+    known = np.asarray(np.isfinite(np.concatenate(persons)).any(1), bool) if persons else None
     if known is not None:
         held_tensors["known"] = torch.from_numpy(known)
     for number, (name, task) in enumerate(networks[0].tasks.items()):

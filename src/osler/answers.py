@@ -214,8 +214,8 @@ def _folded(
 def only(answers: Answers, rows: NDArray[np.bool_]) -> Answers:
     """Some of the answers."""
     at = np.flatnonzero(rows).tolist()
-    entries, digests, reasons = (tuple(each[i] for i in at) for each in
-                                 (answers.entries, answers.digests, answers.reasons))  # fmt: skip
+    entries = tuple(answers.entries[i] for i in at)
+    digests, reasons = tuple(answers.digests[i] for i in at), tuple(answers.reasons[i] for i in at)
     alone = {source: _rows(each, rows) for source, each in answers.alone.items()}
     known = None if answers.known is None else answers.known[rows]
     fold = None if answers.fold is None else answers.fold[rows]

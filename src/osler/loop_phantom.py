@@ -41,7 +41,7 @@ class LoopPhantom:
     Attributes:
         kind: ``order``: a lesion grows from frame to frame, or shrinks; that is the class. The loop is one whole
             cycle and begins anywhere in it (as a heart's does), so that one step of it goes from the one end of the
-            sizes to the other. Each frame alone, also with its number, and all frames without their order have the same
+            sizes to the other. Each frame alone, also with its number, and all frames without their order have one
             distribution in both classes: a shrinking loop is a growing one backwards.
             ``needle``: one frame has a lesion, or none has.
         frames: of each loop.
@@ -127,9 +127,10 @@ def loop_case(number: int, spec: LoopPhantom) -> LoopCase:
     centre = uniform(visit, "centre", (2,), reach, spec.size - 1 - reach)[0]
     contrast = 40 * float(uniform(visit, "contrast", (), *spec.contrast)[0])
     deviation = _DEVIATION * spec.noise
+    planted: int | None = None
     if spec.kind == "order":
         both = _cycles(float(uniform(visit, "phase")[0]), spec)
-        diameters, planted = both[int(second)], None
+        diameters = both[int(second)]
     else:
         planted = int(uniform(visit, "frame")[0] * spec.frames) if second else None
         alone = float(uniform(visit, "diameter", (), *spec.lesion)[0])

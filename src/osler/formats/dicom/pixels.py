@@ -34,7 +34,7 @@ def _bytes(dataset: "Dataset", name: str) -> int:
     """How many bytes of pixel data there are, also where they were left in the file; those may be fewer."""
     if name not in dataset:
         return 0
-    element = dataset.get_item(name, keep_deferred=True)
+    element: Any = dataset.get_item(name, keep_deferred=True)
     if element.value is not None:
         return len(element.value)
     # Frames that are compressed state no length (all bits set): what is left of the file bounds it, as it does in a

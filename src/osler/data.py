@@ -129,7 +129,7 @@ def times_of(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
         return np.full(plan.frames, 0.0 if image.frames == 1 else np.nan, np.float32)
     # The difference in double precision: visits may be years apart and counted from any day.
     times = np.asarray(image.times, np.float64)
-    return (times - times[0])[moments_of(image, plan)].astype(np.float32)
+    return np.asarray((times - times[0])[moments_of(image, plan)], np.float32)
 
 
 def with_channels(array: NDArray[np.generic], channels: int) -> NDArray[np.generic]:

@@ -201,7 +201,7 @@ def _plane(frame: Any, number: int) -> NDArray[np.uint8]:
     """A plane of 8-bit values, without what pads its lines."""
     plane = frame.planes[number]
     lines = np.frombuffer(plane, np.uint8, plane.line_size * plane.height).reshape(plane.height, plane.line_size)
-    return lines[:, : plane.width]
+    return np.asarray(lines[:, : plane.width])
 
 
 def _coloured(frame: Any, reformatter: Any) -> bool:
@@ -238,8 +238,8 @@ def _pixels(frame: Any, reformatter: Any, *, colour: bool) -> NDArray[np.uint8]:
         return np.asarray(reformatter.reformat(frame, format="gray").to_ndarray())[None, None]
     rgb = _rgb(frame, reformatter)
     # Luma of ITU-R BT.601, as for pictures.
-    luma = rgb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return np.rint(luma).astype(np.uint8)[None, None]
+    light = rgb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return np.asarray(np.rint(light)[None, None], np.uint8)
 
 
 def write(image: Image, path: Path) -> None:
@@ -250,7 +250,7 @@ def write(image: Image, path: Path) -> None:
     Raises:
         Problem: PyAV is not installed, there are other pixels than such, or the times of an AVI are not even.
     """
-    frames = image.array[:, :, 0].transpose(0, 2, 3, 1)
+    frames: NDArray[Any] = image.array[:, :, 0].transpose(0, 2, 3, 1)
     if image.array.dtype != np.uint8 or image.channels not in (1, 3) or image.size[0] > 1:
         raise Problem("only flat grey or RGB frames of 8 bits can be written as a video", path=path)
     gaps = np.diff(image.times) if len(image.times) > 1 else np.full(1, 0.04)

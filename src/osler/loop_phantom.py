@@ -127,9 +127,10 @@ def loop_case(number: int, spec: LoopPhantom) -> LoopCase:
     centre = uniform(visit, "centre", (2,), reach, spec.size - 1 - reach)[0]
     contrast = 40 * float(uniform(visit, "contrast", (), *spec.contrast)[0])
     deviation = _DEVIATION * spec.noise
+    planted: int | None = None
     if spec.kind == "order":
         both = _cycles(float(uniform(visit, "phase")[0]), spec)
-        diameters, planted = both[int(second)], None
+        diameters = both[int(second)]
     else:
         planted = int(uniform(visit, "frame")[0] * spec.frames) if second else None
         alone = float(uniform(visit, "diameter", (), *spec.lesion)[0])

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from osler.case import Source
 from osler.image import Image, evenly
 from osler.problem import Problem
-
-if TYPE_CHECKING:
-    from av.video.frame import VideoFrame
 
 _SUFFIXES = (".mp4", ".m4v", ".mov", ".avi")
 # Pictures are kept in the same container (HEIC, AVIF): they are no videos.
@@ -181,7 +178,7 @@ def _decoded(path: Path, count: int | None, most: int | None, *, colour: bool) -
     return _Taken(array, [time - times[0] for time in times], numbers, number, count, notes)
 
 
-def _room(frame: "VideoFrame", frames: int, *, colour: bool) -> NDArray[np.uint8]:
+def _room(frame: Any, frames: int, *, colour: bool) -> NDArray[np.uint8]:
     shape = (frames, 3 if colour else 1, 1, frame.height, frame.width)
     if np.prod(shape, dtype=np.int64) > _MOST_PIXELS:
         what = f"{frames} frames of {frame.width} x {frame.height} pixels are too many to be read at once"
@@ -189,7 +186,7 @@ def _room(frame: "VideoFrame", frames: int, *, colour: bool) -> NDArray[np.uint8
     return np.empty(shape, np.uint8)
 
 
-def _about(frame: "VideoFrame") -> tuple[int, list[str]]:
+def _about(frame: Any) -> tuple[int, list[str]]:
     """Quarter turns, anticlockwise, after which it stands upright; and what has to be assumed."""
     notes = []
     turns = round(frame.rotation / 90) % 4
@@ -200,14 +197,14 @@ def _about(frame: "VideoFrame") -> tuple[int, list[str]]:
     return turns, notes
 
 
-def _plane(frame: "VideoFrame", number: int) -> NDArray[np.uint8]:
+def _plane(frame: Any, number: int) -> NDArray[np.uint8]:
     """A plane of 8-bit values, without what pads its lines."""
     plane = frame.planes[number]
-    lines = np.frombuffer(memoryview(plane), np.uint8, plane.line_size * plane.height)
-    return np.asarray(lines.reshape(plane.height, plane.line_size)[:, : plane.width])
+    lines = np.frombuffer(plane, np.uint8, plane.line_size * plane.height).reshape(plane.height, plane.line_size)
+    return np.asarray(lines[:, : plane.width])
 
 
-def _coloured(frame: "VideoFrame", reformatter: Any) -> bool:
+def _coloured(frame: Any, reformatter: Any) -> bool:
     """More than a trace of colour."""
     name = frame.format.name
     if name.startswith(("gray", "mono")):
@@ -220,11 +217,11 @@ def _coloured(frame: "VideoFrame", reformatter: Any) -> bool:
     return bool((np.ptp(rgb, axis=-1) > 2 * _CHROMA).mean() > _SHARE)
 
 
-def _rgb(frame: "VideoFrame", reformatter: Any) -> NDArray[np.uint8]:
+def _rgb(frame: Any, reformatter: Any) -> NDArray[np.uint8]:
     return np.asarray(reformatter.reformat(frame, format="rgb24").to_ndarray())
 
 
-def _pixels(frame: "VideoFrame", reformatter: Any, *, colour: bool) -> NDArray[np.uint8]:
+def _pixels(frame: Any, reformatter: Any, *, colour: bool) -> NDArray[np.uint8]:
     """``(channel, 1, height, width)``; grey is luma, brought to 0 to 255."""
     if colour:
         return _rgb(frame, reformatter).transpose(2, 0, 1)[:, None]
@@ -241,8 +238,8 @@ def _pixels(frame: "VideoFrame", reformatter: Any, *, colour: bool) -> NDArray[n
         return np.asarray(reformatter.reformat(frame, format="gray").to_ndarray())[None, None]
     rgb = _rgb(frame, reformatter)
     # Luma of ITU-R BT.601, as for pictures.
-    grey = rgb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return np.rint(grey).astype(np.uint8)[None, None]
+    light = rgb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return np.asarray(np.rint(light)[None, None], np.uint8)
 
 
 def write(image: Image, path: Path) -> None:
@@ -253,7 +250,7 @@ def write(image: Image, path: Path) -> None:
     Raises:
         Problem: PyAV is not installed, there are other pixels than such, or the times of an AVI are not even.
     """
-    frames = image.array[:, :, 0].transpose(0, 2, 3, 1)
+    frames: NDArray[Any] = image.array[:, :, 0].transpose(0, 2, 3, 1)
     if image.array.dtype != np.uint8 or image.channels not in (1, 3) or image.size[0] > 1:
         raise Problem("only flat grey or RGB frames of 8 bits can be written as a video", path=path)
     gaps = np.diff(image.times) if len(image.times) > 1 else np.full(1, 0.04)

@@ -174,7 +174,7 @@ def out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answer
 
 
 def _folded(
-    made: Model, stored: tuple[Mapping[str, Tensor], NDArray[np.intp], NDArray[np.str_]], source: str = ""
+    made: Model, stored: tuple[Mapping[str, Tensor], NDArray[np.intp], NDArray[Any]], source: str = ""
 ) -> Answered:
     """Answers of rows of the stored outputs, each calibrated on the other folds; ``source``: by what alone."""
     held, rows, patients = stored

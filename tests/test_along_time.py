@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import osler
-from osler import data, diagnosis, explanation, fitting, frozen, model, planning, recipe, targets, training, weights
+from osler import data, diagnoses, explanation, fitting, frozen, model, planning, recipe, targets, training, weights
 from osler.case import Case
 from osler.cohort import Training, Validation
 from osler.fitting import Course, Examples
@@ -234,7 +234,7 @@ def test_the_planted_moment_has_the_largest_share_and_is_explained(
     assert np.mean(right) >= 0.9
     number = next(k for k, yes in enumerate(right) if yes)
     row = rows[1 + 2 * number]
-    diagnosis.diagnose_paths(attending, [planted / row[1]], tmp_path, say=quiet)
+    diagnoses.diagnose_paths(attending, [planted / row[1]], tmp_path, say=quiet)
     folder = next(path for path in tmp_path.iterdir() if path.is_dir())
     told = json.loads((folder / "diagnosis.json").read_text())["moments"]
     assert [m["frame"] for m in told] == list(range(len(told))) and told[0]["seconds"] is None

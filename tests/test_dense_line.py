@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from osler import data, dense_phantom, diagnosis, evaluation, model, phantom_files, places, training
+from osler import data, dense_phantom, diagnoses, diagnosis, evaluation, model, phantom_files, places, training
 from osler.case import Case, Entry, Source
 from osler.image import Image
 from osler.model import Model
@@ -88,7 +88,7 @@ def test_a_diagnosis_is_written_with_its_places(cohort: Path, run: Path, tmp_pat
     import nibabel
 
     image = sorted((cohort / "images").iterdir())[0]
-    done, failed = diagnosis.diagnose_paths(run, [image], tmp_path, method="none", say=quiet)
+    done, failed = diagnoses.diagnose_paths(run, [image], tmp_path, method="none", say=quiet)
     assert (done, failed) == (1, 0)
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     told = json.loads((folder / "diagnosis.json").read_text())

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image as Pillow
 
 import osler
-from osler import diagnosis, evaluation, layouts, recipe, training
+from osler import diagnoses, evaluation, layouts, recipe, training
 
 SETTINGS = recipe.settings((
     "epochs=4", "batch=8", "folds=0", "members=1", "views=1", "precision='float32'", "channels_last=false",
@@ -43,7 +43,7 @@ def through(folder: Path, tmp: Path, settings: dict | None = None) -> tuple[dict
     evaluation.evaluate(tmp / "run", folder, tmp / "evaluation", draws=50, say=quiet)
     result = json.loads((tmp / "evaluation" / "evaluation.json").read_text())
     first = layouts.read(folder).entries[0]
-    done, failed = diagnosis.diagnose_paths(
+    done, failed = diagnoses.diagnose_paths(
         tmp / "run", [next(iter(first.images.values())).path], tmp / "d", method="none", say=quiet
     )
     assert (done, failed) == (1, 0)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from osler import (
     cohort,
     dense_phantom,
-    diagnosis,
+    diagnoses,
     evaluation,
     linking,
     localisation,
@@ -372,7 +372,7 @@ def test_an_evaluation_has_all_tasks_and_their_concordance(folder: Path, run: Pa
 
 def test_a_diagnosis_says_whether_its_answers_agree(folder: Path, run: Path, tmp_path: Path) -> None:
     image = sorted((folder / "images").iterdir())[0]
-    assert diagnosis.diagnose_paths(run, [image], tmp_path, say=quiet) == (1, 0)
+    assert diagnoses.diagnose_paths(run, [image], tmp_path, say=quiet) == (1, 0)
     (place,) = (path for path in tmp_path.iterdir() if path.is_dir())
     told = json.loads((place / "diagnosis.json").read_text())
     assert set(told["answers"]) == {"label", "mask", "boxes"}

@@ -38,7 +38,7 @@ from pathlib import Path
 from osler import diagnosis
 run, out, *paths = map(Path, sys.argv[1:])
 for number, path in enumerate(paths):
-    done = diagnosis.diagnose_paths(run, [path], out / str(number), say=lambda line: None)
+    done = diagnoses.diagnose_paths(run, [path], out / str(number), say=lambda line: None)
     assert done == (1, 0)
     print(number, [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
 """

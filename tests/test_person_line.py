@@ -15,6 +15,7 @@ import torch
 from osler import (
     covariates,
     data,
+    diagnoses,
     diagnosis,
     evaluation,
     explanation,
@@ -152,7 +153,7 @@ def test_by_hand_or_from_the_table_it_is_the_same(
     entry = tested[0]
     words = [f"{name}={value}" for name, value in entry.covariates.items() if value is not None and name != "marker"]
     source = entry.images["image"].path
-    diagnosis.diagnose_paths(run, [source], tmp_path / "one", method="none", known=words, say=quiet)
+    diagnoses.diagnose_paths(run, [source], tmp_path / "one", method="none", known=words, say=quiet)
     made = model.load(run)
     expected = diagnosis.diagnose(made, data.read_case(entry))
     [found] = json.loads((tmp_path / "one" / "diagnoses.json").read_text())
@@ -162,7 +163,7 @@ def test_by_hand_or_from_the_table_it_is_the_same(
     page = next((tmp_path / "one").glob("*/diagnosis.html")).read_text()
     assert "What does each source add?" in page and "crp [mg/l]" in page
     with pytest.raises(Problem, match="several are given"):
-        diagnosis.diagnose_paths(run, [source, source], tmp_path / "two", known=words, say=quiet)
+        diagnoses.diagnose_paths(run, [source, source], tmp_path / "two", known=words, say=quiet)
 
 
 def test_an_implausible_case_is_said_and_the_rest_goes_on(
@@ -174,7 +175,7 @@ def test_an_implausible_case_is_said_and_the_rest_goes_on(
     rows += [f"{e.images['image'].path},{age},F" for e, age in zip(tested, (50, 560, "old"), strict=False)]
     (tmp_path / "cohort").mkdir()
     (tmp_path / "cohort" / "manifest.csv").write_text("\n".join(rows) + "\n")
-    done, failed = diagnosis.diagnose_paths(
+    done, failed = diagnoses.diagnose_paths(
         run, [tmp_path / "cohort"], tmp_path / "out", method="none", say=lines.append
     )
     assert (done, failed) == (1, 2)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from osler.case import Diagnosis as Diagnosis
     from osler.case import Finding as Finding
     from osler.data import read_case_at as read_case
+    from osler.diagnoses import write_diagnosis as write_diagnosis
     from osler.diagnosis import diagnose as diagnose
-    from osler.diagnosis import write_diagnosis as write_diagnosis
     from osler.estimator import Classifier as Classifier
     from osler.evaluation import evaluate as evaluate
     from osler.explanation import explain as explain
@@ -50,7 +50,7 @@ _WHERE = {
     "pretrain": ("pretraining", "pretrain"),
     "read_case": ("data", "read_case_at"),
     "train": ("training", "train"),
-    "write_diagnosis": ("diagnosis", "write_diagnosis"),
+    "write_diagnosis": ("diagnoses", "write_diagnosis"),
 }
 __all__ = list(_WHERE)
 __version__ = "0.1.0"

@@ -220,11 +220,11 @@ def diagnose(
     method
         How the overlay is made; none makes no overlay.
     """
-    from osler import diagnosis
+    from osler import diagnoses
 
     if not inputs:
         raise Problem("no input was given", fix="name at least one file or folder")
-    done, failed = diagnosis.diagnose_paths(run, inputs, out, method=method, known=covariate, say=_say)
+    done, failed = diagnoses.diagnose_paths(run, inputs, out, method=method, known=covariate, say=_say)
     if not done:
         raise Problem(f"none of the {failed} inputs could be diagnosed", fix="see the lines above")
     print(f"page {shown_path(out / 'index.html')}")

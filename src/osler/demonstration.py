@@ -12,7 +12,7 @@ import numpy as np
 
 from osler import (
     dense_phantom,
-    diagnosis,
+    diagnoses,
     evaluation,
     explanation,
     inspection,
@@ -77,7 +77,7 @@ def demo(out: Path, *, say: Callable[[str], None] = print) -> Path:
     say("osler diagnose and osler explain")
     test = [entry for entry in layouts.read(folder).entries if entry.split == "test"]
     paths = [entry.images["image"].path for entry in _one_of_each(test)]
-    diagnosis.diagnose_paths(out / "run", paths, out / "diagnoses", say=say)
+    diagnoses.diagnose_paths(out / "run", paths, out / "diagnoses", say=say)
     lesion = next(e for e in test if any(f.name == SPEC.classes[-1] and f.probability == 1 for f in e.findings))
     shown = lesion.images["image"].path
     for line in explanation.explain_path(out / "run", shown, out / "explanations", method="all"):
@@ -98,7 +98,7 @@ def _outlined(out: Path, say: Callable[[str], None]) -> dict[str, object]:
     training.train(folder, out / "run", OUTLINING, say=say)
     result = evaluation.evaluate(out / "run", folder, out / "evaluation", say=say)
     tested = [entry for entry in layouts.read(folder).entries if entry.split == "test"]
-    diagnosis.diagnose_paths(
+    diagnoses.diagnose_paths(
         out / "run", [e.images["image"].path for e in tested[:4]], out / "diagnoses", method="none", say=say
     )
     return result

@@ -1,35 +1,26 @@
 """The one path from an image to an answer: the command line, Python and the server all go through here."""
 
-import io
-import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import calibration, catalog, covariates, data, layouts, linking, model, novelty, places, shares, writing
+from osler import calibration, covariates, data, linking, model, novelty, places, shares
 from osler.calibration import Calibrated
-from osler.case import DENSE, Answer, Case, Concordance, Diagnosis, Entry, Finding, Novelty, Shares
+from osler.case import Answer, Case, Concordance, Diagnosis, Finding, Novelty, Shares
 from osler.image import Image
 from osler.metrics.estimate import wilson
 from osler.model import Model, Network
-from osler.problem import Problem, shown_path
-from osler.pseudonym import pseudonym, remember
+from osler.problem import Problem
 from osler.tasks.classification import Classification
 
 Array = NDArray[np.floating[Any]]
-# What lies beside images without being one.
-_TABLES = (".csv", ".tsv", ".parquet", ".toml", ".npz")
 # Of answers: what comes of the images alone.
 _OF_IMAGES = ("score", "p_value", "torn", "shares")
-# Moments of a sequence that are shown, those with the largest share in the answer.
-_SHOWN = 4
-_NO_IMAGES = (*_TABLES, ".json", ".txt", ".md", ".html", ".xml")
 
 
 @dataclass(frozen=True, eq=False)
@@ -354,237 +345,3 @@ def _checks(made: Model, image: Image, score: float, limit: float | None) -> tup
     return reasons, [
         line for line in checked if not (reasons and line == "the image is not blank" and "blank" in reasons[0])
     ]
-
-
-def cases_below(path: Path) -> tuple[list[Entry], list[Problem]]:
-    """What a path holds: a file or a folder with one series is one case, a folder of files is one case each.
-
-    Returns:
-        The cases, and what is no case and why.
-
-    Raises:
-        Problem: there is nothing that can be read.
-    """
-    if path.is_file() or not path.exists() or _one_series(path):
-        return [layouts.single(path)], []
-    found: list[Entry] = []
-    problems: list[Problem] = []
-    listed = False
-    try:
-        listing = layouts.read(path)
-        found, problems = list(listing.entries), list(listing.problems)
-        listed = bool(listing.questions) or any(file.suffix.lower() in _TABLES for file in path.iterdir())
-    except Problem:
-        pass
-    known = {source.path for entry in found for source in entry.images.values()} | {
-        problem.path for problem in problems
-    }
-    # A table says what its cases are (masks beside them are none); without one, every file counts.
-    for file in [] if listed else sorted(file for file in path.rglob("*") if file.is_file()):
-        if file in known or file.parent in known or file.suffix.lower() in _NO_IMAGES or file.name.startswith("."):
-            continue
-        try:
-            found.append(replace(layouts.single(file), id=str(file.relative_to(path))))
-        except Problem as problem:
-            problems.append(problem)
-    if not found:
-        first = f" (the first file: {problems[0]})" if problems else ""
-        raise Problem(f"holds no image that can be read{first}", path=path, fix="give an image, a series or both")
-    return found, problems
-
-
-def _one_series(folder: Path) -> bool:
-    """Only files, all of them DICOM, and of one series."""
-    below = list(folder.iterdir())
-    dicom = catalog.find("formats", "dicom")
-    if not below or not all(file.is_file() and dicom.matches(file) for file in below):
-        return False
-    try:
-        return len({dicom.header(file)["SeriesInstanceUID"] for file in below}) == 1
-    except Problem:
-        return False
-
-
-def diagnose_paths(
-    run: Path,
-    inputs: Sequence[Path],
-    out: Path,
-    *,
-    method: str = "auto",
-    known: Sequence[str] = (),
-    say: Callable[[str], None] = print,
-) -> tuple[int, int]:
-    """Diagnoses files, series and folders; what cannot be read is said, and the rest goes on.
-
-    Args:
-        run: run folder or model file.
-        inputs: paths.
-        out: gets a folder for each case, ``index.html``, ``diagnoses.json`` and the private ``names.csv``.
-        method: of the overlay, ``auto`` or ``none``.
-        known: covariates of the one case that is given, ``name=value`` each; those of many stand in their table.
-        say: takes one line at a time.
-
-    Returns:
-        How many were diagnosed, and how many failed.
-    """
-    from osler import report
-
-    made = model.load(run)
-    person = covariates.named(made.recipe.covariates, known)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Problem(f"the folder cannot be made ({error.strerror})", path=out, fix="give another --out") from error
-    done: list[Diagnosis] = []
-    plain: list[dict[str, Any]] = []
-    names: list[str] = []
-    failed = 0
-    for path in inputs:
-        try:
-            entries, problems = cases_below(path)
-            for problem in problems:
-                say(f"left out: {problem}")
-            failed += len(problems)
-        except Problem as problem:
-            say(f"left out: {problem}")
-            failed += 1
-            continue
-        if person and len(inputs) * len(entries) > 1:
-            raise Problem("covariates are of one case, and several are given", fix="put them into a table")
-        for entry in entries:
-            # The whole path makes the name, so that two folders with an image.png each stay two cases.
-            named = replace(entry, id=str(path.resolve() / entry.id) if len(entries) > 1 else str(path.resolve()))
-            named = replace(named, covariates={**entry.covariates, **person}) if person else named
-            try:
-                case = data.read_case(named, moments=made.recipe.moments)
-                found = diagnose(made, case)
-                write_diagnosis(found, case, made, out, method)
-            except Problem as problem:
-                say(f"left out: {problem}")
-                failed += 1
-                continue
-            done.append(replace(found, case=pseudonym(found.case)))
-            plain.append(writing.as_data(found, case, made.recipe.tasks))
-            names.append(named.id)
-            say(f"{shown_path(Path(entry.id) if len(entries) > 1 else path)}: {in_one_line(found)}")
-    if done:
-        remember(out, names)
-        _replace_text(out / "diagnoses.json", json.dumps(plain, indent=1, ensure_ascii=False))
-        report.diagnoses_page(done, out / "index.html", {d.case: f"{d.case}/diagnosis.html" for d in done})
-    return len(done), failed
-
-
-def in_one_line(diagnosis: Diagnosis) -> str:
-    """``label pneumonia 97 % (94 to 99 %)``, or what is withheld and why; seconds and memory."""
-    parts = []
-    for task, given in diagnosis.answers.items():
-        if given.kind in DENSE:
-            parts.append(f"{task} {_places_in_one_line(given)}")
-            continue
-        if given.kind == "regression":
-            number = given.findings[0]
-            span = f" ({number.interval[0]:.3g} to {number.interval[1]:.3g})" if number.interval else ""
-            parts.append(f"{task} {number.value:.3g}{span} {number.unit}".rstrip())
-            continue
-        likely = max(given.findings, key=lambda finding: finding.probability or 0)
-        stated = [f for f in given.findings if f.name in given.decision] or ([] if diagnosis.abstained else [likely])
-        for one in stated or [likely]:
-            low, high = one.interval or (float("nan"), float("nan"))
-            parts.append(f"{task} {one.name} {one.probability:.0%} ({low:.0%} to {high:.0%})")
-    text = ", ".join(parts)
-    if diagnosis.concordance is not None and not diagnosis.concordance.agree:
-        text += f"; the answers disagree ({'; '.join(diagnosis.concordance.statements)})"
-    if diagnosis.abstained:
-        text = f"withheld: {'; '.join(diagnosis.reasons)} (would be {text})"
-    return f"{text}; {diagnosis.seconds:.2f} s, {diagnosis.peak_mib:.0f} MiB"
-
-
-def _places_in_one_line(given: Answer) -> str:
-    """``lesion 87 % (60 to 95 %), 2.3 ml; and 2 more``: what is sure enough to be stated."""
-    placed = [f for f in given.findings if f.box is not None]
-    certain = [f for f in placed if (f.probability or 0.0) >= (given.threshold or 0.0)]
-    said = []
-    for finding in (certain or placed[:1])[:3]:
-        low, high = finding.interval or (float("nan"), float("nan"))
-        size = "".join(f", {m.value:.3g} {m.unit}" for m in finding.measurements[:1])
-        said.append(f"{finding.name} {finding.probability:.0%} ({low:.0%} to {high:.0%}){size}")
-    text = "; ".join(said)
-    if not certain:
-        return f"nothing stated (most likely {text})" if said else "nothing found"
-    return text + (f"; and {len(certain) - len(said)} more" if len(certain) > len(said) else "")
-
-
-def to_json(diagnosis: Diagnosis, case: Case, made: Model) -> str:
-    """The diagnosis as it is, under a pseudonym; places by numbers (see ``osler.writing``)."""
-    return json.dumps(writing.as_data(diagnosis, case, made.recipe.tasks), indent=1, ensure_ascii=False)
-
-
-def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, method: str = "auto") -> Path:
-    """``diagnosis.json``, ``overlay.png`` and ``diagnosis.html`` in a folder named by the case's pseudonym.
-
-    Returns:
-        The folder.
-    """
-    from PIL import Image as Picture
-
-    from osler import explanation, report
-
-    folder = out / pseudonym(diagnosis.case)
-    folder.mkdir(parents=True, exist_ok=True)
-    image = data.the_image(case)
-    decided = sorted(diagnosis.moments, key=lambda moment: -moment.share)[:_SHOWN]
-    frame = decided[0].frame if decided else None
-    shown = explanation.picture(image, None, frame)
-    overlays: dict[str, tuple[NDArray[np.uint8], str]] = {}
-    surest = max((f for a in diagnosis.answers.values() for f in a.findings if f.box is not None),
-                 key=lambda f: f.probability or 0.0, default=None)  # fmt: skip
-    if made.recipe.dense:
-        overlays |= _outlined(diagnosis, case, made)
-    if method != "none" and (surest is not None or made.tasks):
-        why = explanation.explain(made, case, surest if not made.tasks else None, method=method)
-        plane = int(why.heatmap.sum((1, 2)).argmax())
-        shown = explanation.picture(image, plane, frame if why.frame is None else why.frame)
-        caption = " ".join(why.sentences)
-        overlays[why.method] = (explanation.overlay(shown, why.heatmap[plane], passed=why.passed), caption)
-        Picture.fromarray(overlays[why.method][0]).save(folder / "overlay.png")
-    _replace_text(folder / "diagnosis.json", to_json(diagnosis, case, made))
-    unsure = {task: a.uncertainty for task, a in diagnosis.answers.items() if a.uncertainty is not None}
-    unwritten = writing.write(diagnosis, case, folder, made.recipe.tasks, unsure) if made.recipe.dense else ()
-    told = replace(diagnosis, case=pseudonym(diagnosis.case), notes=(*diagnosis.notes, *unwritten))
-    frames = {moment.frame: explanation.picture(image, None, moment.frame) for moment in decided}
-    report.diagnosis_page(told, shown, overlays, folder / "diagnosis.html", frames)
-    return folder
-
-
-def _outlined(diagnosis: Diagnosis, case: Case, made: Model) -> dict[str, tuple[NDArray[np.uint8], str]]:
-    """For the page: the image of each moment with what was found drawn on it, and what the drawing says."""
-    from PIL import Image as Picture
-
-    image, shown = data.the_image(case), {}
-    placed = {task: given for task, given in diagnosis.answers.items() if given.kind in DENSE}
-    caption = "Whole lines: stated. Broken lines: less likely, for those who want to look."
-    groups = {task: [(given, made.recipe.tasks[task])] for task, given in placed.items()}
-    if made.recipe.linked and len(placed) > 1:
-        groups = {"all findings": [each for group in groups.values() for each in group], **groups}
-    for name, group in groups.items():
-        for frame, drawn in writing.pictures(group, image).items():
-            title = f"{name}, moment {frame + 1}" if image.frames > 1 else name
-            # Linked tasks are one answer: the class belongs beside what was found.
-            said = [_leads(given) for given in diagnosis.answers.values()] if made.recipe.linked else []
-            words = " ".join([*(f"{line}." for line in said if line), caption])
-            shown[title] = (np.asarray(Picture.open(io.BytesIO(drawn)).convert("RGB")), words)
-    return shown
-
-
-def _leads(given: Answer) -> str:
-    lead = linking.leading(given)
-    if lead is None:
-        return ""
-    share = next(f.probability for f in given.findings if f.name == lead) or 0.0
-    return f"{given.task} {lead} {share:.0%}" + ("" if given.decision else ", withheld")
-
-
-def _replace_text(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -15,24 +15,19 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from osler import data, modality, pace, planning, recipe
+from osler import data, link_planning, modality, pace, planning, recipe
 from osler.case import Case, Question
-from osler.cohort import Cohort, is_known, label_of
+from osler.cohort import Cohort
 from osler.problem import Problem
 from osler.recipe import Recipe
 
 SAMPLE = 32
-# Voxels of a patch, and a batch's worth of them, that a step of a second or two can take.
-_PATCH = {"cpu": 56**3, "cuda": 128**3}
+# A batch's worth of voxels that a step of a second or two can take.
 _BATCH = {"cpu": 2**18, "cuda": 2**22}
 # Steps that a network needs before a second one is worth more.
 _STEPS = 1000
 # Pixels that the thinnest structures keep on the working grid.
 _THIN, _SMALL = 6.0, 20.0
-# Slices that a network which looks at each alone is given at once.
-_SLICES = 16
-# Cases that are looked at for what a class implies, and how many of a class are enough to say so.
-_BOTH, _ENOUGH = 200, 5
 _LEFT_OR_RIGHT = ("left", "right", "links", "rechts")
 
 
@@ -141,14 +136,14 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     _plan_pixels(base, why, found, cohort)
     boxes = all(q.kind == "detection" for q in questions)
     if linked:
-        _plan_whole(base, why, seen, found)
+        link_planning.plan_whole(base, why, (seen.sizes, seen.spacings), found)
     else:
         _plan_patch(base, why, seen, {**base["patches"], **given.get("patches", {})}, whole=boxes)
     _plan_network(base, why, seen, questions, given.get("network", {}))
     _plan_training(base, why, found, questions)
     _plan_augmentation(base, why, tuple(asked.values()))
     if linked:
-        _plan_links(base, why, cohort, asked)
+        link_planning.plan_links(base, why, cohort, asked)
         planning.plan_classes(base["training"], why, found, next(iter(whole.values())))
         base["inference"]["views"], why["inference.views"] = 3, "classes of slightly moved copies are averaged"
         base["network"]["dropout"], why["network.dropout"] = 0.2, "of classes, against overfitting"
@@ -258,7 +253,7 @@ def _plan_patch(
     size = np.median(_on_grid(seen, patches), 0)
     patch = size.copy()
     if three:
-        while np.prod(np.ceil(patch / 8) * 8) > _PATCH[_device()]:
+        while np.prod(np.ceil(patch / 8) * 8) > link_planning.VOXELS[_device()]:
             patch[patch.argmax()] *= 0.95
         base["image"]["size"] = [8 * math.ceil(n / 8) for n in patch]
     else:
@@ -267,63 +262,6 @@ def _plan_patch(
         base["image"]["size"] = [1, *sides]
     shape = " x ".join(f"{n:.0f}" for n in size)
     why["image.size"] = f"the median image is {shape} on the working grid; as much of it as a step can take"
-
-
-def _plan_whole(base: dict[str, Any], why: dict[str, str], seen: Structures, found: planning.Fingerprint) -> None:
-    """Linked tasks see images whole, so that a class is about all of what is outlined: as fine as a step can take."""
-    image, patches = base["image"], base["patches"]
-    depth, height, width = np.median(seen.sizes, 0)
-    if image["dims"] == 3:
-        size = np.array([depth, height, width])
-        if np.isfinite(seen.spacings).all():
-            # As far apart along all axes, as far as images are: the network looks along each alike.
-            size = size * np.median(seen.spacings, 0) / np.median(seen.spacings, 0).min()
-        size = size * min(1.0, (_PATCH[_device()] / size.prod()) ** (1 / 3))
-        image["size"] = [8 * math.ceil(min(n, m) / 8) for n, m in zip(size, (depth, height, width), strict=True)]
-    else:
-        longest = patches["longest"] or min(256, planning.multiple(int(max(height, width)), 32))
-        sides = [planning.multiple(int(n * longest / max(height, width)), 32) for n in (height, width)]
-        slices = min(_SLICES, math.ceil(np.quantile(seen.sizes[:, 0], 0.9)))
-        image["size"] = [slices, *sides]
-    why["image.size"] = "linked tasks see images whole: the median image, as fine as a step can take"
-    image["frames"], why["image.frames"] = min(found.frames, 8), f"sequences of up to {found.frames}"
-    patches |= {"unit": "px", "spacing": [0.0, 0.0, 0.0], "longest": 0}
-    for key in ("patches.unit", "patches.spacing", "patches.longest"):
-        why[key] = "linked tasks see images whole"
-
-
-def _plan_links(base: dict[str, Any], why: dict[str, str], cohort: Cohort, asked: Mapping[str, Question]) -> None:
-    """Which classes mean that nothing is there, and which that something is: as in all cases that show both."""
-    places = [question for question in asked.values() if question.dense]
-    shown: dict[str, dict[str, list[bool]]] = {}
-    entries = [entry for entry in cohort.entries if entry.split != "test" and any(is_known(entry, q) for q in places)]
-    for entry in entries[:: max(1, len(entries) // _BOTH)]:
-        try:
-            case = data.read_case(entry, places)
-        except Problem:
-            continue
-        there = any(_there(case, question) for question in places)
-        for name, question in asked.items():
-            label = label_of(entry, question)
-            if question.kind in ("multiclass", "ordinal") and label:
-                shown.setdefault(name, {}).setdefault(label, []).append(there)
-    base["links"] = {"nothing": {}, "something": {}}
-    for name, classes in shown.items():
-        enough = {label: seen for label, seen in classes.items() if len(seen) >= _ENOUGH}
-        never = [c for c in asked[name].classes if c in enough and not any(enough[c])]
-        always = [c for c in asked[name].classes if c in enough and all(enough[c])]
-        # Where something is always there, nothing follows from it.
-        if never:
-            base["links"]["nothing"][name], base["links"]["something"][name] = never, always
-            counts = ", ".join(f"{sum(enough[c])} of {len(enough[c])} {c}" for c in (*never, *always))
-            why[f"links.nothing.{name}"] = f"something is outlined or boxed in {counts}"
-
-
-def _there(case: Case, question: Question) -> bool:
-    if question.kind == "segmentation":
-        values = [value for group in question.values for value in group]
-        return question.task in case.maps and bool(np.isin(case.maps[question.task], values).any())
-    return any(f.task == question.task and f.box is not None for f in case.findings)
 
 
 def _on_grid(seen: Structures, patches: Mapping[str, Any]) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
-from osler import data, diagnosis, layouts
+from osler import data, diagnoses, diagnosis, layouts
 from osler.model import Model
 from osler.pseudonym import pseudonym
 from osler.server import app
@@ -59,7 +59,7 @@ def files(content: bytes, name: str = f"{NAME}.png") -> dict[str, tuple[str, byt
 def directly(made: Model, path: Path) -> dict[str, object]:
     """What `osler diagnose` writes for a file."""
     case = data.read_case(layouts.single(path))
-    content: dict[str, object] = json.loads(diagnosis.to_json(diagnosis.diagnose(made, case), case, made))
+    content: dict[str, object] = json.loads(diagnoses.to_json(diagnosis.diagnose(made, case), case, made))
     return content
 
 

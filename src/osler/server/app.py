@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
 from osler import cache as copies
-from osler import covariates, data, diagnosis, layouts
+from osler import covariates, data, diagnoses, diagnosis, layouts
 from osler.model import Model
 from osler.problem import Problem
 from osler.pseudonym import pseudonym
@@ -98,8 +98,8 @@ class Desk:
                 case = data.read_case(named, moments=self.made.recipe.moments)
             found = replace(diagnosis.diagnose(self.made, case), case=uploads.case_name(filename))
             if not as_page:
-                return diagnosis.to_json(found, case, self.made)
-            written = diagnosis.write_diagnosis(found, case, self.made, Path(folder) / "answer")
+                return diagnoses.to_json(found, case, self.made)
+            written = diagnoses.write_diagnosis(found, case, self.made, Path(folder) / "answer")
             return (written / "diagnosis.html").read_text(encoding="utf-8")
 
 

@@ -84,7 +84,7 @@ VARIANTS = (
 UPWARD = {("evaluation", "dense_evaluation")}
 # 450 lines are a habit. What is longer, and how long it may be.
 LONG = {
-    "case.py": 480,  # every noun
+    "case.py": 490,  # every noun
     "fitting.py": 490,  # one loop, readable in one sitting
     "model.py": 530,  # the network, its file, and what it says
     "recipe.py": 570,  # every key, and every check of one

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from osler import cohort, pace, patch_planning, recipe
+from osler import cohort, link_planning, pace, patch_planning, recipe
 from osler.problem import Problem
 from osler.recipe import Recipe
 
@@ -110,7 +110,7 @@ def test_somewhat_thick_slices_are_halved_later(tmp_path: Path) -> None:
 
 def test_a_large_volume_is_seen_in_patches_that_keep_its_shape(tmp_path: Path) -> None:
     plan, _ = derived(volumes(tmp_path / "set", (60, 120, 100)))
-    assert math.prod(plan.image.size) <= patch_planning._PATCH[patch_planning._device()]
+    assert math.prod(plan.image.size) <= link_planning.VOXELS[patch_planning._device()]
     assert plan.image.size[0] <= plan.image.size[2] <= plan.image.size[1]
 
 

@@ -29,7 +29,7 @@ def plan_whole(
 ) -> None:
     """Linked tasks see images whole, so that a class is about all of what is outlined: as fine as a step can take.
 
-    ``seen``: sizes and spacings of a sample of images, ``(n, 3)`` each, as :class:`patch_planning.Structures` has them.
+    ``seen``: sizes and spacings (mm) of a sample of images, ``(n, 3)`` each.
     """
     image, patches = base["image"], base["patches"]
     sizes, spacings = seen

@@ -65,10 +65,12 @@ def test_regions_of_other_values_are_refused(tmp_path: Path) -> None:
         dense_evaluation._in_its_values(replace(regions, values=((1, 2), (1,))), regions, tmp_path)
 
 
-def test_one_model_answers_about_the_whole_image_or_about_places() -> None:
+def test_what_asks_of_the_whole_image_beside_places_is_linked() -> None:
     label = Question("label", "multiclass", ("no", "yes"))
-    with pytest.raises(Problem, match="label is asked of the whole image and mask where something is"):
-        recipe.build({"image": {"size": [1, 32, 32]}, "tasks": {"label": label, "mask": BOTH}})
+    image = {"size": [1, 32, 32]}
+    assert recipe.build({"image": image, "tasks": {"label": label, "mask": BOTH}}).linked
+    assert not recipe.build({"image": image, "tasks": {"label": label}}).linked
+    assert not recipe.build({"image": image, "tasks": {"mask": BOTH}}).linked
 
 
 def test_outlines_need_values() -> None:

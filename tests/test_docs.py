@@ -77,7 +77,9 @@ def test_commands_parse(page: str, line: str) -> None:
     assert command.__name__ == words[0].replace("-", "_")
     for setting in bound.arguments.get("settings", ()):
         if not setting.startswith("tasks="):  # names of the cohort's own
-            recipe.build(over({}, recipe.settings((setting,))))
+            # One setting may need another of the same command, as a frozen backbone needs weights.
+            others = [s for s in bound.arguments["settings"] if s.startswith("network.weights=")]
+            recipe.build(over({}, recipe.settings((*{*others, setting},))))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -12,6 +12,7 @@ from PIL import Image as Picture
 from osler import draws, patches, volumes
 from osler.case import Box, Case, Entry, Finding, Question, Source
 from osler.image import Image
+from osler.patches import Sample
 from osler.problem import Problem
 from osler.recipe import ImagePlan, PatchPlan, Recipe
 from osler.volumes import Volume
@@ -44,7 +45,8 @@ def test_a_volume_knows_where_its_classes_are() -> None:
 def test_windows_around_something_hold_it() -> None:
     made = volume()
     keys = draws.keys(1, np.arange(40))
-    x, targets = patches.batch([made] * 40, keys, PLAN)
+    x, truth = patches.batch([Sample([made])] * 40, keys, PLAN)
+    targets = truth.places
     assert x.shape == (40, 1, 1, 1, 16, 24)
     held = torch.isin(targets["mask"], torch.tensor([1, 2], dtype=torch.uint8)).flatten(1).any(1)
     assert held.all()
@@ -53,7 +55,8 @@ def test_windows_around_something_hold_it() -> None:
 
 def test_images_labels_and_boxes_are_cut_alike() -> None:
     made = volume()
-    x, targets = patches.batch([made] * 60, draws.keys(2, np.arange(60)), PLAN)
+    x, truth = patches.batch([Sample([made])] * 60, draws.keys(2, np.arange(60)), PLAN)
+    targets = truth.places
     for number in range(60):
         for z0, y0, x0, z1, y1, x1, k in targets["boxes"][number].astype(int).tolist():
             inside = targets["mask"][number, z0:z1, y0:y1, x0:x1]
@@ -95,20 +98,20 @@ def test_boxes_of_which_little_is_inside_are_left_out() -> None:
 def test_what_nobody_said_is_unknown_not_absent() -> None:
     image = Image(np.zeros((1, 1, 1, 20, 30), np.uint8))
     bare = volumes.read(Case("c", "p", {"image": image}), PLAN)[0]
-    _, targets = patches.batch([bare], draws.keys(0), PLAN)
+    targets = patches.batch([Sample([bare])], draws.keys(0), PLAN)[1].places
     assert targets["boxes"] == [None]
     assert (targets["mask"] == MASK.unknown).all()
     empty = (Finding("boxes", "a", probability=0), Finding("boxes", "b", probability=0))
     stated = volumes.read(Case("c", "p", {"image": image}, empty), PLAN)[0]
-    _, targets = patches.batch([stated], draws.keys(0), PLAN)
+    targets = patches.batch([Sample([stated])], draws.keys(0), PLAN)[1].places
     assert targets["boxes"][0].shape == (0, 7)
 
 
 def test_the_same_keys_give_the_same_windows() -> None:
     made = volume()
     keys = draws.keys(5, np.arange(8))
-    one, _ = patches.batch([made] * 8, keys, PLAN)
-    two, _ = patches.batch([made] * 3, keys[5:], PLAN)
+    one, _ = patches.batch([Sample([made])] * 8, keys, PLAN)
+    two, _ = patches.batch([Sample([made])] * 3, keys[5:], PLAN)
     assert torch.equal(one[5:], two)
 
 

@@ -1,6 +1,6 @@
 """Findings with a place from what networks say, and what held-out cases teach about them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,9 +35,10 @@ def made(question: Question) -> Model:
 def says(monkeypatch: pytest.MonkeyPatch, *, p: Any = None, boxes: Boxes | None = None) -> None:
     """Networks that say just this of every image."""
 
-    def ask(networks: Sequence[Network], image: Any, recipe: Recipe) -> Located:
+    def ask(networks: Sequence[Network], moments: Any, recipe: Recipe) -> Iterator[Located]:
         name = next(iter(recipe.tasks))
-        return Located({} if p is None else {name: p}, {} if boxes is None else {name: boxes})
+        for _ in moments:
+            yield Located({} if p is None else {name: p}, {} if boxes is None else {name: boxes})
 
     monkeypatch.setattr(localisation, "ask", ask)
 
@@ -95,15 +96,15 @@ def test_so_many_boxes_of_a_class_are_listed_as_figures_look_at(monkeypatch: pyt
     assert answer.findings[-1].probability == pytest.approx(float(scores[99]), abs=1e-4)
 
 
-def held(recipe: Recipe, count: int, draw: Any) -> list[tuple[str, volumes.Volume]]:
+def held(recipe: Recipe, count: int, draw: Any) -> list[places.Held]:
     """Moments whose reader outlined what ``draw(n)`` says."""
-    moments = []
+    moments: list[places.Held] = []
     for n in range(count):
         labels = np.zeros((1, *SIZE), np.uint8)
         for y, x in draw(n):
             labels[0, 0, y, x] = 1
         case = Case(str(n), f"p{n}", {"image": Image(np.zeros((1, 1, *SIZE), np.uint8))}, maps={"mask": labels})
-        moments.append((f"p{n}", volumes.read(case, recipe)[0]))
+        moments.append((str(n), f"p{n}", volumes.read(case, recipe)))
     return moments
 
 
@@ -113,7 +114,7 @@ def test_how_far_measurements_are_off_is_learned(monkeypatch: pytest.MonkeyPatch
     recipe = plan(LESION)
     moments = held(recipe, 50, lambda n: [(slice(10, 20), slice(10, 30))])
     model = made(LESION)
-    arrays, card = places.calibrate(model.networks, [moments], recipe)
+    arrays, card, _ = places.calibrate(model.networks, [moments], recipe)
     learned = places.of(Model(recipe, model.networks, arrays), 0)
     assert doubt.interval(learned.doubt, "lesion/area", 100.0) == pytest.approx((200.0, 200.0))
     assert card["mask"]["true"] == 50 and card["mask"]["dice"]["lesion"] == pytest.approx(2 / 3)
@@ -124,7 +125,7 @@ def test_parts_that_are_never_true_are_no_longer_stated(monkeypatch: pytest.Monk
     says(monkeypatch, p=probabilities((slice(10, 20), slice(10, 20), 0.95), (slice(25, 28), slice(40, 44), 0.6)))
     recipe = plan(LESION)
     model = made(LESION)
-    arrays, _ = places.calibrate(
+    arrays, *_ = places.calibrate(
         model.networks, [held(recipe, 30, lambda n: [(slice(10, 20), slice(10, 20))])], recipe
     )
     known = Model(recipe, model.networks, arrays, sha256="0" * 64)
@@ -141,7 +142,7 @@ def test_only_the_largest_part_is_kept_where_held_out_cases_say_so(
     says(monkeypatch, p=probabilities(*((y, x, 0.9) for y, x in windows)))
     recipe = plan(ORGAN)
     model = made(ORGAN)
-    arrays, _ = places.calibrate(
+    arrays, *_ = places.calibrate(
         model.networks, [held(recipe, 12, lambda n: windows if both else windows[:1])], recipe
     )
     known = Model(recipe, model.networks, arrays, sha256="0" * 64)
@@ -154,9 +155,10 @@ def test_only_the_largest_part_is_kept_where_held_out_cases_say_so(
 def test_folds_are_asked_one_by_one_and_members_together(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def ask(networks: Sequence[Network], image: Any, recipe: Recipe) -> Located:
-        asked.append(len(networks))
-        return Located({"mask": probabilities()}, {})
+    def ask(networks: Sequence[Network], moments: Any, recipe: Recipe) -> Iterator[Located]:
+        for _ in moments:
+            asked.append(len(networks))
+            yield Located({"mask": probabilities()}, {})
 
     monkeypatch.setattr(localisation, "ask", ask)
     model = made(LESION)

@@ -76,8 +76,12 @@ def test_a_model_comes_back_as_it_was_saved(finished: Path, tmp_path: Path) -> N
 
 
 def test_a_written_recipe_is_read_back(finished: Path) -> None:
-    written = recipe.build(recipe.read(finished / "recipe.toml"))
-    assert recipe.to_dict(written) == recipe.to_dict(model.load(finished).recipe)
+    written = recipe.to_dict(recipe.build(recipe.read(finished / "recipe.toml")))
+    stored = recipe.to_dict(model.load(finished).recipe)
+    # What covariates may be is learned from the training cases, and stands in the model alone.
+    for key in ("kinds", "units", "ranges", "seen", "categories"):
+        assert not written["covariates"].pop(key) and stored["covariates"].pop(key)
+    assert written == stored
 
 
 def test_the_same_settings_give_the_same_bits(folder: Path, finished: Path, tmp_path: Path) -> None:

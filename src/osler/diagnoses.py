@@ -230,7 +230,7 @@ def _outlined(diagnosis: Diagnosis, case: Case, made: Model) -> dict[str, tuple[
 
     image, shown = data.the_image(case), {}
     placed = {task: given for task, given in diagnosis.answers.items() if given.kind in DENSE}
-    caption = "Whole lines: stated. Broken lines: less likely, for those who want to look."
+    caption = "Whole lines: stated. Broken lines: less likely (5 % or more), for those who want to look."
     groups = {task: [(given, made.recipe.tasks[task])] for task, given in placed.items()}
     if made.recipe.linked and len(placed) > 1:
         groups = {"all findings": [each for group in groups.values() for each in group], **groups}

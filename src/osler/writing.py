@@ -42,6 +42,8 @@ _COLUMNS = (
 )
 # Colours of classes that people with any colour vision tell apart (Okabe and Ito, 2008), on grey.
 _COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
+# Chance from which what is not stated is drawn: hundreds of boxes that are hardly there would hide the rest.
+_DRAWN = 0.05
 # Short side of a picture, pixels: a small image is enlarged by whole numbers.
 _SIDE = 384
 
@@ -163,12 +165,16 @@ def segments(stated: Sequence[Finding], question: Question, image: Image) -> lis
 def pictures(answers: Sequence[tuple[Answer, Question]], image: Image) -> dict[int, bytes]:
     """Moment to PNG: the slice with the most of what was found, outlines and boxes of all answers drawn on it.
 
-    Stated findings have a whole line, others a broken one; each class of each question has a colour of its own.
+    Stated findings have a whole line, likely enough others a broken one; each class of each question has a colour of
+    its own.
     """
     from PIL import Image as Pillow
 
-    placed = sorted((f for a, _ in answers for f in a.findings if f.box is not None), key=lambda f: f.frame)
     stated = {id(finding) for answer, _ in answers for finding in answer.stated}
+    every = (f for answer, _ in answers for f in answer.findings if f.box is not None)
+    placed = sorted(
+        (f for f in every if id(f) in stated or (f.probability or 0.0) >= _DRAWN), key=lambda f: f.frame
+    )  # fmt: skip
     classes = [(question.task, name) for _, question in answers for name in question.classes]
     made = {}
     for frame, some in groupby(placed, key=lambda f: f.frame):

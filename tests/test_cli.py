@@ -258,7 +258,7 @@ def test_a_batch_of_one_gives_the_same_answer(run: Path, folder: Path) -> None:
     assert answers is not None and (known, unread) == (0, 0)
     together = answers.answered
     for i, entry in enumerate(entries):
-        alone = osler.diagnose(made, osler.read_case(entry.images["image"].path))
+        alone = osler.diagnose(made, osler.read_case(entry.images["image"].path, dict(entry.covariates)))
         for k, finding in enumerate(alone.answers["label"].findings):
             assert finding.probability == pytest.approx(together.probability["label"][i, k], abs=1e-6)
 

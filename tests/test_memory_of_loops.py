@@ -35,7 +35,7 @@ for path in sys.argv[1:]:
 DIAGNOSE = """
 import sys
 from pathlib import Path
-from osler import diagnosis
+from osler import diagnoses
 run, out, *paths = map(Path, sys.argv[1:])
 for number, path in enumerate(paths):
     done = diagnoses.diagnose_paths(run, [path], out / str(number), say=lambda line: None)

@@ -40,6 +40,7 @@ SMALL = {
         "precision": "float32", "channels_last": False, "threads": 1,
     },
     "inference": {"views": 2},
+    "covariates": {"hidden": 0.2},
 }  # fmt: skip
 
 

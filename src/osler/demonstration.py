@@ -73,7 +73,7 @@ def demo(out: Path, *, say: Callable[[str], None] = print) -> Path:
     say("osler evaluate")
     result = evaluation.evaluate(out / "run", folder, out / "evaluation", say=say)
     ideal = _ideal(folder)
-    say(f"an ideal observer who knows the anatomy, age and sex reaches AUROC {ideal}")
+    say(f"an ideal observer who knows the anatomy reaches AUROC {ideal}")
     say("osler diagnose and osler explain")
     test = [entry for entry in layouts.read(folder).entries if entry.split == "test"]
     paths = [entry.images["image"].path for entry in _one_of_each(test)]
@@ -117,7 +117,7 @@ def _ideal(folder: Path) -> str:
     tested = {entry.id for entry in layouts.read(folder).entries if entry.split == "test"}
     cases = [case for case in truth["cases"] if case["case"] in tested]
     target = np.array([case["label"] != SPEC.classes[0] for case in cases], float)
-    found = delong(target, np.array([-case["posterior"][0] for case in cases]))
+    found = delong(target, np.array([case["score"] for case in cases]))
     return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
@@ -154,7 +154,7 @@ calibrated, evaluated and explained, in {seconds:.0f} seconds on this machine.</
 </ol>
 <h2>What was found</h2>
 <ul>{said}
-<li>An ideal observer, who knows each patient's anatomy, age and sex, reaches AUROC {html.escape(ideal)}.</li></ul>
+<li>An ideal observer, who knows each patient's anatomy, reaches AUROC {html.escape(ideal)}.</li></ul>
 <h2>Where the network looked</h2>
 {pictures}
 <h2>Where lesions are</h2>

@@ -42,7 +42,6 @@ def settings(epochs: int, fusion: str) -> dict[str, object]:
         "training": {"epochs": epochs, "batch": 64, "folds": 0, "members": 1, "smoothing": 0.0, "weight_decay": 0.1},
         "inference": {"views": 1},
         "augmentation": "none",
-        "covariates": {"hidden": 0.2},
     }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from osler import cohort, fitting, model, phantom, recipe, training
+from osler import checkpoints, cohort, fitting, model, phantom, recipe, training
 from osler.case import Entry, Finding, Question, Source
 from osler.cohort import Calibration, Training, Validation
 from osler.problem import Problem
@@ -140,7 +140,7 @@ def test_the_learning_rate_follows_its_schedule() -> None:
 def test_the_average_of_constant_weights_is_constant() -> None:
     plan = recipe.build({**SMALL, "tasks": {"a": {"kind": "multiclass", "classes": ["x", "y"]}}})
     network = model.Network(plan)
-    state = fitting.State(
+    state = checkpoints.State(
         network, {k: v.clone() for k, v in network.state_dict().items()}, torch.optim.SGD(network.parameters())
     )
     fitting._average(state, 0.9)
@@ -151,7 +151,7 @@ def test_the_average_of_constant_weights_is_constant() -> None:
 def test_a_step_without_a_finite_gradient_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = recipe.build({**SMALL, "tasks": {"label": {"kind": "multiclass", "classes": ["a", "b"]}}})
     network = model.Network(plan)
-    state = fitting.State(
+    state = checkpoints.State(
         network, {k: v.clone() for k, v in network.state_dict().items()}, fitting.optimizer_for(network, plan)
     )
     pixels = np.random.default_rng(0).normal(0, 1, (8, 1, 1, 1, 24, 24)).astype(np.float32)

@@ -4,26 +4,26 @@ It goes on from its last checkpoint to the same bits (same machine, build and th
 number is keyed by what it is for (``osler.draws``) and not by what came before.
 """
 
-import csv
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from osler import calibration, draws, model, store
 from osler.augmentation import augment
+from osler.checkpoints import State, restore, save, write_history, write_tensorboard
 from osler.cohort import Calibration, Training, Validation
+from osler.linking import Said
 from osler.metrics.auroc import macro_auroc
 from osler.model import Network
 from osler.problem import Problem
@@ -47,26 +47,6 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.pixels)
-
-
-@dataclass(eq=False)
-class State:
-    """All that a training of one member is, between two steps.
-
-    ``average`` is the weights themselves where the recipe asks for no average (``ema = 0``).
-    """
-
-    network: Network
-    average: dict[str, Tensor]
-    optimizer: torch.optim.Optimizer
-    best: dict[str, Tensor] = field(default_factory=dict)
-    epoch: int = 0
-    step: int = 0
-    best_loss: float = math.inf
-    best_epoch: int = -1
-    loss_sum: float = 0.0
-    skipped: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -155,13 +135,13 @@ def loop(
         state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
         save(state, path)
         saved = time.monotonic()
-        _write_history(course.out, course.member, state.history)
-        _write_tensorboard(writer, row)
+        write_history(course.out, course.member, state.history)
+        write_tensorboard(writer, row)
         pace = (saved - epoch_began) * steps / max(1, steps - first)
         left = pace * (plan.training.epochs * (course.members - course.member) - state.epoch)
         course.say(_line(row, plan, course.member, course.members, left, saved - course.began))
     writer.close()
-    _write_history(course.out, course.member, state.history)
+    write_history(course.out, course.member, state.history)
 
 
 def start(training: Examples, plan: Recipe, member: int) -> State:
@@ -236,22 +216,36 @@ def step_once(
     network.train()
     x, targets = batch(training, rows, network.normalise, device)
     x = augment(x, draws.keys(chosen.seed, member, 3, state.epoch, rows), plan)
-    person, shown = persons(training, rows, draws.keys(chosen.seed, member, 8, state.epoch, rows), plan, device)
+    person = persons(training, rows, draws.keys(chosen.seed, member, 8, state.epoch, rows), plan, device)
     with statistics_of_taken_steps(state):
         with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
             when = None if training.times is None else torch.from_numpy(training.times[rows])
-            answers = network(x, when, person, shown)
-        return descend(state, loss_of(network, answers, targets, plan), plan, steps)
+            said = network.say(x, when, person)
+            loss = loss_of(network, said, person, targets, plan)
+        return descend(state, loss, plan, steps)
 
 
 def loss_of(
-    network: Network, answers: Mapping[str, Tensor], targets: Mapping[str, Tensor], plan: Recipe
+    network: Network,
+    said: Said,
+    covariates: Float[Tensor, "b k"] | None,
+    targets: Mapping[str, Tensor],
+    plan: Recipe,
 ) -> Float[Tensor, ""]:
-    """The sum over the tasks that ask of the whole image."""
+    """The sum over the tasks that ask of the whole image.
+
+    Where something is known of the persons, the mean of that of all sources together, of the image alone and of the
+    covariates alone: beside a source that tells much, another one is hardly learned from (Wang, Tran and Feiszli
+    2020, arXiv:1905.12681).
+    """
+    told = [said.answers]
+    if covariates is not None and said.whole is not None:
+        told += network.alone(said.whole, covariates).values()
     loss = next(network.parameters()).new_zeros(())
-    for name, task in network.tasks.items():
-        loss = loss + task.loss(answers[name], targets[name], network.scale(name), plan.training.smoothing)
-    return loss
+    for answers in told:
+        for name, task in network.tasks.items():
+            loss = loss + task.loss(answers[name], targets[name], network.scale(name), plan.training.smoothing)
+    return loss / len(told)
 
 
 @contextmanager
@@ -304,20 +298,16 @@ def batch(
 
 def persons(
     training: Examples, rows: NDArray[np.intp], key: NDArray[np.uint64], plan: Recipe, device: torch.device
-) -> tuple[Float[Tensor, "b k"] | None, Bool[Tensor, " b"] | None]:
-    """What is known of the persons of these rows, and whose image is shown: now and then one of both is hidden.
+) -> Float[Tensor, "b k"] | None:
+    """What is known of the persons of these rows; now and then a value is hidden.
 
-    So one network learns to answer from the image alone, from the covariates alone, and from any part of them
-    (modality dropout; Neverova 2016, arXiv:1501.00102).
+    So one network learns to answer from any part of them (modality dropout; Neverova 2016, arXiv:1501.00102).
     """
     if training.covariates is None:
-        return None, None
-    values, chosen = training.covariates[rows], plan.covariates
-    hidden = draws.uniform(key, "hidden")[:, None] < chosen.hidden
-    hidden = hidden | (draws.uniform(key, "each", (values.shape[1],)) < chosen.hidden_each)
-    shown = draws.uniform(key, "image") >= chosen.hidden_image
-    values = np.where(hidden, np.float32(np.nan), values)
-    return torch.from_numpy(values).to(device), torch.from_numpy(shown).to(device)
+        return None
+    values = training.covariates[rows]
+    hidden = draws.uniform(key, "each", (values.shape[1],)) < plan.covariates.hidden
+    return torch.from_numpy(np.where(hidden, np.float32(np.nan), values)).to(device)
 
 
 def _clip(network: Network, limit: float) -> Tensor:
@@ -403,87 +393,3 @@ def _line(row: Mapping[str, float], plan: Recipe, member: int, members: int, lef
 
 def _clock(seconds: float) -> str:
     return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
-
-
-# --- checkpoints and history ------------------------------------------------------------------------------
-
-
-def save(state: State, path: Path) -> None:
-    """Writes the whole state, atomically; not a pickle."""
-    tensors = {f"network.{k}": v for k, v in state.network.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in state.average.items()}
-    tensors |= {f"best.{k}": v for k, v in state.best.items()}
-    for number, values in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{k}": torch.as_tensor(v) for k, v in values.items() if v is not None}
-    plain = {
-        k: getattr(state, k) for k in ("epoch", "step", "best_epoch", "best_loss", "loss_sum", "skipped", "history")
-    }
-    model.write_tensors(path, tensors, {"format": "osler-checkpoint", "state": json.dumps(plain)})
-
-
-def restore(state: State, path: Path) -> None:
-    """Reads what :func:`save` wrote into a fresh state.
-
-    Raises:
-        Problem: the checkpoint is damaged or of another network.
-    """
-    header, tensors = model.read_tensors(path)
-
-    def part(name: str) -> dict[str, Tensor]:
-        return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")}
-
-    try:
-        for key, value in json.loads(header["state"]).items():
-            setattr(state, key, value)
-        state.network.load_state_dict(part("network"))
-        device = next(state.network.parameters()).device
-        # In place: without an average these are the weights themselves.
-        for key, value in part("average").items():
-            state.average[key].copy_(value)
-        state.best = {k: v.to(device) for k, v in part("best").items()}
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in part("optimizer").items():
-            number, name = key.split(".", 1)
-            moments.setdefault(int(number), {})[name] = value
-        state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise Problem(
-            f"the checkpoint does not fit ({str(error)[:100]})",
-            path=path,
-            fix="delete the run folder and train again",
-        ) from error
-
-
-def _write_history(out: Path, member: int, rows: Sequence[Mapping[str, float]]) -> None:
-    """``history.csv`` of all members so far."""
-    path = out / "history.csv"
-    others: list[Mapping[str, Any]] = []
-    if path.exists():
-        with path.open(encoding="utf-8", newline="") as file:
-            others = [row for row in csv.DictReader(file) if float(row["member"]) != member]
-    names = list(dict.fromkeys(key for row in [*others, *rows] for key in row))
-    lines = [",".join(names)]
-    lines += [",".join(str(row.get(name, "")) for name in names) for row in [*others, *rows]]
-    write_text(path, "\n".join(lines) + "\n")
-
-
-def _write_tensorboard(writer: SummaryWriter, row: Mapping[str, float]) -> None:
-    for name, value in row.items():
-        if name not in ("member", "epoch"):
-            writer.add_scalar(name.replace(".", "/"), value, int(row["epoch"]))
-    writer.flush()
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file that is there whole or not at all.
-
-    Raises:
-        Problem: it cannot be written.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise Problem(f"cannot be written ({error.strerror})", path=path, fix="free some space") from error

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from osler import cache, draws, recipe, store
+from osler.checkpoints import State
 from osler.cohort import Training, Validation
-from osler.fitting import Course, Examples, State, descend, judge, loop, loss_of, persons, seed_of, start
+from osler.fitting import Course, Examples, descend, judge, loop, loss_of, persons, seed_of, start
 from osler.model import Network
 from osler.problem import Problem
 from osler.recipe import Recipe
@@ -141,10 +142,10 @@ def _step(
     network.train()
     times = np.zeros(moments.shape[:2], np.float32) + np.inf if training.times is None else training.times
     when = left_out(times[rows], draws.keys(seed, member, 3, state.epoch, rows))
-    about = persons(training, rows, draws.keys(seed, member, 8, state.epoch, rows), plan, device)
-    answers = network.along(torch.from_numpy(moments[rows]).to(device), when, *about).answers
+    person = persons(training, rows, draws.keys(seed, member, 8, state.epoch, rows), plan, device)
+    said = network.along(torch.from_numpy(moments[rows]).to(device), when, person)
     targets = {name: torch.from_numpy(values[rows]).to(device) for name, values in training.targets.items()}
-    return descend(state, loss_of(network, answers, targets, plan), plan, steps)
+    return descend(state, loss_of(network, said, person, targets, plan), plan, steps)
 
 
 @torch.no_grad()

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from osler import boxes, draws, linking, patches, sliding
 from osler.boxes import Boxes
+from osler.checkpoints import State
 from osler.cohort import Training, Validation
-from osler.fitting import Course, Examples, Say, State, descend, loop, seed_of, start, statistics_of_taken_steps
+from osler.fitting import Course, Examples, Say, descend, loop, seed_of, start, statistics_of_taken_steps
 from osler.linking import Said
 from osler.model import Network
 from osler.patches import Sample, Truth

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -152,7 +152,6 @@ class Network(nn.Module):
         x: Float[Tensor, "b t c d h w"],
         times: Float[Tensor, "_ t"] | None = None,
         covariates: Float[Tensor, "_ k"] | None = None,
-        shown: Bool[Tensor, " b"] | None = None,
     ) -> Said:
         """All that is said of a *normalised* batch; moments (and slices, in 2D) are folded into it for the backbone.
 
@@ -161,10 +160,9 @@ class Network(nn.Module):
         Args:
             x: the batch.
             times: see :func:`osler.data.timeline`; moments that count, evenly spaced, where they are not given.
-            covariates: see :meth:`answer`, as ``shown``.
-            shown: whose image counts.
+            covariates: see :meth:`answer`.
         """
-        return self.conclude(self.levels(x), len(x), times, covariates, shown)
+        return self.conclude(self.levels(x), len(x), times, covariates)
 
     def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Float[Tensor, "bf _ ..."]]:
         """Feature maps of every level of the backbone, finest first; where nothing is to be placed only the last."""
@@ -179,12 +177,11 @@ class Network(nn.Module):
         cases: int,
         times: Float[Tensor, "_ t"] | None = None,
         covariates: Float[Tensor, "_ k"] | None = None,
-        shown: Bool[Tensor, " b"] | None = None,
     ) -> Said:
         """What is said of the feature maps of :meth:`levels`; what is beside them of all cases, or of each."""
         # Linked tasks are trained on all moments that they are given, evenly spaced.
         counted = times if self.links is None else None
-        whole = self.along(self.moments(levels[-1], cases), counted, covariates, shown)
+        whole = self.along(self.moments(levels[-1], cases), counted, covariates)
         vector, answers = whole.vector, whole.answers
         if not self.dense:
             return whole
@@ -204,10 +201,9 @@ class Network(nn.Module):
         x: Float[Tensor, "b t c d h w"],
         times: Float[Tensor, "_ t"] | None = None,
         covariates: Float[Tensor, "_ k"] | None = None,
-        shown: Bool[Tensor, " b"] | None = None,
     ) -> dict[str, Tensor]:
         """The answers of :meth:`say` to tasks that ask of the whole image, by name."""
-        return dict(self.say(x, times, covariates, shown).answers)
+        return dict(self.say(x, times, covariates).answers)
 
     def maps(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "bf k *size"]:
         """Feature maps; moments (and slices, in 2D) are folded into the batch, in the order of their axes."""
@@ -241,7 +237,6 @@ class Network(nn.Module):
         moments: Float[Tensor, "b t v"],
         times: Float[Tensor, "_ t"] | None = None,
         covariates: Float[Tensor, "_ k"] | None = None,
-        shown: Bool[Tensor, " b"] | None = None,
     ) -> Said:
         """What follows from the features of each moment, for the whole; ``Said.vector`` is their mean.
 
@@ -251,7 +246,7 @@ class Network(nn.Module):
         mean = kept(moments, mask).sum(1) / mask.sum(1, keepdim=True)
         if not self.sequence.timed:
             made = self.sequence(moments, mask, gaps)
-            return Said({}, self.answer(made, covariates, shown), mean, whole=made)
+            return Said({}, self.answer(made, covariates), mean, whole=made)
         # Rounding would add up from step to step.
         with torch.autocast(moments.device.type, enabled=False):
             exact = moments.float()
@@ -259,13 +254,10 @@ class Network(nn.Module):
             attends = not self.training and hasattr(self.sequence, "weights")
             weights: Any = getattr(self.sequence, "weights", None)
             shares = weights(exact, mask, gaps) if attends else None
-        return Said({}, self.answer(made, covariates, shown), mean, shares=shares, whole=made)
+        return Said({}, self.answer(made, covariates), mean, shares=shares, whole=made)
 
     def answer(
-        self,
-        vector: Float[Tensor, "b v"],
-        covariates: Float[Tensor, "_ k"] | None = None,
-        shown: Bool[Tensor, " b"] | None = None,
+        self, vector: Float[Tensor, "b v"], covariates: Float[Tensor, "_ k"] | None = None, *, shown: bool = True
     ) -> dict[str, Tensor]:
         """Outputs by task of feature vectors of whole images, and of what is known of the persons.
 
@@ -273,18 +265,23 @@ class Network(nn.Module):
             vector: of :meth:`vector`.
             covariates: of all cases, or of each, as :func:`osler.covariates.encode` gives them; ``None``: nothing is
                 known.
-            shown: whose image counts; all by default.
+            shown: whether the images count.
         """
         if self.persons is not None and self.fusion is not None:
             if covariates is None:
                 covariates = vector.new_full((1, len(self.persons.missing)), torch.nan)
             covariates = covariates.to(vector.device).expand(len(vector), -1)
             there = torch.ones(len(vector), 2, dtype=torch.bool, device=vector.device)
-            if shown is not None:
-                there[:, 0] = shown
+            there[:, 0] = shown
             vector = self.fusion({"image": vector, "covariates": self.persons(covariates)}, there)
         kept = self.dropout(vector)
         return {name: head(kept).float() for name, head in zip(self.tasks, self.heads, strict=True)}
+
+    def alone(
+        self, vector: Float[Tensor, "b v"], covariates: Float[Tensor, "_ k"] | None
+    ) -> dict[str, dict[str, Tensor]]:
+        """What :meth:`answer` says from each source of ``ALONE`` by itself."""
+        return {"image": self.answer(vector), "covariates": self.answer(vector, covariates, shown=False)}
 
 
 def _dense(question: Question, plan: Recipe) -> Segmentation | Detection:
@@ -486,15 +483,13 @@ def outputs(
         x = network.normalise(torch.from_numpy(pixels[start : start + batch]).to(device))
         when = None if times is None else torch.from_numpy(times[start : start + batch])
         person = None if covariates is None else torch.from_numpy(covariates[start : start + batch]).to(device)
-        hidden = torch.zeros(len(x), dtype=torch.bool, device=device)
-        alone = {"image": (None, None), "covariates": (person, hidden)}
         total: dict[tuple[str, str], Tensor] = {}
         for number, view in enumerate(views):
             said = network.say(view(x), when, person)
-            for source in sources:
-                given = said.answers
-                if source and said.whole is not None:
-                    given = network.answer(said.whole, *alone[source])
+            told: dict[str, Mapping[str, Tensor]] = {"": said.answers}
+            if sources[1:] and said.whole is not None:
+                told |= network.alone(said.whole, person)
+            for source, given in told.items():
                 for name, value in given.items():
                     total[source, name] = value.double() + total.get((source, name), 0)
             if number == 0:

@@ -181,9 +181,7 @@ def derive(
     _plan_network(base["network"], reasons, found, image, given.get("network", {}))
     _plan_training(base["training"], reasons, found, cohort.questions[0], bool(weights), image["frames"])
     _plan_rest(base, reasons, image["modality"])
-    # Only where asked for: beside them brief trainings hardly learned from images (AUROC of the demo: .70, not .98).
-    asked = "covariates" in given and adapt is None
-    if asked and not any(question.dense for question in cohort.questions):
+    if adapt is None and not any(question.dense for question in cohort.questions):
         _plan_covariates(base, reasons, cohort)
     if adapt is not None:
         adapt(base, reasons, found)
@@ -250,8 +248,7 @@ def _plan_covariates(base: dict[str, Any], why: dict[str, str], cohort: Cohort) 
     if kept:
         base["network"]["fusion"] = "concat"
         why["network.fusion"] = "evidence of image and person is added, and seen together by a small layer"
-        why["covariates.hidden"] = "so that the image alone is answered, too"
-        why["covariates.hidden_image"] = "so that the covariates alone are answered, too"
+        why["covariates.hidden"] = "so that any part of them is answered from"
 
 
 def _check_columns(cohort: Cohort, plan: Recipe) -> None:

@@ -25,8 +25,9 @@ from torch.nn import functional
 from osler import cohort, data, draws, fitting, model, planning, recipe, report, store, training, weights
 from osler.augmentation import augment
 from osler.case import Question
+from osler.checkpoints import State
 from osler.cohort import Cohort, Training
-from osler.fitting import Say, State
+from osler.fitting import Say
 from osler.model import Network
 from osler.planning import Fingerprint
 from osler.problem import Problem

@@ -179,9 +179,7 @@ class CovariatePlan:
         ranges: what a number may be, lowest and highest; another one is refused.
         seen: the smallest and the largest of the training cases.
         categories: which there are; another one counts as missing.
-        hidden: share of the cases of which, in an epoch, nothing is known but the image.
-        hidden_each: share of the single values that are hidden beside that.
-        hidden_image: share of the cases whose image is hidden.
+        hidden: share of the single values that a training does not see, others in each epoch.
     """
 
     columns: tuple[str, ...] = ()
@@ -190,9 +188,7 @@ class CovariatePlan:
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     seen: dict[str, tuple[float, float]] = field(default_factory=dict)
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    hidden: float = 0.2
-    hidden_each: float = 0.1
-    hidden_image: float = 0.2
+    hidden: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -341,8 +337,6 @@ def _check_values(recipe: Recipe) -> None:
         "split.calibration": (recipe.split.calibration, 0, 0.9),
         "split.test": (recipe.split.test, 0, 0.9),
         "covariates.hidden": (recipe.covariates.hidden, 0, 0.9),
-        "covariates.hidden_each": (recipe.covariates.hidden_each, 0, 0.9),
-        "covariates.hidden_image": (recipe.covariates.hidden_image, 0, 0.9),
         "links.consistency": (recipe.links.consistency, 0, 100),
         "patches.longest": (recipe.patches.longest, 0, 65_536),
         "patches.per_case": (recipe.patches.per_case, 1, 100_000),

@@ -38,8 +38,9 @@ from osler import (
 )
 from osler import places as where
 from osler.case import Answer, Finding
+from osler.checkpoints import write_text
 from osler.cohort import Calibration, Cohort, Splits, Training, Validation
-from osler.fitting import Course, Examples, Say, fit, write_text
+from osler.fitting import Course, Examples, Say, fit
 from osler.inspections import duplicates
 from osler.model import Model, Network
 from osler.patches import Sample

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_type_hints
 
 import pydantic
 
-from osler import catalog
+from osler import catalog, preparations
 from osler.case import Modality, Question
 from osler.problem import Problem
 
@@ -31,7 +31,9 @@ class ImagePlan:
         intensity: ``cohort``: mean and standard deviation of the training images; ``image``: each image's own
             (scanners without a common scale); ``window``: clipped to the 0.5 and 99.5 percentiles of the
             training images, then as ``cohort`` (CT; Isensee 2021).
-        modality: DICOM's code; decides which augmentations are planned. Empty where it is unknown or mixed.
+        modality: DICOM's code; decides which augmentations and preparations are planned. Empty where it is unknown or
+            mixed.
+        prepare: files of ``preparations``: what is done to an image before it is resized, in this order.
     """
 
     size: tuple[int, int, int]
@@ -41,6 +43,7 @@ class ImagePlan:
     fit: Literal["stretch", "pad"] = "stretch"
     intensity: Literal["cohort", "image", "window"] = "cohort"
     modality: Modality = ""
+    prepare: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -295,6 +298,7 @@ def build(content: Mapping[str, Any]) -> Recipe:
     for name, given in recipe.augmentation.items():
         options("transforms", name, given)
     _check_values(recipe)
+    _check_preparations(recipe)
     _check_covariates(recipe)
     return recipe
 
@@ -358,6 +362,19 @@ def _check_values(recipe: Recipe) -> None:
     _check_questions(recipe)
     if not recipe.tasks:
         raise Problem("the recipe asks nothing", fix="give the cohort labels, or the recipe a [tasks.NAME] table")
+
+
+def _check_preparations(recipe: Recipe) -> None:
+    names = recipe.image.prepare
+    margins = preparations.crops(names)
+    if len(set(names)) < len(names):
+        raise Problem("in the recipe, image.prepare names something twice", fix="name it once")
+    if margins and recipe.dense:
+        raise Problem(
+            f"in the recipe, image.prepare crops ({', '.join(margins)}) beside a task that asks where something is, "
+            "which is answered on the image as it was read",
+            fix="leave it out",
+        )
 
 
 def _check_covariates(recipe: Recipe) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -220,18 +220,18 @@ def _of_class(made: Model, case: Case, finding: Finding | None) -> Asked:
         number = int((answered.decision if exclusive else answered.probability)[task][0].argmax())
     with torch.no_grad():
         inputs = [network.normalise(torch.from_numpy(pixels).to(_device(network))) for network in made.networks]
-    where = grid.fit(image, made.recipe.image)
-    name, back = made.tasks[task].question.classes[number], partial(to_image, where=where)
+    name = made.tasks[task].question.classes[number]
     moment = _decisive(made, inputs, times)
     source = "image" if known is not None and not bool(known.isfinite().any()) else ""
     if moment is None:
         targets = [OfClass(network.eval(), task, number, times, known) for network in made.networks]
-        return Asked(made, task, name, targets, inputs, back, source=source)
+        return Asked(made, task, name, targets, inputs, _back(made, image, -1), source=source)
     alone = [x[:, moment : moment + 1] for x in inputs]
     of_it = [
         OfMoment(n.eval(), task, number, x, times, moment, known) for n, x in zip(made.networks, inputs, strict=True)
     ]
     frame = int(data.moments_of(image, made.recipe.image)[moment])
+    back = _back(made, image, frame)
     return Asked(made, task, name, of_it, alone, back, f"at moment {frame + 1}", frame, source)
 
 
@@ -248,6 +248,19 @@ def _decisive(made: Model, inputs: Sequence[Tensor], times: Tensor) -> int | Non
         return None
     mean = torch.stack([share[0].cpu() for share in shares if share is not None]).mean(0)
     return int(mean.argmax()) if float(mean.max()) >= MOST else None
+
+
+def _back(made: Model, image: Image, frame: int) -> Callable[[Heat], Heat]:
+    """The way of a map from the network's grid to the image as it was read; nothing lies where it was cropped."""
+    shown = image.visits[frame] if image.visits else image
+    ready = data.made_ready(shown, made.recipe.image)
+    where = grid.fit(ready.image, made.recipe.image)
+
+    def back(heat: Heat) -> Heat:
+        found = ready.back(to_image(heat, where), shown.size)
+        return np.asarray(Image(found[None, None]).resample(image.size).array[0, 0], np.float32)
+
+    return back
 
 
 def to_image(heat: Heat, where: Grid) -> Heat:

@@ -37,7 +37,18 @@ LAYERS = (
     ("dense_phantom", "loop_phantom"),
     ("layouts", "recipe", "scoring", "phantom"),
     ("outlines", "annotations", "visits"),
-    ("tasks", "backbones", "poolings", "sequences", "fusion", "transforms", "explanations", "formats", "inspections"),
+    (
+        "tasks",
+        "backbones",
+        "poolings",
+        "sequences",
+        "fusion",
+        "transforms",
+        "explanations",
+        "formats",
+        "inspections",
+        "preparations",
+    ),
     (
         "measures",
         "curves",
@@ -79,6 +90,7 @@ VARIANTS = (
     "formats",
     "layouts",
     "inspections",
+    "preparations",
 )
 # The one import that goes up, inside of a function: models that say where things are have figures of their own.
 UPWARD = {("evaluation", "dense_evaluation")}

@@ -178,6 +178,7 @@ def derive(
         _plan_learned_size(base["image"], reasons, Path(weights))
     base["image"]["modality"], reasons["image.modality"] = modality.decide(found.modalities, cohort.modality)
     image = {**base["image"], **given.get("image", {})}
+    _plan_preparation(base["image"], reasons, image)
     _plan_network(base["network"], reasons, found, image, given.get("network", {}))
     _plan_training(base["training"], reasons, found, cohort.questions[0], bool(weights), image["frames"])
     _plan_rest(base, reasons, image["modality"])
@@ -308,6 +309,13 @@ def _plan_image(image: dict[str, Any], why: dict[str, str], found: Fingerprint, 
         image["intensity"], why["image.intensity"] = "image", "no scale in common between images"
     else:
         image["intensity"], why["image.intensity"] = "cohort", "8-bit images on one scale"
+
+
+def _plan_preparation(image: dict[str, Any], why: dict[str, str], chosen: Mapping[str, Any]) -> None:
+    names, why["image.prepare"] = modality.preparations(chosen["modality"], chosen["channels"])
+    image["prepare"] = list(names)
+    if "foreground" in chosen.get("prepare", names):
+        image["intensity"], why["image.intensity"] = "cohort", "the foreground of each brought them to one scale"
 
 
 def moments(found: Fingerprint, image: Mapping[str, Any]) -> tuple[int, str]:

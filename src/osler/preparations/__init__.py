@@ -1,8 +1,8 @@
 """What is done to an image before it is resized, because of the machine that made it: one way a file.
 
-Every file holds ``CROPS``, whether it takes away the margin of an image, and ``apply(image) -> Prepared``. What a file
-finds it says in one sentence; what it is not sure of it leaves alone, and says that. Crops take away what carries no
-image, only from height and width, and the same in all moments.
+Every file holds ``CROPS``, whether it takes away the margin of an image, and ``apply(image) -> Prepared``. What a
+file finds it says in one sentence; what it is not sure of it leaves alone, and says that. Crops take away what shows
+nothing, only from height and width, and the same in all moments.
 """
 
 import threading

@@ -35,7 +35,7 @@ LAYERS = (
     ("dense_scoring",),
     ("phantom_files",),
     ("dense_phantom", "loop_phantom"),
-    ("layouts", "recipe", "scoring", "phantom"),
+    ("layouts", "recipe", "scoring", "phantom", "registration"),
     ("outlines", "annotations", "visits"),
     (
         "tasks",

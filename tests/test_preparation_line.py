@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from osler import data, diagnosis, explanation, modality, phantom, recipe, volumes
-from osler.case import Question
+from osler.case import Finding, Question
 from osler.image import Image
 from osler.model import Model, Network
 from osler.problem import Problem
@@ -46,7 +46,8 @@ def test_a_map_points_at_the_place_in_the_image_as_it_was_read(fit: str) -> None
     chosen = recipe.build(recipe.merge(recipe.to_dict(chosen), {"image": {"fit": fit}}))
     network = detector(chosen)
     network.normalise.mean[:], network.normalise.std[:] = 60.0, 5.0
-    found = explanation.explain(Model(chosen, [network]), case(framed((15, 70))), method="gradcam")
+    asked = Finding("label", "bright", "reader", probability=1.0)
+    found = explanation.explain(Model(chosen, [network]), case(framed((15, 70))), asked, "gradcam")
     assert found.heatmap.shape == (1, 128, 192)
     _, y, x = hottest(found.heatmap)
     assert abs(y - (30 + 15)) <= 6 and abs(x - (70 + 70)) <= 6

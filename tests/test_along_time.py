@@ -11,7 +11,22 @@ import torch
 from torch import nn
 
 import osler
-from osler import data, diagnoses, explanation, fitting, frozen, model, planning, recipe, targets, training, weights
+from osler import (
+    data,
+    diagnoses,
+    diagnosis,
+    explanation,
+    fitting,
+    frozen,
+    layouts,
+    model,
+    planning,
+    recipe,
+    report,
+    targets,
+    training,
+    weights,
+)
 from osler.case import Case
 from osler.cohort import Training, Validation
 from osler.fitting import Course, Examples
@@ -245,6 +260,34 @@ def test_the_planted_moment_has_the_largest_share_and_is_explained(
     why = explanation.explain(made, case, method="occlusion")
     assert why.frame == int(row[3]) and f"at moment {int(row[3]) + 1}" in why.sentences[0]
     assert why.heatmap.shape == (1, 16, 16) and why.heatmap.max() > 0
+
+
+@pytest.mark.parametrize("method", ["none", "occlusion"])
+def test_of_a_loop_that_was_thinned_each_moment_is_shown_under_its_own_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """20 frames that differ in brightness, of which a model looks at 5: 0, 5, 10, 14 and 19."""
+    made = model.Model(plan("attention"), [network(plan("attention"))])
+    bright = np.repeat(np.arange(20, dtype=np.uint8) * 10, 256).reshape(20, 1, 1, 16, 16)
+    np.save(tmp_path / "loop.npy", bright)
+    case = data.read_case(layouts.single(tmp_path / "loop.npy"), moments=made.recipe.moments)
+    found = diagnosis.diagnose(made, case)
+    assert [moment.frame for moment in found.moments] == [0, 5, 10, 14, 19]
+    pages: list[tuple[Any, Any]] = []
+    monkeypatch.setattr(report, "diagnosis_page", lambda _, shown, *rest: pages.append((shown, rest[2])))
+    monkeypatch.setattr(targets, "MOST", 0.0)
+    diagnoses.write_diagnosis(found, case, made, tmp_path, method)
+    [(shown, frames)] = pages
+    assert len(frames) == 4 and all((picture == 10 * number).all() for number, picture in frames.items())
+    first = max(found.moments, key=lambda moment: moment.share).frame
+    assert (shown == 10 * first).all()
+    why = explanation.explain(made, case, method="occlusion")
+    assert why.frame == first and f"at moment {first + 1}" in why.sentences[0]
+    made.save(tmp_path / "model.safetensors")
+    [told] = [*explanation.explain_path(tmp_path / "model.safetensors", tmp_path / "loop.npy", tmp_path / "why",
+                                        method="occlusion")][:1]  # fmt: skip
+    assert f"at moment {first + 1}" in told
+    assert json.loads((tmp_path / "why" / "explanation.json").read_text())["explanations"][0]["frame"] == first
 
 
 @pytest.mark.parametrize("method", ["gradcam", "occlusion", "integrated_gradients"])

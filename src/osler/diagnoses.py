@@ -201,7 +201,7 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
     folder.mkdir(parents=True, exist_ok=True)
     image = data.the_image(case)
     decided = sorted(diagnosis.moments, key=lambda moment: -moment.share)[:_SHOWN]
-    frame = decided[0].frame if decided else None
+    frame = image.place(decided[0].frame) if decided else None
     shown = explanation.picture(image, None, frame)
     overlays: dict[str, tuple[NDArray[np.uint8], str]] = {}
     surest = max((f for a in diagnosis.answers.values() for f in a.findings if f.box is not None),
@@ -211,7 +211,7 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
     if method != "none" and (surest is not None or made.tasks):
         why = explanation.explain(made, case, surest if not made.tasks else None, method=method)
         plane = int(why.heatmap.sum((1, 2)).argmax())
-        shown = explanation.picture(image, plane, frame if why.frame is None else why.frame)
+        shown = explanation.picture(image, plane, frame if why.frame is None else image.place(why.frame))
         caption = " ".join(why.sentences)
         overlays[why.method] = (explanation.overlay(shown, why.heatmap[plane], passed=why.passed), caption)
         Picture.fromarray(overlays[why.method][0]).save(folder / "overlay.png")
@@ -219,7 +219,7 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
     unsure = {task: a.uncertainty for task, a in diagnosis.answers.items() if a.uncertainty is not None}
     unwritten = writing.write(diagnosis, case, folder, made.recipe.tasks, unsure) if made.recipe.dense else ()
     told = replace(diagnosis, case=pseudonym(diagnosis.case), notes=(*diagnosis.notes, *unwritten))
-    frames = {moment.frame: explanation.picture(image, None, moment.frame) for moment in decided}
+    frames = {moment.frame: explanation.picture(image, None, image.place(moment.frame)) for moment in decided}
     report.diagnosis_page(told, shown, overlays, folder / "diagnosis.html", frames)
     return folder
 

@@ -45,7 +45,8 @@ class Explanation:
         tests: what :func:`removal` and :func:`randomised` measured.
         passed: it passed both; a map that did not must not be relied on.
         sentences: what is shown and what the tests say, for people.
-        frame: the moment of the image that it belongs to; ``None`` where it is the mean over all of them.
+        frame: the moment that it belongs to, by its number in the whole sequence; ``None`` where it is the mean over all
+            of them.
     """
 
     method: str
@@ -339,7 +340,8 @@ def explain_path(
     for one in methods:
         why = _by(one, asked)
         plane = int(why.heatmap.sum((1, 2)).argmax())
-        shown = overlay(picture(image, plane, why.frame), why.heatmap[plane], passed=why.passed)
+        seen = picture(image, plane, None if why.frame is None else image.place(why.frame))
+        shown = overlay(seen, why.heatmap[plane], passed=why.passed)
         Pillow.fromarray(shown).save(out / f"{why.method}.png")
         content.append({
             "method": why.method, "task": why.task, "name": why.name, "slice": plane, "frame": why.frame,

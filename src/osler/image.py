@@ -161,6 +161,10 @@ class Image:
         times = self.times[index : index + 1]
         return replace(self, array=self.array[index : index + 1], times=times, numbers=())
 
+    def place(self, number: int) -> int:
+        """Where in ``array`` the moment lies that has this number in its sequence."""
+        return self.numbers.index(number) if self.numbers else number
+
     def pick(self, indices: NDArray[np.int64]) -> "Image":
         """Some moments of a sequence, in the order given; they keep their times, and their numbers in it."""
         numbers = self.numbers or tuple(range(self.frames))

@@ -145,7 +145,8 @@ class Asked:
         inputs: the normalised image, or the part of it that is looked at, ``(1, t, c, d, h, w)`` for each network.
         to_image: from a map ``(d, h, w)`` on the networks' grid to one on the image as it was read.
         place: where the finding lies, in words; empty for a class of the whole image.
-        frame: the moment of the image that is looked at; ``None`` where it is the mean over all of them.
+        frame: the moment that is looked at, by its number in the whole sequence; ``None`` where it is the mean over all
+            of them.
         source: ``image`` where a model with covariates answers by the image alone.
     """
 
@@ -231,7 +232,8 @@ def _of_class(made: Model, case: Case, finding: Finding | None) -> Asked:
     of_it = [
         OfMoment(n.eval(), task, number, x, times, moment, known) for n, x in zip(made.networks, inputs, strict=True)
     ]
-    frame = int(data.moments_of(image, made.recipe.image)[moment])
+    place = int(data.moments_of(image, made.recipe.image)[moment])
+    frame = image.numbers[place] if image.numbers else place
     return Asked(made, task, name, of_it, alone, back, f"at moment {frame + 1}", frame, source)
 
 

@@ -93,7 +93,7 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     loaded = data.load(found.entries, plan.image, None, out / "pixels", tuple(plan.tasks.values()))
     say_problems(loaded.problems, say)
     digest = cohort.digest(loaded.entries, loaded.digests)
-    same_pixels(out, digest + covariates.digest(plan.covariates, loaded.entries))
+    same_pixels(out, digest + covariates.digest(plan.covariates, loaded.entries) + data.times_digest(loaded))
     done = _finished(out)
     if done is not None:
         store.remove(out / "pixels")
@@ -225,7 +225,8 @@ def same_pixels(out: Path, digest: str) -> None:
     """
     path = out / "cohort.sha256"
     if path.exists() and path.read_text(encoding="utf-8").strip() != digest:
-        raise Problem("this run began with other images, labels or covariates", path=out, fix="give another --out")
+        what = "this run began with other images, labels, covariates or times"
+        raise Problem(what, path=out, fix="give another --out")
     write_text(path, digest + "\n")
 
 

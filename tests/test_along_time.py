@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -311,6 +312,33 @@ def test_of_one_moment_the_others_stay_as_they_are() -> None:
     torch.testing.assert_close(one.raw(other), whole.raw(torch.cat([x[:, :2], other, x[:, 3:]], 1)))
 
 
+def test_networks_with_random_weights_keep_what_was_measured() -> None:
+    """A map that is compared with that of another clock would differ for that alone."""
+    chosen = plan("gru", covariates={"columns": ["age", "sex"], "kinds": {"age": "number", "sex": "category"},
+                                     "categories": {"sex": ["F", "M"]}, "ranges": {"age": [0, 120]}})  # fmt: skip
+    net = network(chosen)
+    net.rhythm.beat.fill_(40.0)
+    net.normalise.mean.fill_(3.0)
+    assert net.persons is not None
+    net.persons.fit(np.array([[50, 0], [60, 0]], np.float32))
+    made = model.Model(chosen, [net])
+    asked = targets.ask(made, Case("a", "a", {"image": loop(5, (0.0, 40.0, 80.0, 120.0, 160.0))}))
+    seen: list[Network] = []
+
+    def explain(target: Any, x: torch.Tensor, options: Any) -> torch.Tensor:
+        seen.append(target.network)
+        return torch.rand(1, 16, 16)
+
+    module: Any = ModuleType("map")
+    module.Options, module.explain = (lambda: None), explain
+    explanation.randomised(module, asked, [torch.rand(1, 16, 16)])
+    learned = dict(net.named_parameters())
+    for fresh in seen:
+        assert fresh.rhythm.beat == 40 and (fresh.normalise.mean == 3).all() and fresh.persons is not None
+        assert fresh.persons.mean.tolist() == [55, 0] and fresh.persons.seen.tolist() == [True, False]
+        assert not torch.equal(dict(fresh.named_parameters())["heads.0.weight"], learned["heads.0.weight"])
+
+
 # --- a frozen backbone --------------------------------------------------------------------------------------
 
 
@@ -356,6 +384,16 @@ def test_features_are_computed_once_and_are_those_of_the_network(
     with torch.no_grad():
         next(state.network.backbone.parameters()).mul_(2)
     assert not np.allclose(frozen.features(state.network, cases.pixels, chosen), found)
+
+
+def test_features_that_another_process_took_away_are_computed_again(
+    learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, cases = freezing(learned), examples(Training(()), 10)
+    state = fitting.start(cases, chosen, 0)
+    found = frozen.features(state.network, cases.pixels, chosen)
+    monkeypatch.setattr(frozen.cache, "find", lambda name: tmp_path / "gone")
+    np.testing.assert_array_equal(frozen.features(state.network, cases.pixels, chosen), found)
 
 
 def test_a_frozen_backbone_stays_and_the_rest_learns(learned: Path, tmp_path: Path) -> None:

@@ -193,3 +193,25 @@ def test_appearance_knows_brightness_contrast_and_sharpness() -> None:
     assert torch.allclose(stronger[8:], plain[8:], atol=1e-2)
     smooth = torch.nn.functional.avg_pool2d(x[0, 0], 5, 1, 2)[None, None]
     assert (appearance(smooth)[0, 8:11] < plain[8:11]).all()
+
+
+def test_the_weights_of_a_number_are_a_mean() -> None:
+    """None is below 0, they sum to 1, and no others on a grid have a smaller loss; also where both is misled."""
+    task = Classification(Question("size", "regression", ("size",)))
+    truth = np.random.default_rng(0).normal(size=(60, 1))
+    noise = np.random.default_rng(1).normal(size=(3, 60, 1))
+    for given in (
+        [-3 * truth + noise[0], truth + 0.3 * noise[1], truth - 0.3 * noise[1] + 0.1 * noise[2]],
+        [truth + noise[0], truth + noise[1], truth + noise[2]],
+        [truth + 0.1 * noise[0], noise[1], noise[2]],
+    ):
+        found = calibration.mixing(task, given, truth)
+        assert found.min() >= 0 and found.sum() == pytest.approx(1)
+        stacked, steps = np.stack(given), np.arange(0, 1.001, 0.05)
+
+        def loss(weights: np.ndarray, stacked: np.ndarray = stacked) -> float:
+            off = np.square(np.tensordot(weights, stacked, 1) - truth).mean() / truth.var()
+            return float(off + np.square(weights[1:]).sum() / 60)
+
+        best = min(loss(np.array([1 - a - b, a, b])) for a in steps for b in steps if a + b <= 1)
+        assert loss(found) <= best + 1e-6

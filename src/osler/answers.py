@@ -83,7 +83,8 @@ def answer_all(
                 if int(digest[:15], 16) in seen:
                     known += 1
                     continue
-                person = covariates.encode(columns, entry.covariates)
+                # As in training, which sees many cases too: one value that cannot be does not cost the case.
+                person = covariates.encode(columns, entry.covariates, refuse=False)
                 pixels.append(data.prepare(image, made.recipe.image))
                 times.append(data.timeline(image, made.recipe.image))
                 ready.append((entry, image, digest, person))

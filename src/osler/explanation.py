@@ -194,11 +194,11 @@ def randomised(module: ModuleType, asked: Asked, maps: Sequence[Tensor]) -> floa
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1000 + number)
             fresh = Network(asked.made.recipe)
-        fresh.normalise.load_state_dict(target.network.normalise.state_dict())
-        if fresh.persons is not None and target.network.persons is not None:
-            # As normalisation, the scale of covariates is measured, not learned.
-            fresh.persons.mean.copy_(target.network.persons.mean)
-            fresh.persons.spread.copy_(target.network.persons.spread)
+        # Normalisation, the usual gap and the scale of covariates are measured, not learned.
+        measured = dict(target.network.named_buffers())
+        for name, value in fresh.named_buffers():
+            if name.startswith(("normalise.", "rhythm.", "persons.")):
+                value.copy_(measured[name])
         other = _map(module, replace(target, network=fresh.to(x.device).eval()), x)
         found.append(abs(_rank_correlation(maps[member].cpu().numpy(), other.cpu().numpy())))
     return float(np.mean(found))

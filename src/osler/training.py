@@ -345,8 +345,7 @@ def _write_table(
     rows = np.array([row for row, _ in cases], np.intp)
     tensors = {"covariates": torch.from_numpy(persons[rows]), "fold": torch.tensor([fold for _, fold in cases])}
     tensors |= {f"target.{name}": torch.from_numpy(values[rows]) for name, values in targets.items()}
-    model.write_tensors(path, tensors, {"format": "osler-covariates"})
-    path.chmod(0o600)
+    model.write_tensors(path, tensors, {"format": "osler-covariates"}, 0o600)
 
 
 def _write_splits(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Picture
 from torch import nn
 
 import osler
@@ -289,6 +290,31 @@ def test_of_a_loop_that_was_thinned_each_moment_is_shown_under_its_own_number(
                                         method="occlusion")][:1]  # fmt: skip
     assert f"at moment {first + 1}" in told
     assert json.loads((tmp_path / "why" / "explanation.json").read_text())["explanations"][0]["frame"] == first
+
+
+@pytest.mark.parametrize(("frames", "cases"), [(5, 1), (1, 7)])
+def test_a_folder_of_pictures_is_a_loop_to_a_model_of_loops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: int, cases: int
+) -> None:
+    monkeypatch.setenv("OSLER_HOME", str(tmp_path / "home"))
+    chosen = plan(frames=frames)
+    model.Model(chosen, [network(chosen)]).save(tmp_path / "model.safetensors")
+    (tmp_path / "loop").mkdir()
+    for number in range(7):
+        Picture.fromarray(np.full((16, 16), 30 * number, np.uint8)).save(tmp_path / "loop" / f"{number}.png")
+    (tmp_path / "loop" / ".hidden").write_text("")
+    out = tmp_path / "out"
+    done = diagnoses.diagnose_paths(
+        tmp_path / "model.safetensors", [tmp_path / "loop"], out, method="none", say=quiet
+    )
+    assert done == (cases, 0)
+    told = json.loads((out / "diagnoses.json").read_text())
+    looked = "The model looks at 5 of the 7 moments, evenly spaced." in told[0]["notes"]
+    assert len(told) == cases and looked == (frames > 1)
+    # Beside a table its rows are the cases.
+    (tmp_path / "loop" / "manifest.csv").write_text("image\n0.png\n1.png\n")
+    entries, _ = diagnoses.cases_below(tmp_path / "loop", loops=frames > 1)
+    assert len(entries) == 2
 
 
 @pytest.mark.parametrize("method", ["gradcam", "occlusion", "integrated_gradients"])

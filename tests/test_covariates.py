@@ -65,7 +65,15 @@ def test_an_age_in_days_is_no_age_in_years() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["age_months", "age [days]", "gestational age weeks", "Gestational_Age", "age_group", "temperature_f", "weight_lbs"],
+    [
+        "age_months",
+        "age [days]",
+        "gestational age weeks",
+        "Gestational_Age",
+        "age_group",
+        "temperature_f",
+        "weight_lbs",
+    ],
 )
 def test_a_name_that_says_another_unit_has_no_well_known_ends(name: str) -> None:
     numbers = np.linspace(20, 40, 50)

@@ -36,8 +36,12 @@ def made(
     content = {
         "image": {"size": [1, 16, 16], "frames": frames},
         "tasks": {"label": asked},
-        "network": {"backbone": "resnet", "options": {"depth": 18, "width": 4}, "fusion": fusion,
-                    "sequence": "attention" if frames > 1 else "mean"},
+        "network": {
+            "backbone": "resnet",
+            "options": {"depth": 18, "width": 4},
+            "fusion": fusion,
+            "sequence": "attention" if frames > 1 else "mean",
+        },
         "inference": {"views": views},
     }
     plan = recipe.build({**content, "covariates": vars(columns)})

@@ -215,7 +215,9 @@ def times_digest(loaded: Loaded) -> str:
     """SHA-256 of when the moments of sequences were, after a space; empty for still images."""
     if loaded.times.shape[1] == 1:
         return ""
-    rows = sorted(f"{pixels}|{when.tobytes().hex()}" for pixels, when in zip(loaded.digests, loaded.times, strict=True))
+    rows = sorted(
+        f"{pixels}|{when.tobytes().hex()}" for pixels, when in zip(loaded.digests, loaded.times, strict=True)
+    )
     return " " + hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 

@@ -24,8 +24,12 @@ _NO_IMAGES = (*_TABLES, ".json", ".txt", ".md", ".html", ".xml")
 _SHOWN = 4
 
 
-def cases_below(path: Path) -> tuple[list[Entry], list[Problem]]:
+def cases_below(path: Path, *, loops: bool = False) -> tuple[list[Entry], list[Problem]]:
     """What a path holds: a file or a folder with one series is one case, a folder of files is one case each.
+
+    Args:
+        path: what is given.
+        loops: a folder of nothing but pictures is one loop (for models that look at several moments).
 
     Returns:
         The cases, and what is no case and why.
@@ -33,7 +37,7 @@ def cases_below(path: Path) -> tuple[list[Entry], list[Problem]]:
     Raises:
         Problem: there is nothing that can be read.
     """
-    if path.is_file() or not path.exists() or _one_series(path):
+    if path.is_file() or not path.exists() or _one_series(path) or (loops and _only_pictures(path)):
         return [layouts.single(path)], []
     found: list[Entry] = []
     problems: list[Problem] = []
@@ -73,6 +77,12 @@ def _one_series(folder: Path) -> bool:
         return False
 
 
+def _only_pictures(folder: Path) -> bool:
+    pictures = catalog.find("formats", "raster")
+    below = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return bool(below) and all(path.is_file() and pictures.matches(path) for path in below)
+
+
 def diagnose_paths(
     run: Path,
     inputs: Sequence[Path],
@@ -109,7 +119,7 @@ def diagnose_paths(
     failed = 0
     for path in inputs:
         try:
-            entries, problems = cases_below(path)
+            entries, problems = cases_below(path, loops=made.recipe.image.frames > 1)
             for problem in problems:
                 say(f"left out: {problem}")
             failed += len(problems)

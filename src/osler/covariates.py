@@ -41,8 +41,8 @@ _WELL_KNOWN: tuple[tuple[tuple[str, ...], float, float, str, tuple[str, ...]], .
 _UNITS = frozenset((
     *("days", "day", "weeks", "week", "wks", "wk", "months", "month", "mos", "mo", "gestational", "gestation"),
     *("hours", "hour", "hrs", "minutes", "minute", "seconds", "kg", "g", "grams", "gram", "lbs", "lb", "pounds"),
-    *("stone", "oz", "cm", "mm", "m", "m2", "inch", "inches", "ft", "feet", "f", "fahrenheit", "kelvin", "mmhg", "kpa"),
-    *("hpa", "cmh2o", "score", "group", "decade"),
+    *("stone", "oz", "cm", "mm", "m", "m2", "inch", "inches", "ft", "feet", "f", "fahrenheit", "kelvin", "mmhg"),
+    *("kpa", "hpa", "cmh2o", "score", "group", "decade"),
 ))  # fmt: skip
 _FITS = 0.99  # share of training values inside of well-known ends from which these are believed
 _MOSTLY_NUMBERS = 0.9

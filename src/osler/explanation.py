@@ -45,8 +45,7 @@ class Explanation:
         tests: what :func:`removal` and :func:`randomised` measured.
         passed: it passed both; a map that did not must not be relied on.
         sentences: what is shown and what the tests say, for people.
-        frame: the moment that it belongs to, by its number in the whole sequence; ``None`` where it is the mean over all
-            of them.
+        frame: the moment that it belongs to, by its number in its sequence; ``None`` where it is the mean of all.
     """
 
     method: str

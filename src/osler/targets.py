@@ -162,8 +162,7 @@ class Asked:
         inputs: the normalised image, or the part of it that is looked at, ``(1, t, c, d, h, w)`` for each network.
         to_image: from a map ``(d, h, w)`` on the networks' grid to one on the image as it was read.
         place: where the finding lies, in words; empty for a class of the whole image.
-        frame: the moment that is looked at, by its number in the whole sequence; ``None`` where it is the mean over all
-            of them.
+        frame: the moment that is looked at, by its number in its sequence; ``None`` where it is the mean of all.
         source: ``image`` where a model with covariates answers by the image alone.
     """
 

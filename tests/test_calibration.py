@@ -201,7 +201,7 @@ def test_the_weights_of_a_number_are_a_mean() -> None:
     truth = np.random.default_rng(0).normal(size=(60, 1))
     noise = np.random.default_rng(1).normal(size=(3, 60, 1))
     for given in (
-        [-3 * truth + noise[0], truth + 0.3 * noise[1], truth - 0.3 * noise[1] + 0.1 * noise[2]],
+        [2.5 * truth, 1.3 * truth + 0.1 * noise[1], 1.3 * truth + 0.1 * noise[2]],
         [truth + noise[0], truth + noise[1], truth + noise[2]],
         [truth + 0.1 * noise[0], noise[1], noise[2]],
     ):

@@ -27,14 +27,15 @@ from osler import (
     patches,
     phantom_files,
     recipe,
+    targets,
     training,
 )
-from osler.case import Answer, Box, Entry, Finding, Question
+from osler.case import Answer, Box, Case, Entry, Finding, Mask, Question
 from osler.cohort import Cohort, Training, Validation
 from osler.grid import Grid
-from osler.image import NoGeometry
+from osler.image import Image, NoGeometry
 from osler.linking import Said
-from osler.model import Network
+from osler.model import Model, Network
 from osler.patches import Sample, Truth
 from osler.problem import Problem
 from osler.recipe import Recipe
@@ -193,6 +194,22 @@ def test_what_lies_outside_of_a_place_does_not_reach_the_second_opinion() -> Non
     torch.testing.assert_close(links._summary([where], changed, middle, 1), first)
     changed[..., :1, :1] += 10
     assert not torch.allclose(links._summary([where], changed, middle, 1), first)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 30), (20, 64)])
+def test_a_place_in_an_image_that_was_padded_is_looked_at_where_it_is(size: tuple[int, int]) -> None:
+    """Seen on the network's grid and brought back as a map, a finding covers itself."""
+    made = Model(plan(), [Network(plan()).eval()], sha256="0" * 64)
+    full = np.zeros((1, *size), bool)
+    full[0, 4:16, 8:24] = True
+    seen = Finding("mask", "lesion", mask=Mask.cropped(full))
+    case = Case("a", "a", {"image": Image(np.zeros((1, 1, 1, *size), np.float32))})
+    asked = targets.ask(made, case, seen)
+    target = asked.targets[0]
+    assert isinstance(target, targets.OfPlace) and target.finding.mask is not None
+    back = asked.to_image(target.finding.mask.within((1, 32, 32)).astype(np.float32))
+    assert back.shape == full.shape
+    assert 2 * ((back > 0.5) & full).sum() / ((back > 0.5).sum() + full.sum()) > 0.85
 
 
 def test_a_box_is_drawn_where_it_is() -> None:

@@ -5,6 +5,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -282,7 +283,7 @@ def build(content: Mapping[str, Any]) -> Recipe:
     if content.get("augmentation") == NONE:
         content["augmentation"] = {}
     try:
-        recipe: Recipe = pydantic.TypeAdapter(Recipe).validate_python(content)
+        recipe: Recipe = _reader(Recipe).validate_python(content)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -304,11 +305,17 @@ def options(folder: str, name: str, given: Mapping[str, Any]) -> Any:
     schema = catalog.find(folder, name).Options
     _check_keys(given, schema, f"{name}.")
     try:
-        return pydantic.TypeAdapter(schema).validate_python(dict(given))
+        return _reader(schema).validate_python(dict(given))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise Problem(f"in the recipe, the option {key} of {name} is wrong: {first['msg'].lower()}") from error
+
+
+@cache
+def _reader(schema: type) -> pydantic.TypeAdapter[Any]:
+    """Made once: a training reads the options of each transform in every step, and making one takes milliseconds."""
+    return pydantic.TypeAdapter(schema)
 
 
 def _check_values(recipe: Recipe) -> None:

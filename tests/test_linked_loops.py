@@ -105,7 +105,8 @@ def test_cases_of_long_loops_are_found_again_in_their_folds(tmp_path: Path) -> N
     entries = []
     for number in range(4):
         path = tmp_path / f"{number}.nii"
-        nibabel.save(nibabel.Nifti1Image(loop(5, number)[:, 0, 0].T[:, :, None], np.eye(4)), path)
+        array = loop(5, number)[:, 0, 0].T[:, :, None]
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)  # type: ignore[no-untyped-call]
         label = tuple(Finding("label", c, "reader", float(c == LABEL.classes[number % 2])) for c in LABEL.classes)
         entries.append(Entry(str(number), f"p{number}", {"image": Source(path)}, label))
     trained_on = data.load(entries, chosen.image, questions=(LABEL, MASK))

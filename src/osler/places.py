@@ -201,8 +201,8 @@ def calibrate(
         if chosen.dice:
             means = {k: float(np.nanmean(values)) for k, values in chosen.dice.items()}
             card[name] |= {"dice": means, "largest": bool(largest.all())}
-        for case, findings in kept.items():
-            sure = [doubt.applied(learned, f) for f in findings[name][best]]
+        for case, of_task in kept.items():
+            sure = [doubt.applied(learned, f) for f in of_task[name][best]]
             answers[case][name] = _answer(task.question, sure, Learned(learned, largest), withheld=False)
     return arrays, card, answers
 

@@ -313,7 +313,7 @@ def options(folder: str, name: str, given: Mapping[str, Any]) -> Any:
 
 
 @cache
-def _reader(schema: type) -> pydantic.TypeAdapter[Any]:
+def _reader(schema: type) -> Any:
     """Made once: a training reads the options of each transform in every step, and making one takes milliseconds."""
     return pydantic.TypeAdapter(schema)
 

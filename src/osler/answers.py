@@ -137,7 +137,9 @@ def out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answer
     if not path.exists():
         raise Problem("this run has no out-of-fold answers", path=run, fix="train with folds=5")
     _, held = model.read_tensors(path)
-    loaded = data.load(found.entries, replace(made.recipe.image, size=(1, 1, 1), fit="stretch"))
+    # Asked as in training: what asks where something is has read, and counted, every moment.
+    small, asked = replace(made.recipe.image, size=(1, 1, 1), fit="stretch"), tuple(made.recipe.tasks.values())
+    loaded = data.load(found.entries, small, questions=asked)
     row_of = {int(d): i for i, d in enumerate(held["digest"].tolist())}
     pairs = [(e, d, row_of[int(d[:15], 16)]) for e, d in zip(loaded.entries, loaded.digests, strict=True)
              if int(d[:15], 16) in row_of]  # fmt: skip

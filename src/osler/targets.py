@@ -304,7 +304,7 @@ def _of_place(made: Model, image: Image, finding: Finding) -> Asked:
     def to_image(heat: Heat) -> Heat:
         full = np.zeros(whole.shape[1:], np.float32)
         full[window] = heat
-        inside = full[tuple(slice(a, a + n) for a, n in zip(shift, where.size, strict=True))]
+        inside = full[tuple(slice(a, a + n) for a, n in zip(shift, where.whole or where.size, strict=True))]
         return np.asarray(where.back(inside[None])[0].clip(0, 1), np.float32)
 
     targets = [OfPlace(network.eval(), local) for network in made.networks]
@@ -329,7 +329,7 @@ def _in_window(
     else:
         full = np.zeros(whole, np.uint8)
         there = where.labels_to(finding.mask.within(where.original).astype(np.uint8))
-        full[tuple(slice(a, a + n) for a, n in zip(shift, where.size, strict=True))] = there
+        full[tuple(slice(a, a + n) for a, n in zip(shift, where.whole or where.size, strict=True))] = there
         inside = full[tuple(slice(a, a + n) for a, n in zip(start, patch, strict=True))] > 0
         if not inside.any():
             # It is thinner than a pixel of the working grid.

@@ -152,6 +152,10 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
         parts = [[(e.id, e.patient, s.moments) for e in c.entries for s in samples.get(e.id, [])] for *_, c in pairs]
         of_places, card["places"], answers_of = where.calibrate(networks, parts, plan)
         fitted |= of_places
+        more = where.notes(card["places"])
+        notes = [*notes, *more]
+        for note in more:
+            say(note)
         if plan.linked:
             order = [e.id for _, _, c in (pairs if plan.training.folds else pairs[:1]) for e in c.entries]
             fitted["concordance"] = _concordance(tasks, fitted, held, (order, answers_of), plan)

@@ -49,8 +49,8 @@ _FIELD = (
 PREPARATIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "MR": (
         ("foreground",),
-        "there is no unit, and how much air lies around a body is chance; n4 is not planned: it takes 1 to 3 seconds "
-        "a volume (benchmarks/preparation.py) and may take slow anatomy for the coil's",
+        "there is no unit, and how much air lies around a body is chance; n4 is not planned: it takes up to 3 "
+        "seconds a volume (benchmarks/preparation.py) and may take slow anatomy for the coil's",
     ),
     "CT": ((), "Hounsfield units mean the same on every scanner; image.intensity clips them to a window"),
     "US": (

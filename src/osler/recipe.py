@@ -158,7 +158,7 @@ class LinkPlan:
         complete: labels that follow from others are used: no outline where a class means that there is nothing,
             boxes around outlines, and around the middle of a box nothing.
         nothing: of each task that asks of the whole image, the classes with which nothing is there to be found.
-        something: and those with which something always is.
+        something: and those with which each task that asks where something is finds something.
     """
 
     classes_see_places: bool = True
@@ -299,7 +299,7 @@ def build(content: Mapping[str, Any]) -> Recipe:
     for name, given in recipe.augmentation.items():
         options("transforms", name, given)
     _check_values(recipe)
-    _check_preparations(recipe)
+    preparations.check(recipe.image.prepare, dense=recipe.dense)
     _check_covariates(recipe)
     return recipe
 
@@ -371,19 +371,6 @@ def _check_values(recipe: Recipe) -> None:
         raise Problem("the recipe asks nothing", fix="give the cohort labels, or the recipe a [tasks.NAME] table")
 
 
-def _check_preparations(recipe: Recipe) -> None:
-    names = recipe.image.prepare
-    margins = preparations.crops(names)
-    if len(set(names)) < len(names):
-        raise Problem("in the recipe, image.prepare names something twice", fix="name it once")
-    if margins and recipe.dense:
-        raise Problem(
-            f"in the recipe, image.prepare crops ({', '.join(margins)}) beside a task that asks where something is, "
-            "which is answered on the image as it was read",
-            fix="leave it out",
-        )
-
-
 def _check_covariates(recipe: Recipe) -> None:
     """Each is named once, what is said is said of one of them, and the tasks can use them."""
     plan = recipe.covariates
@@ -412,10 +399,12 @@ def _check_questions(recipe: Recipe) -> None:
     """Together they can be answered, and each is whole."""
     for key in ("nothing", "something"):
         for name, classes in getattr(recipe.links, key).items():
-            known = recipe.tasks[name].classes if name in recipe.tasks and not recipe.tasks[name].dense else ()
+            exclusive = name in recipe.tasks and recipe.tasks[name].kind in ("multiclass", "ordinal")
+            known = recipe.tasks[name].classes if exclusive else ()
             strange = [label for label in classes if label not in known]
             if strange or not known:
-                what = f"names {strange[0]!r}, which is no class of it" if known else "is no task of the whole image"
+                what = f"names {strange[0]!r}, which is no class of it"
+                what = what if known else "is no task of the whole image whose classes exclude each other"
                 raise Problem(f"in the recipe, links.{key}.{name} {what}", fix="correct it")
     if recipe.linked and recipe.image.dims == 2 and recipe.image.size[0] > 1:
         boxed = [name for name, question in recipe.tasks.items() if question.kind == "detection"]

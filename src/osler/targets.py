@@ -15,6 +15,7 @@ from osler.case import Box, Case, Finding, Mask
 from osler.explanations import log_odds, removed
 from osler.grid import Grid
 from osler.image import Image
+from osler.linking import Said
 from osler.model import Model, Network
 from osler.problem import Problem
 
@@ -26,13 +27,19 @@ Heat = Float[np.ndarray, "_ _ _"]
 
 @dataclass(frozen=True, eq=False)
 class OfClass:
-    """The log-odds of one class of an image (of a regression the value); see :class:`osler.explanations.Target`."""
+    """The log-odds of one class of an image (of a regression the value); see :class:`osler.explanations.Target`.
+
+    Attributes:
+        mixing: how much the answers by all that is known, by the image alone and by the covariates alone count (see
+            ``calibration.mixing``); empty where the answer is not mixed of them.
+    """
 
     network: Network
     task: str
     number: int
     times: Tensor | None = None
     covariates: Tensor | None = None
+    mixing: tuple[float, ...] = ()
 
     @property
     def dims(self) -> int:
@@ -48,12 +55,12 @@ class OfClass:
 
     def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
         """:func:`osler.explanations.log_odds`."""
-        outputs = self.network.conclude(levels, cases, self.times, self.covariates).answers[self.task]
+        outputs = _mixed(self, self.network.conclude(levels, cases, self.times, self.covariates))
         return log_odds(outputs, self.network.tasks[self.task].question, self.number)
 
     def raw(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b o"]:
         """All outputs of the task."""
-        return self.network.say(x, self.times, self.covariates).answers[self.task]
+        return _mixed(self, self.network.say(x, self.times, self.covariates))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +79,7 @@ class OfMoment:
     times: Tensor
     moment: int
     covariates: Tensor | None = None
+    mixing: tuple[float, ...] = ()
 
     @property
     def dims(self) -> int:
@@ -94,7 +102,7 @@ class OfMoment:
     def _outputs(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, "b o"]:
         this, others = self.network.moments(levels[-1], cases), self.others.expand(cases, -1, -1)
         moments = torch.cat([others[:, : self.moment], this, others[:, self.moment + 1 :]], 1)
-        return self.network.along(moments, self.times, self.covariates).answers[self.task]
+        return _mixed(self, self.network.along(moments, self.times, self.covariates))
 
     def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
         """:func:`osler.explanations.log_odds`."""
@@ -103,6 +111,15 @@ class OfMoment:
     def raw(self, x: Float[Tensor, "b 1 c d h w"]) -> Float[Tensor, "b o"]:
         """All outputs of the task."""
         return self._outputs(self.levels(x), len(x))
+
+
+def _mixed(target: OfClass | OfMoment, said: Said) -> Float[Tensor, "b o"]:
+    """The outputs of the task as they are answered from: the evidence of each source as much as it counts."""
+    if not target.mixing or said.whole is None:
+        return said.answers[target.task]
+    every = [said.answers, *target.network.alone(said.whole, target.covariates).values()]
+    each = [weight * answers[target.task] for weight, answers in zip(target.mixing, every, strict=True)]
+    return torch.stack(each).sum(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +162,7 @@ class Asked:
         inputs: the normalised image, or the part of it that is looked at, ``(1, t, c, d, h, w)`` for each network.
         to_image: from a map ``(d, h, w)`` on the networks' grid to one on the image as it was read.
         place: where the finding lies, in words; empty for a class of the whole image.
-        frame: the moment of the image that is looked at; ``None`` where it is the mean over all of them.
+        frame: the moment that is looked at, by its number in its sequence; ``None`` where it is the mean of all.
         source: ``image`` where a model with covariates answers by the image alone.
     """
 
@@ -223,15 +240,18 @@ def _of_class(made: Model, case: Case, finding: Finding | None) -> Asked:
     name = made.tasks[task].question.classes[number]
     moment = _decisive(made, inputs, times)
     source = "image" if known is not None and not bool(known.isfinite().any()) else ""
+    mixing = () if known is None or source else tuple(diagnosis.mixing(made, task).tolist())
     if moment is None:
-        targets = [OfClass(network.eval(), task, number, times, known) for network in made.networks]
+        targets = [OfClass(network.eval(), task, number, times, known, mixing) for network in made.networks]
         return Asked(made, task, name, targets, inputs, _back(made, image, -1), source=source)
     alone = [x[:, moment : moment + 1] for x in inputs]
     of_it = [
-        OfMoment(n.eval(), task, number, x, times, moment, known) for n, x in zip(made.networks, inputs, strict=True)
+        OfMoment(n.eval(), task, number, x, times, moment, known, mixing)
+        for n, x in zip(made.networks, inputs, strict=True)
     ]
-    frame = int(data.moments_of(image, made.recipe.image)[moment])
-    back = _back(made, image, frame)
+    place = int(data.moments_of(image, made.recipe.image)[moment])
+    frame = image.numbers[place] if image.numbers else place
+    back = _back(made, image, place)
     return Asked(made, task, name, of_it, alone, back, f"at moment {frame + 1}", frame, source)
 
 
@@ -250,9 +270,9 @@ def _decisive(made: Model, inputs: Sequence[Tensor], times: Tensor) -> int | Non
     return int(mean.argmax()) if float(mean.max()) >= MOST else None
 
 
-def _back(made: Model, image: Image, frame: int) -> Callable[[Heat], Heat]:
+def _back(made: Model, image: Image, place: int) -> Callable[[Heat], Heat]:
     """The way of a map from the network's grid to the image as it was read; nothing lies where it was cropped."""
-    shown = image.visits[frame] if image.visits else image
+    shown = image.visits[place] if image.visits else image
     ready = data.made_ready(shown, made.recipe.image)
     where = grid.fit(ready.image, made.recipe.image)
 
@@ -297,7 +317,7 @@ def _of_place(made: Model, image: Image, finding: Finding) -> Asked:
     def to_image(heat: Heat) -> Heat:
         full = np.zeros(whole.shape[1:], np.float32)
         full[window] = heat
-        inside = full[tuple(slice(a, a + n) for a, n in zip(shift, where.size, strict=True))]
+        inside = full[tuple(slice(a, a + n) for a, n in zip(shift, where.whole or where.size, strict=True))]
         return np.asarray(where.back(inside[None])[0].clip(0, 1), np.float32)
 
     targets = [OfPlace(network.eval(), local) for network in made.networks]
@@ -322,7 +342,7 @@ def _in_window(
     else:
         full = np.zeros(whole, np.uint8)
         there = where.labels_to(finding.mask.within(where.original).astype(np.uint8))
-        full[tuple(slice(a, a + n) for a, n in zip(shift, where.size, strict=True))] = there
+        full[tuple(slice(a, a + n) for a, n in zip(shift, where.whole or where.size, strict=True))] = there
         inside = full[tuple(slice(a, a + n) for a, n in zip(start, patch, strict=True))] > 0
         if not inside.any():
             # It is thinner than a pixel of the working grid.

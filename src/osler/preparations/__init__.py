@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from osler import catalog
 from osler.image import Image
+from osler.problem import Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +74,18 @@ def prepared(image: Image, names: tuple[str, ...], moments: int) -> Prepared:
     return found
 
 
-def crops(names: Sequence[str]) -> tuple[str, ...]:
-    """Those of them that take away margins."""
-    return tuple(name for name in names if catalog.find("preparations", name).CROPS)
+def check(names: Sequence[str], *, dense: bool) -> None:
+    """What a recipe may name; ``dense``: beside a task that asks where something is.
+
+    Raises:
+        Problem: there is no such preparation, one comes twice, or a crop stands where places are asked.
+    """
+    margins = [name for name in names if catalog.find("preparations", name).CROPS]
+    if len(set(names)) < len(names):
+        raise Problem("in the recipe, image.prepare names something twice", fix="name it once")
+    if margins and dense:
+        what = f"in the recipe, image.prepare crops ({', '.join(margins)}) beside a task that asks where something is"
+        raise Problem(f"{what}, which is answered on the image as it was read", fix="leave it out")
 
 
 def cropped(image: Image, first: tuple[int, int], last: tuple[int, int]) -> Image:

@@ -42,7 +42,7 @@ def corrected(volume: NDArray[np.float32]) -> NDArray[np.float32]:
     small = Image(volume[None, None]).resample(_size(volume.shape)).array[0, 0]
     # The field is the same whatever the unit; what is not positive has no logarithm.
     small = np.asarray((small - lowest) / np.ptp(volume) + 1e-3, np.float32)
-    log = Image(_log_field(small)[None, None]).resample(volume.shape).array[0, 0]  # type: ignore[arg-type]
+    log = Image(_log_field(small)[None, None]).resample(volume.shape).array[0, 0]
     return np.asarray((volume - lowest) / np.exp(log) + lowest, np.float32)
 
 

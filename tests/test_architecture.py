@@ -24,17 +24,28 @@ LAYERS = (
     ("targets",),
     ("diagnosis", "training"),
     ("places",),
-    ("localisation", "patch_planning", "frozen"),
+    ("localisation", "patch_planning", "frozen", "modalities"),
     ("patches", "link_planning"),
     ("volumes",),
     ("planning", "report", "novelty", "fitting", "writing", "shares", "sources"),
-    ("pace", "checkpoints"),
+    ("pace", "checkpoints", "modality_planning"),
     ("model", "weights", "pages"),
-    ("calibration", "cohort", "data", "augmentation", "decoder", "linking", "sliding", "appearance", "covariates"),
+    (
+        "calibration",
+        "cohort",
+        "data",
+        "augmentation",
+        "decoder",
+        "linking",
+        "sliding",
+        "appearance",
+        "covariates",
+        "normalisation",
+    ),
     ("grid",),
     ("dense_scoring",),
     ("phantom_files",),
-    ("dense_phantom", "loop_phantom"),
+    ("dense_phantom", "loop_phantom", "modality_phantom"),
     ("layouts", "recipe", "scoring", "phantom"),
     ("outlines", "annotations", "visits"),
     ("tasks", "backbones", "poolings", "sequences", "fusion", "transforms", "explanations", "formats", "inspections"),
@@ -64,6 +75,8 @@ LAYERS = (
         "public_sets",
         "burned_in",
         "boxes",
+        "subsets",
+        "tensors",
     ),
     ("problem", "draws"),
 )
@@ -85,10 +98,10 @@ UPWARD = {("evaluation", "dense_evaluation")}
 # 450 lines are a habit. What is longer, and how long it may be.
 LONG = {
     "case.py": 490,  # every noun
-    "model.py": 530,  # the network, its file, and what it says
+    "model.py": 540,  # the network, its file, and what it says
     "recipe.py": 570,  # every key, and every check of one
     "report.py": 480,
-    "training.py": 510,
+    "training.py": 520,
 }
 
 

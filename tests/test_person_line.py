@@ -17,6 +17,7 @@ from osler import (
     data,
     diagnoses,
     diagnosis,
+    draws,
     evaluation,
     explanation,
     fitting,
@@ -288,9 +289,9 @@ def test_each_source_is_asked_alone_so_that_none_is_left_out() -> None:
     def alone(answers: dict[str, torch.Tensor]) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(answers["label"], target["label"][:, 0].long())
 
-    parts = [alone(network(x, None, known)), *(alone(one) for one in network.alone(said.whole, known).values())]
+    parts = [alone(one) for one in network.from_parts(said, known).values()]
     assert parts[1].item() == pytest.approx(alone(network(x)).item())
-    found = fitting.loss_of(network, said, known, target, plan)
+    found = fitting.loss_of(network, said, known, target, plan, draws.keys(0, np.arange(3)))
     assert found.item() == pytest.approx(torch.stack(parts).mean().item(), rel=1e-6)
 
 

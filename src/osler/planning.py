@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from osler import data, modality, model, pace, recipe
+from osler import data, modality, modality_planning, model, pace, recipe
 from osler.case import DENSE, Question
 from osler.cohort import Cohort, is_known, label_of
 from osler.image import Image
@@ -87,7 +87,7 @@ def fingerprint(cohort: Cohort) -> Fingerprint:
     first: Problem | None = None
     for entry in cohort.entries[::step]:
         try:
-            images.append(_facts(data.the_image(data.read_case(entry, moments=_LOOKED))))
+            images += [_facts(image) for image in data.read_case(entry, moments=_LOOKED).images.values()]
         except Problem as problem:
             first = first or problem
     if not images:
@@ -177,6 +177,9 @@ def derive(
     if weights:
         _plan_learned_size(base["image"], reasons, Path(weights))
     base["image"]["modality"], reasons["image.modality"] = modality.decide(found.modalities, cohort.modality)
+    names, told = modality_planning.images(cohort)
+    if names:
+        base["image"]["modalities"], reasons["image.modalities"] = names, told
     image = {**base["image"], **given.get("image", {})}
     _plan_network(base["network"], reasons, found, image, given.get("network", {}))
     _plan_training(base["training"], reasons, found, cohort.questions[0], bool(weights), image["frames"])
@@ -350,6 +353,10 @@ def _plan_network(
     network["dropout"] = 0.0 if own_neck else 0.2
     why["network.dropout"] = "the network has its own" if own_neck else "against overfitting"
     network["sequence"] = "gru" if image["frames"] > 1 else "mean"
+    if len(image.get("modalities", ())) > 1:
+        chosen, reasons = modality_planning.network(found.cases, (*found.modalities, *found.units))
+        network |= chosen
+        why |= reasons
     along = "sees the order of moments, and learns from as few cases as the mean (benchmarks/sequences.py)"
     why["network.sequence"] = along if image["frames"] > 1 else "there is one moment"
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_type_hints
 
 import pydantic
 
-from osler import catalog
+from osler import catalog, subsets
 from osler.case import Modality, Question
 from osler.problem import Problem
 
@@ -32,6 +32,8 @@ class ImagePlan:
             (scanners without a common scale); ``window``: clipped to the 0.5 and 99.5 percentiles of the
             training images, then as ``cohort`` (CT; Isensee 2021).
         modality: DICOM's code; decides which augmentations are planned. Empty where it is unknown or mixed.
+        modalities: names of the images of a case that the network is given, as the cohort names them; empty: a case
+            has one image, whatever its name.
     """
 
     size: tuple[int, int, int]
@@ -41,6 +43,12 @@ class ImagePlan:
     fit: Literal["stretch", "pad"] = "stretch"
     intensity: Literal["cohort", "image", "window"] = "cohort"
     modality: Modality = ""
+    modalities: tuple[str, ...] = ()
+
+    @property
+    def stacked(self) -> int:
+        """Moments that the network is given of a case: of one modality after the other."""
+        return self.frames * max(1, len(self.modalities))
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,8 @@ class NetworkPlan:
         sequence: a file of ``sequences``: from the features of each moment to those of the case.
         dropout: before the last layer.
         weights: a file made by ``osler import-weights`` or ``osler pretrain`` to start from, else empty.
-        fusion: a file of ``fusion``: how covariates join the image; of no account where there are none.
+        fusion: a file of ``fusion``: how modalities and covariates are joined; of no account for one image alone.
+        shared: one backbone for all modalities, or each its own.
     """
 
     backbone: str = "resnet"
@@ -95,6 +104,7 @@ class NetworkPlan:
     weights: str = ""
     fusion: str = "concat"
     fusion_options: Options = field(default_factory=dict)
+    shared: bool = True
 
 
 @dataclass(frozen=True)
@@ -296,6 +306,7 @@ def build(content: Mapping[str, Any]) -> Recipe:
         options("transforms", name, given)
     _check_values(recipe)
     _check_covariates(recipe)
+    subsets.check(recipe.image.modalities, covariates=bool(recipe.covariates.columns), dense=recipe.dense)
     return recipe
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from osler import calibration, covariates, data, diagnosis, grid, places, sliding, volumes
+from osler import calibration, covariates, data, diagnosis, grid, modalities, places, sliding, volumes
 from osler.case import Box, Case, Finding, Mask
 from osler.explanations import log_odds, removed
 from osler.grid import Grid
@@ -106,6 +106,56 @@ class OfMoment:
 
 
 @dataclass(frozen=True, eq=False)
+class OfModality:
+    """As :class:`OfClass`, of one modality of a case whose other images stay as they are.
+
+    Attributes:
+        whole: the normalised images ``(1, m * t, c, d, h, w)``, and ``times`` ``(1, m * t)`` of their moments.
+        which: number of the modality that is looked at.
+    """
+
+    network: Network
+    task: str
+    number: int
+    whole: Tensor
+    times: Tensor
+    which: int
+    covariates: Tensor | None = None
+
+    @property
+    def dims(self) -> int:
+        return self.network.dims
+
+    @property
+    def pooling(self) -> nn.Module | None:
+        return self.network.looks()[self.which][1]
+
+    @cached_property
+    def others(self) -> Float[Tensor, "1 t v"]:
+        """The features of all images."""
+        with torch.no_grad():
+            return self.network.seen(self.whole, self.times)
+
+    def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Tensor]:
+        """The feature maps of the modality."""
+        return [self.network.maps(x, self.network.looks()[self.which][0])]
+
+    def _outputs(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, "b o"]:
+        this = self.network.moments(levels[-1], cases, self.pooling)
+        others, first = self.others.expand(cases, -1, -1), self.which * this.shape[1]
+        moments = torch.cat([others[:, :first], this, others[:, first + this.shape[1] :]], 1)
+        return self.network.along(moments, self.times, self.covariates).answers[self.task]
+
+    def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
+        """:func:`osler.explanations.log_odds`."""
+        return log_odds(self._outputs(levels, cases), self.network.tasks[self.task].question, self.number)
+
+    def raw(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b o"]:
+        """All outputs of the task."""
+        return self._outputs(self.levels(x), len(x))
+
+
+@dataclass(frozen=True, eq=False)
 class OfPlace:
     """The log-odds of a finding at its place; ``finding`` lies in pixels of the window that the network sees."""
 
@@ -146,18 +196,20 @@ class Asked:
         to_image: from a map ``(d, h, w)`` on the networks' grid to one on the image as it was read.
         place: where the finding lies, in words; empty for a class of the whole image.
         frame: the moment of the image that is looked at; ``None`` where it is the mean over all of them.
-        source: ``image`` where a model with covariates answers by the image alone.
+        source: the part of the sources that is answered from, see :func:`osler.subsets.of`.
+        modality: of several images the one that is looked at; else empty.
     """
 
     made: Model
     task: str
     name: str
-    targets: Sequence[OfClass | OfMoment | OfPlace]
+    targets: Sequence[OfClass | OfMoment | OfModality | OfPlace]
     inputs: Sequence[Tensor]
     to_image: Callable[[Heat], Heat]
     place: str = ""
     frame: int | None = None
     source: str = ""
+    modality: str = ""
 
     def answers(self, kept: Iterable[Tensor]) -> NDArray[np.float64]:
         """What the networks answer together when only that share ``(d, h, w)`` of the image is left, ``(n,)``.
@@ -201,12 +253,12 @@ def ask(made: Model, case: Case, finding: Finding | None = None) -> Asked:
     if not made.tasks or (finding is not None and questions[finding.task].dense):
         if finding is None or (finding.box is None and finding.mask is None):
             finding = _surest(made, case, finding)
-        return _of_place(made, data.the_image(case), finding)
+        return _of_place(made, data.the_image(case, made.recipe.image), finding)
     return _of_class(made, case, finding)
 
 
 def _of_class(made: Model, case: Case, finding: Finding | None) -> Asked:
-    image = data.the_image(case)
+    image = data.the_image(case, made.recipe.image)
     pixels = data.prepare(image, made.recipe.image)[None]
     columns = made.recipe.covariates
     known = torch.from_numpy(covariates.encode(columns, case.covariates).row)[None] if columns.columns else None
@@ -220,10 +272,12 @@ def _of_class(made: Model, case: Case, finding: Finding | None) -> Asked:
         number = int((answered.decision if exclusive else answered.probability)[task][0].argmax())
     with torch.no_grad():
         inputs = [network.normalise(torch.from_numpy(pixels).to(_device(network))) for network in made.networks]
+    source, *_ = modalities.rests_on(made, image, None if known is None else known[0].numpy())
+    if image.together:
+        return _of_modality(made, image, (task, number), inputs, times, known, source)
     where = grid.fit(image, made.recipe.image)
     name, back = made.tasks[task].question.classes[number], partial(to_image, where=where)
     moment = _decisive(made, inputs, times)
-    source = "image" if known is not None and not bool(known.isfinite().any()) else ""
     if moment is None:
         targets = [OfClass(network.eval(), task, number, times, known) for network in made.networks]
         return Asked(made, task, name, targets, inputs, back, source=source)
@@ -233,6 +287,38 @@ def _of_class(made: Model, case: Case, finding: Finding | None) -> Asked:
     ]
     frame = int(data.moments_of(image, made.recipe.image)[moment])
     return Asked(made, task, name, of_it, alone, back, f"at moment {frame + 1}", frame, source)
+
+
+def _of_modality(
+    made: Model,
+    image: Image,
+    asked: tuple[str, int],
+    inputs: Sequence[Tensor],
+    times: Tensor,
+    known: Tensor | None,
+    source: str,
+) -> Asked:
+    """The image without which the evidence is least, beside the others as they are."""
+    (task, number), plan = asked, made.recipe.image
+    there = [s for s, each in enumerate(image.together) if each is not None]
+    left = dict.fromkeys(there, 0.0)
+    for network, x in zip(made.networks, inputs, strict=True):
+        with torch.no_grad():
+            said = network.eval().say(x, times, known)
+        for s in there if len(there) > 1 else ():
+            others = torch.arange(len(network.sources))[None] != s
+            answer = network.from_some(said, known, others)[task]
+            left[s] += float(log_odds(answer, made.tasks[task].question, number))
+    which = min(left, key=lambda s: left[s])
+    each = image.together[which]
+    assert each is not None
+    targets = [
+        OfModality(n, task, number, x, times, which, known) for n, x in zip(made.networks, inputs, strict=True)
+    ]
+    shown = [x[:, which * plan.frames : (which + 1) * plan.frames] for x in inputs]
+    back, called = partial(to_image, where=grid.fit(each, plan)), plan.modalities[which]
+    name = made.tasks[task].question.classes[number]
+    return Asked(made, task, name, targets, shown, back, f"in {called}", source=source, modality=called)
 
 
 def _decisive(made: Model, inputs: Sequence[Tensor], times: Tensor) -> int | None:
@@ -259,7 +345,7 @@ def _surest(made: Model, case: Case, wanted: Finding | None) -> Finding:
     """The surest place that the model itself finds, of this class if one is wanted."""
     found = [
         finding
-        for answer in places.answer(made, data.the_image(case)).values()
+        for answer in places.answer(made, data.the_image(case, made.recipe.image)).values()
         for finding in answer.findings
         if (finding.box or finding.mask)
         and (wanted is None or (finding.task, finding.name) == (wanted.task, wanted.name))

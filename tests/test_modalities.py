@@ -278,6 +278,27 @@ def test_what_is_not_built_for_several_is_refused_in_a_sentence(run: Path, folde
         plan_of(tasks=dense)
 
 
+def test_the_evidence_of_independent_sources_is_added_up_where_the_network_did_not() -> None:
+    """Four Gaussian sources; what is said by all is the first alone. Of the sum, the AUROC has a closed form."""
+    from scipy.stats import norm
+
+    from osler import calibration
+    from osler.case import Question
+    from osler.metrics.auroc import auroc
+    from osler.tasks.classification import Classification
+
+    rng, d = np.random.default_rng(0), np.array([0.5, 1.2, 0.8, 1.0])
+    y = np.arange(4000) % 2
+    ratio = d * (y[:, None] * d - d / 2 + rng.normal(size=(4000, 4)))
+    each = [np.stack([-one / 2, one / 2], 1) for one in ratio.T]
+    task = Classification(Question("label", "multiclass", ("a", "b")))
+    given, target = [each[0], *(scale * one for scale, one in zip((1, 0.3, 2, 1), each, strict=True))], y[:, None]
+    weights = calibration.mixing(task, [one[:2000] for one in given], target[:2000].astype(np.float32))
+    assert weights.shape == (5,)
+    mixed = np.tensordot(weights, np.stack(given), 1)[2000:, 1]
+    assert auroc(y[2000:].astype(float), mixed) == pytest.approx(norm.cdf(np.linalg.norm(d) / np.sqrt(2)), abs=0.02)
+
+
 # --- one case -------------------------------------------------------------------------------------------------------
 
 

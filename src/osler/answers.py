@@ -197,13 +197,13 @@ def _folded(
     """Answers of rows of the stored outputs, each calibrated on the other folds; ``source``: by what alone."""
     held, rows, patients = stored
     fold = held["fold"].numpy()
-    complete = np.asarray(held["there"].numpy()[rows][:, made.networks[0].subsets[source]].all(1), bool)
+    network = made.networks[0]
+    beside = subsets.beside(network.sources, network.subsets[source])
+    complete = np.asarray(held["there"].numpy()[rows][:, network.subsets[source]].all(1), bool)
     answered = Answered({}, {}, {}, {}, {}, held["novelty"].numpy()[rows], np.full(len(rows), np.nan))
     for name, task in made.tasks.items():
         outputs = held[calibration.key(source, f"outputs.{name}")].numpy()[rows]
-        every = [outputs]
-        if made.networks[0].sources == model.ALONE and not source:
-            every += [held[calibration.key(one, f"outputs.{name}")].numpy()[rows] for one in model.ALONE]
+        every = [held[calibration.key(one, f"outputs.{name}")].numpy()[rows] for one in beside]
         target = held[f"target.{name}"].numpy()[rows]
         size = (len(rows), len(task.question.classes))
         p, low, high = np.zeros(size), np.zeros(size), np.zeros(size)

@@ -102,10 +102,14 @@ def answer_each(
     if scores:
         score, p_value = novelty.judge(made.calibration, np.mean(scores, 0), there[:, : len(images)], images)
     stacked = {source: {name: np.stack(values) for name, values in each.items()} for source, each in raw.items()}
-    for name in made.tasks if sources == model.ALONE else ():
-        every = np.stack([each[name] for each in stacked.values()])
-        stacked[""][name] = np.tensordot(mixing(made, name), every, 1)
-    found = {source: assemble(made, each, score, p_value, source=source) for source, each in stacked.items()}
+    found = {}
+    for source in stacked:
+        beside = subsets.beside(sources, parts[source])
+        mixed = {
+            name: np.tensordot(mixing(made, name, source), np.stack([stacked[one][name] for one in beside]), 1)
+            for name in made.tasks
+        }
+        found[source] = assemble(made, mixed if beside[1:] else stacked[source], score, p_value, source=source)
     if not found:
         found[""] = assemble(made, {}, score, p_value)
     found[""] = by_what_is_there(found, there, parts)
@@ -151,9 +155,11 @@ def assemble(made: Model, raw: dict[str, Array], score: Array, p_value: Array, s
     return result
 
 
-def mixing(made: Model, task: str) -> Array:
-    """How much the answers by both, by the image and by the covariates alone count (``calibration.mixing``)."""
-    return made.calibration.get(f"mixing.{list(made.tasks).index(task)}", np.array([1.0, 0.0, 0.0]))
+def mixing(made: Model, task: str, source: str = "") -> Array:
+    """How much the answers by a part of the sources and by each of them alone count (``calibration.mixing``)."""
+    network = made.networks[0]
+    stored = made.calibration.get(calibration.key(source, f"mixing.{list(made.tasks).index(task)}"))
+    return np.eye(len(subsets.beside(network.sources, network.subsets[source])))[0] if stored is None else stored
 
 
 def calibrated(made: Model, task: str, source: str = "") -> Calibrated:

@@ -54,6 +54,12 @@ def of(sources: Sequence[str]) -> dict[str, Mask]:
     return found
 
 
+def beside(sources: Sequence[str], mask: Mask) -> list[str]:
+    """What an answer from a part is made of: what is said from it, and from each of its members alone."""
+    members = [source for source, yes in zip(sources, mask, strict=True) if yes]
+    return [name(sources, mask), *(members if len(members) > 1 else [])]
+
+
 def name(sources: Sequence[str], mask: Mask) -> str:
     """What a subset is called."""
     return "" if mask.all() else "+".join(source for source, yes in zip(sources, mask, strict=True) if yes)

@@ -430,14 +430,14 @@ def _calibrate(
         held_tensors |= {
             calibration.key(source, f"outputs.{name}"): torch.from_numpy(values) for source, values in answers.items()
         }
-        if sources == model.ALONE:
-            rows = calibration.rows_for(task, target, present.all(1))
-            weights = calibration.mixing(task, [values[rows] for values in answers.values()], target[rows])
-            arrays[f"mixing.{number}"] = weights
-            answers[""] = np.asarray(np.tensordot(weights, np.stack(list(answers.values())), 1))
         for source, outputs in answers.items():
             complete = present[:, parts_of[source]].all(1)
             rows = calibration.rows_for(task, target, complete)
+            beside = subsets.beside(sources, parts_of[source])
+            if len(beside) > 1:
+                weights = calibration.mixing(task, [answers[one][rows] for one in beside], target[rows])
+                arrays[calibration.key(source, f"mixing.{number}")] = weights
+                outputs = np.asarray(np.tensordot(weights, np.stack([answers[one] for one in beside]), 1))
             fitted = calibration.fit(
                 task, outputs[rows], target[rows], [p for p, yes in zip(patients, rows, strict=True) if yes],
                 coverage=plan.inference.coverage, rule=plan.inference.threshold,

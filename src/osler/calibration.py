@@ -88,7 +88,7 @@ def mixing(task: Classification, outputs: Sequence[Array], target: Array) -> Arr
     rows = known_rows(task, target)
     given, wanted = np.stack([each[rows] for each in outputs]), target[rows]
     count, size = len(given), given.shape[2]
-    alone = np.eye(count)[0]
+    alone: Array = np.eye(count)[0]
     if len(wanted) < 20:
         return alone
     if task.question.kind == "regression":

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from osler import catalog, draws, recipe, store, subsets
 from osler.appearance import appearance, thumbnail
+from osler.backbones import Backbone
 from osler.case import Question
 from osler.covariates import Encoder
 from osler.decoder import Decoder
@@ -56,7 +57,10 @@ class Network(nn.Module):
         self.tasks = {name: Classification(q) for name, q in plan.tasks.items() if not q.dense}
         self.dense = {name: _dense(q, plan) for name, q in plan.tasks.items() if q.dense}
         self.normalise = Normalise(image.intensity, image.channels, self.modalities)
-        self.backbone, self.pooling, self.sequence, features = _look(plan)
+        backbone, pooling, sequence, features = _look(plan)
+        self.backbone: Backbone = backbone
+        self.pooling: nn.Module = pooling
+        self.sequence: Temporal = sequence
         own = self.modalities - 1 if not parts.shared else 0
         self.others = nn.ModuleList(nn.ModuleList(_look(plan)[:3]) for _ in range(own))
         self.slices = image.size[0] if image.dims == 2 else 1
@@ -122,11 +126,11 @@ class Network(nn.Module):
             return self.along(self.seen(x, times), times, covariates)
         return self.conclude(self.levels(x), len(x), times, covariates)
 
-    def looks(self) -> list[tuple[nn.Module, nn.Module, Temporal]]:
+    def looks(self) -> list[tuple[Backbone, nn.Module, Temporal]]:
         """Backbone, pooling and network along time of each modality; the same ones again where they are shared."""
         first = (self.backbone, self.pooling, self.sequence)
-        own: Any = [tuple(other) for other in self.others]
-        return [first, *own] if own else [first] * self.modalities
+        others: Any = self.others
+        return [first, *map(tuple, others)] if len(others) else [first] * self.modalities
 
     def seen(
         self, x: Float[Tensor, "b t c d h w"], times: Float[Tensor, "_ t"] | None = None
@@ -134,7 +138,8 @@ class Network(nn.Module):
         """The features of each moment of each modality of a normalised batch; 0 where one is missing."""
         if self.modalities == 1:
             return self.moments(self.maps(x), len(x))
-        each, there = x.unflatten(1, (self.modalities, -1)), self.there(len(x), times, x.device)
+        each = x.reshape(len(x), self.modalities, -1, *x.shape[2:])
+        there = self.there(len(x), times, x.device)
         groups = [slice(s, s + 1) for s in range(self.modalities)] if len(self.others) else [slice(None)]
         found = []
         for group, (backbone, pooling, _) in zip(groups, self.looks(), strict=False):
@@ -146,14 +151,14 @@ class Network(nn.Module):
                 given = part.repeat(2, 1, 1, 1, 1, 1) if self.training and len(part) == 1 else part
                 features = self.moments(self.maps(given, backbone), len(given), pooling)[: len(part)]
                 filled = filled.to(features.dtype).index_put((rows.nonzero()[:, 0],), features)
-            found.append(filled.unflatten(0, (len(x), -1)))
-        return torch.cat(found, 1).flatten(1, 2)
+            found.append(filled.reshape(len(x), -1, self.features))
+        return torch.cat(found, 1)
 
     def there(self, cases: int, times: Float[Tensor, "_ t"] | None, device: torch.device) -> Bool[Tensor, "b s"]:
         """Which modalities each case has, as its ``times`` say."""
         if times is None:
             return torch.ones(cases, self.modalities, dtype=torch.bool, device=device)
-        each = times.to(device).unflatten(1, (self.modalities, -1))
+        each = times.to(device).reshape(len(times), self.modalities, -1)
         return (~each.isnan()).any(2).expand(cases, -1)
 
     def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Float[Tensor, "bf _ ..."]]:
@@ -260,8 +265,9 @@ class Network(nn.Module):
     ) -> Said:
         """:meth:`along` of several modalities: each has a vector of its own, and a mean."""
         cases, device = len(moments), moments.device
-        each, there = moments.unflatten(1, (self.modalities, -1)), self.there(cases, times, device)
-        when = None if times is None else times.to(device).expand(cases, -1).unflatten(1, (self.modalities, -1))
+        each = moments.reshape(cases, self.modalities, -1, moments.shape[2])
+        there = self.there(cases, times, device)
+        when = None if times is None else times.to(device).expand(cases, -1).reshape(each.shape[:3])
         vectors, means = [], []
         for s, (_, _, sequence) in enumerate(self.looks()):
             mask, gaps = self.rhythm(each.shape[::2], None if when is None else when[:, s], device)
@@ -318,10 +324,10 @@ class Network(nn.Module):
         return {"": said.answers} | {name: self.from_some(said, covariates, mask) for name, mask in parts.items()}
 
 
-def _look(plan: Recipe) -> tuple[nn.Module, nn.Module, Temporal, int]:
+def _look(plan: Recipe) -> tuple[Backbone, nn.Module, Temporal, int]:
     """Backbone, pooling and network along time of one modality, and the features of a moment."""
     image, parts = plan.image, plan.network
-    backbone = catalog.find("backbones", parts.backbone).build(
+    backbone: Backbone = catalog.find("backbones", parts.backbone).build(
         recipe.options("backbones", parts.backbone, parts.options),
         channels=image.channels,
         dims=image.dims,
@@ -330,7 +336,8 @@ def _look(plan: Recipe) -> tuple[nn.Module, nn.Module, Temporal, int]:
     if parts.pooling == "neck":
         if backbone.neck is None:
             raise Problem(f"{parts.backbone} has no neck of its own", fix="set network.pooling=average")
-        pooling, features = backbone.neck, backbone.neck_features
+        pooling: nn.Module = backbone.neck
+        features = backbone.neck_features
     else:
         # The neck would hold weights that nothing trains.
         backbone.neck = None

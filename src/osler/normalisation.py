@@ -58,12 +58,12 @@ class Normalise(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b t c d h w"]:
         """The normalised batch."""
-        each = x.unflatten(1, (self.modalities, -1))
+        each = x.reshape(len(x), self.modalities, -1, *x.shape[2:])
         if self.intensity == "image":
             mean = each.mean((2, 3, 4, 5, 6), keepdim=True)
             std = each.std((2, 3, 4, 5, 6), keepdim=True, correction=0)
-            return ((each - mean) / torch.where(std > 0, std, torch.ones_like(std))).flatten(1, 2)
+            return ((each - mean) / torch.where(std > 0, std, torch.ones_like(std))).reshape(x.shape)
         shape = (1, self.modalities, 1, -1, 1, 1, 1)
         if self.intensity == "window":
             each = torch.minimum(torch.maximum(each, self.low.view(shape)), self.high.view(shape))
-        return (each - self.mean.view(shape)).div_(self.std.view(shape)).flatten(1, 2)
+        return (each - self.mean.view(shape)).div_(self.std.view(shape)).reshape(x.shape)

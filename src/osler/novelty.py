@@ -159,7 +159,7 @@ def limits(each: Array, there: Mask, images: Sequence[str], refusals: float) -> 
     arrays: dict[str, Array] = {}
     alone = [threshold(one[rows], refusals) for one, rows in zip(each.T, _enough(there.T), strict=True)]
     for name, mask in subsets.of(images).items():
-        rows = there[:, mask].all(1)
+        rows = np.asarray(there[:, mask].all(1), bool)
         few = rows.sum() < 20 and mask.sum() > 1
         rows = rows if rows.any() else np.ones(len(rows), bool)
         whole = np.sqrt(np.square(each[rows][:, mask]).sum(1))

@@ -305,10 +305,10 @@ def _of_modality(
     for network, x in zip(made.networks, inputs, strict=True):
         with torch.no_grad():
             said = network.eval().say(x, times, known)
-        for s in there if len(there) > 1 else ():
-            others = torch.arange(len(network.sources))[None] != s
-            answer = network.from_some(said, known, others)[task]
-            left[s] += float(log_odds(answer, made.tasks[task].question, number))
+            for s in there if len(there) > 1 else ():
+                others = torch.arange(len(network.sources))[None] != s
+                answer = network.from_some(said, known, others)[task]
+                left[s] += float(log_odds(answer, made.tasks[task].question, number))
     which = min(left, key=lambda s: left[s])
     each = image.together[which]
     assert each is not None

@@ -431,7 +431,7 @@ def _calibrate(
             calibration.key(source, f"outputs.{name}"): torch.from_numpy(values) for source, values in answers.items()
         }
         for source, outputs in answers.items():
-            complete = present[:, parts_of[source]].all(1)
+            complete = np.asarray(present[:, parts_of[source]].all(1), bool)
             rows = calibration.rows_for(task, target, complete)
             beside = subsets.beside(sources, parts_of[source])
             if len(beside) > 1:
@@ -444,7 +444,8 @@ def _calibrate(
             )  # fmt: skip
             arrays |= {calibration.key(source, f"task.{number}.{k}"): v for k, v in vars(fitted).items()}
             if len(images) > 1:
-                p = calibration.apply(task, fitted, outputs[None, complete])
+                # Before they were weighed against others on these very cases.
+                p = calibration.apply(task, fitted, answers[source][None, complete])
                 of = [person for person, yes in zip(patients, complete, strict=True) if yes]
                 found = modalities.held_out(task.question, p, target[complete], of)
                 card.setdefault("subsets", {}).setdefault(source or "all", {})[name] = found

@@ -124,6 +124,8 @@ def run(arm: str, table: Path, args: argparse.Namespace, say: Callable[[str], No
 
 
 def figure(found: Mapping[str, Any]) -> str:
+    if found["value"] is None:
+        return "unknown"
     if found["low"] is None:
         return f"{found['value']:.3f}"
     return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"

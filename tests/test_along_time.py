@@ -3,15 +3,32 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Picture
 from torch import nn
 
 import osler
-from osler import data, diagnoses, explanation, fitting, frozen, model, planning, recipe, targets, training, weights
+from osler import (
+    data,
+    diagnoses,
+    diagnosis,
+    explanation,
+    fitting,
+    frozen,
+    layouts,
+    model,
+    planning,
+    recipe,
+    report,
+    targets,
+    training,
+    weights,
+)
 from osler.case import Case
 from osler.cohort import Training, Validation
 from osler.fitting import Course, Examples
@@ -247,6 +264,59 @@ def test_the_planted_moment_has_the_largest_share_and_is_explained(
     assert why.heatmap.shape == (1, 16, 16) and why.heatmap.max() > 0
 
 
+@pytest.mark.parametrize("method", ["none", "occlusion"])
+def test_of_a_loop_that_was_thinned_each_moment_is_shown_under_its_own_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """20 frames that differ in brightness, of which a model looks at 5: 0, 5, 10, 14 and 19."""
+    made = model.Model(plan("attention"), [network(plan("attention"))])
+    bright = np.repeat(np.arange(20, dtype=np.uint8) * 10, 256).reshape(20, 1, 1, 16, 16)
+    np.save(tmp_path / "loop.npy", bright)
+    case = data.read_case(layouts.single(tmp_path / "loop.npy"), moments=made.recipe.moments)
+    found = diagnosis.diagnose(made, case)
+    assert [moment.frame for moment in found.moments] == [0, 5, 10, 14, 19]
+    pages: list[tuple[Any, Any]] = []
+    monkeypatch.setattr(report, "diagnosis_page", lambda _, shown, *rest: pages.append((shown, rest[2])))
+    monkeypatch.setattr(targets, "MOST", 0.0)
+    diagnoses.write_diagnosis(found, case, made, tmp_path, method)
+    [(shown, frames)] = pages
+    assert len(frames) == 4 and all((picture == 10 * number).all() for number, picture in frames.items())
+    first = max(found.moments, key=lambda moment: moment.share).frame
+    assert (shown == 10 * first).all()
+    why = explanation.explain(made, case, method="occlusion")
+    assert why.frame == first and f"at moment {first + 1}" in why.sentences[0]
+    made.save(tmp_path / "model.safetensors")
+    [told] = [*explanation.explain_path(tmp_path / "model.safetensors", tmp_path / "loop.npy", tmp_path / "why",
+                                        method="occlusion")][:1]  # fmt: skip
+    assert f"at moment {first + 1}" in told
+    assert json.loads((tmp_path / "why" / "explanation.json").read_text())["explanations"][0]["frame"] == first
+
+
+@pytest.mark.parametrize(("frames", "cases"), [(5, 1), (1, 7)])
+def test_a_folder_of_pictures_is_a_loop_to_a_model_of_loops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: int, cases: int
+) -> None:
+    monkeypatch.setenv("OSLER_HOME", str(tmp_path / "home"))
+    chosen = plan(frames=frames)
+    model.Model(chosen, [network(chosen)]).save(tmp_path / "model.safetensors")
+    (tmp_path / "loop").mkdir()
+    for number in range(7):
+        Picture.fromarray(np.full((16, 16), 30 * number, np.uint8)).save(tmp_path / "loop" / f"{number}.png")
+    (tmp_path / "loop" / ".hidden").write_text("")
+    out = tmp_path / "out"
+    done = diagnoses.diagnose_paths(
+        tmp_path / "model.safetensors", [tmp_path / "loop"], out, method="none", say=quiet
+    )
+    assert done == (cases, 0)
+    told = json.loads((out / "diagnoses.json").read_text())
+    looked = "The model looks at 5 of the 7 moments, evenly spaced." in told[0]["notes"]
+    assert len(told) == cases and looked == (frames > 1)
+    # Beside a table its rows are the cases.
+    (tmp_path / "loop" / "manifest.csv").write_text("image\n0.png\n1.png\n")
+    entries, _ = diagnoses.cases_below(tmp_path / "loop", loops=frames > 1)
+    assert len(entries) == 2
+
+
 @pytest.mark.parametrize("method", ["gradcam", "occlusion", "integrated_gradients"])
 @pytest.mark.parametrize("sequence", SEQUENCES)
 def test_every_sequence_can_be_explained(sequence: str, method: str) -> None:
@@ -266,6 +336,33 @@ def test_of_one_moment_the_others_stay_as_they_are() -> None:
     torch.testing.assert_close(one.score(one.levels(alone), 1), whole.score(whole.levels(x), 1))
     other = torch.randn(1, 1, 1, 1, 16, 16)
     torch.testing.assert_close(one.raw(other), whole.raw(torch.cat([x[:, :2], other, x[:, 3:]], 1)))
+
+
+def test_networks_with_random_weights_keep_what_was_measured() -> None:
+    """A map that is compared with that of another clock would differ for that alone."""
+    chosen = plan("gru", covariates={"columns": ["age", "sex"], "kinds": {"age": "number", "sex": "category"},
+                                     "categories": {"sex": ["F", "M"]}, "ranges": {"age": [0, 120]}})  # fmt: skip
+    net = network(chosen)
+    net.rhythm.beat.fill_(40.0)
+    net.normalise.mean.fill_(3.0)
+    assert net.persons is not None
+    net.persons.fit(np.array([[50, 0], [60, 0]], np.float32))
+    made = model.Model(chosen, [net])
+    asked = targets.ask(made, Case("a", "a", {"image": loop(5, (0.0, 40.0, 80.0, 120.0, 160.0))}))
+    seen: list[Network] = []
+
+    def explain(target: Any, x: torch.Tensor, options: Any) -> torch.Tensor:
+        seen.append(target.network)
+        return torch.rand(1, 16, 16)
+
+    module: Any = ModuleType("map")
+    module.Options, module.explain = (lambda: None), explain
+    explanation.randomised(module, asked, [torch.rand(1, 16, 16)])
+    learned = dict(net.named_parameters())
+    for fresh in seen:
+        assert fresh.rhythm.beat == 40 and (fresh.normalise.mean == 3).all() and fresh.persons is not None
+        assert fresh.persons.mean.tolist() == [55, 0] and fresh.persons.seen.tolist() == [True, False]
+        assert not torch.equal(dict(fresh.named_parameters())["heads.0.weight"], learned["heads.0.weight"])
 
 
 # --- a frozen backbone --------------------------------------------------------------------------------------
@@ -313,6 +410,16 @@ def test_features_are_computed_once_and_are_those_of_the_network(
     with torch.no_grad():
         next(state.network.backbone.parameters()).mul_(2)
     assert not np.allclose(frozen.features(state.network, cases.pixels, chosen), found)
+
+
+def test_features_that_another_process_took_away_are_computed_again(
+    learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, cases = freezing(learned), examples(Training(()), 10)
+    state = fitting.start(cases, chosen, 0)
+    found = frozen.features(state.network, cases.pixels, chosen)
+    monkeypatch.setattr(frozen.cache, "find", lambda name: tmp_path / "gone")
+    np.testing.assert_array_equal(frozen.features(state.network, cases.pixels, chosen), found)
 
 
 def test_a_frozen_backbone_stays_and_the_rest_learns(learned: Path, tmp_path: Path) -> None:

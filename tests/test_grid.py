@@ -58,6 +58,14 @@ def test_pixels_take_the_longest_side() -> None:
     assert grid.find(image, plan()).size == image.size
 
 
+def test_the_middle_of_a_padded_image_stays_where_it_is_in_the_patient() -> None:
+    image = Image(np.zeros((1, 1, 1, 41, 61), np.uint8), Affine(np.diag([0.5, 0.5, 4.0, 1.0])))
+    moved = Grid(image.size, (1, 21, 31), (0, 6, 1), (1, 33, 33)).to(image)
+    assert moved.to_patient(np.array([1 + 15.0, 6 + 10, 0])) == pytest.approx(
+        image.to_patient(np.array([30.0, 20, 0]))
+    )
+
+
 def test_no_millimetres_are_invented() -> None:
     flat = Image(np.zeros((1, 1, 1, 30, 30), np.uint8))
     with pytest.raises(Problem, match="does not say how far apart"):

@@ -48,6 +48,14 @@ def test_flipping_moves_no_pixel_in_the_patient(axis):
     assert (again.array == image.array).all() and again.geometry.matrix == pytest.approx(OBLIQUE)
 
 
+def test_padding_moves_no_pixel_in_the_patient():
+    pad = placed().pad((1, 2, 0), (6, 10, 5))
+    assert pad.size == (6, 10, 5) and pad.geometry.frame == "1.2.3"
+    back = pad.crop((1, 2, 0), (5, 8, 5))
+    assert (back.array == ARRAY).all() and back.geometry.matrix == pytest.approx(OBLIQUE)
+    assert (pad.array[0, :, 0] == ARRAY.min((0, 2, 3, 4))[:, None, None]).all()
+
+
 def test_cropping_moves_no_pixel_in_the_patient():
     crop = placed().crop((1, 2, 0), (3, 6, 4))
     assert crop.size == (2, 4, 4) and (crop.array == ARRAY[:, :, 1:3, 2:6, 0:4]).all()

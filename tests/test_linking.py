@@ -1,5 +1,6 @@
 """Tasks that are linked: what they tell each other, what follows from what is known, and whether they agree."""
 
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 from torch import Tensor, nn
 
 from osler import (
@@ -17,6 +19,7 @@ from osler import (
     dense_phantom,
     diagnoses,
     evaluation,
+    link_planning,
     linking,
     localisation,
     model,
@@ -24,14 +27,16 @@ from osler import (
     patches,
     phantom_files,
     recipe,
+    targets,
     training,
 )
-from osler.case import Answer, Box, Finding, Question
+from osler.case import Answer, Box, Case, Entry, Finding, Mask, Question
+from osler.cohort import Cohort, Training, Validation
 from osler.grid import Grid
-from osler.image import NoGeometry
+from osler.image import Image, NoGeometry
 from osler.linking import Said
-from osler.model import Network
-from osler.patches import Sample
+from osler.model import Model, Network
+from osler.patches import Sample, Truth
 from osler.problem import Problem
 from osler.recipe import Recipe
 from osler.tasks import Dense
@@ -117,6 +122,36 @@ def test_a_link_that_is_cut_carries_no_gradient(cut: str) -> None:
         assert reached is there
 
 
+@pytest.mark.parametrize("deep", [1, 2])
+def test_drafts_have_a_loss_of_their_own_while_training(deep: int) -> None:
+    chosen = plan(LABEL, MASK)
+    chosen = replace(chosen, patches=replace(chosen.patches, deep=deep))
+    network = Network(chosen)
+    x = torch.randn(2, 1, 1, 1, 32, 32)
+    drafts: list[Any] = []
+    network.places[0].register_forward_hook(lambda module, given, out: drafts.append(out))
+    _, *others = network.train().say(x).places["mask"]
+    assert len(others) == len(drafts[0]) == deep
+    assert all(torch.equal(one, draft) for one, draft in zip(others, drafts[0], strict=True))
+    assert len(network.eval().say(x).places["mask"]) == 1
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_the_class_weighs_as_much_whatever_it_sees(both: bool) -> None:
+    """Whether there are two opinions or one, the loss of a network that is sure of nothing is log(3)."""
+    chosen = plan(classes_see_places=both)
+    network = Network(chosen)
+    said = network.say(torch.randn(2, 1, 1, 1, 32, 32))
+    equal = {"label": torch.zeros(2, 3)}
+    said = replace(said, answers=equal, opinions=[equal for _ in said.opinions])
+    truth = Truth(
+        {"mask": torch.zeros(2, 1, 32, 32, dtype=torch.uint8), "boxes": [None, None]},
+        {"label": torch.tensor([[0.0], [2.0]])},
+    )
+    loss = localisation._losses(network, said, truth, chosen)["label"]
+    assert len(said.opinions) == (2 if both else 1) and float(loss) == pytest.approx(np.log(3), rel=1e-5)
+
+
 class _Alone(Dense):
     """A task that knows nothing of linking."""
 
@@ -159,6 +194,22 @@ def test_what_lies_outside_of_a_place_does_not_reach_the_second_opinion() -> Non
     torch.testing.assert_close(links._summary([where], changed, middle, 1), first)
     changed[..., :1, :1] += 10
     assert not torch.allclose(links._summary([where], changed, middle, 1), first)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 30), (20, 64)])
+def test_a_place_in_an_image_that_was_padded_is_looked_at_where_it_is(size: tuple[int, int]) -> None:
+    """Seen on the network's grid and brought back as a map, a finding covers itself."""
+    made = Model(plan(), [Network(plan()).eval()], sha256="0" * 64)
+    full = np.zeros((1, *size), bool)
+    full[0, 4:16, 8:24] = True
+    seen = Finding("mask", "lesion", mask=Mask.cropped(full))
+    case = Case("a", "a", {"image": Image(np.zeros((1, 1, 1, *size), np.float32))})
+    asked = targets.ask(made, case, seen)
+    target = asked.targets[0]
+    assert isinstance(target, targets.OfPlace) and target.finding.mask is not None
+    back = asked.to_image(target.finding.mask.within((1, 32, 32)).astype(np.float32))
+    assert back.shape == full.shape
+    assert 2 * ((back > 0.5) & full).sum() / ((back > 0.5).sum() + full.sum()) > 0.85
 
 
 def test_a_box_is_drawn_where_it_is() -> None:
@@ -218,6 +269,32 @@ def test_a_box_says_what_is_outside_and_what_is_its_core() -> None:
     ball = linking.cores(deep, (16, 32, 32), MASK, BOXES)
     z, y, x = np.nonzero(ball == 1)
     assert z.min() >= 5 and z.max() <= 10 and abs(y.mean() - 15.5) < 0.5 and abs(x.mean() - 13.5) < 0.5
+
+
+def test_what_follows_is_learned_from_and_not_measured_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Networks are fitted on what follows from boxes; whoever calibrates sees that no reader outlined anything."""
+    around = np.array([[0, 8, 6, 1, 24, 22, 0]], np.float32)
+    answers = {"label": np.array([2.0], np.float32)}
+    (sample,) = localisation.samples([volume(None, around, (1, 32, 32))], answers, plan())
+    assert not sample.moments[0].labels
+    fitted: list[Any] = []
+
+    def fit(training: Any, validation: Any, *more: Any) -> Network:
+        fitted.append((training, validation))
+        return Network(plan())
+
+    monkeypatch.setattr(localisation, "fit", fit)
+    entry = Entry("a", "a", {})
+    pairs = [(Training((entry,)), Validation((entry,)), None)]
+    localisation.fit_all(pairs, {"a": [sample]}, plan(), tmp_path, quiet, 0.0)
+    ((training, validation),) = fitted
+    assert all(part[1][0].moments[0].labels["mask"].any() for part in (training, validation))
+
+
+def test_nothing_follows_where_tasks_are_not_linked() -> None:
+    around = np.array([[0, 8, 6, 1, 24, 22, 0]], np.float32)
+    sample = Sample([volume(None, around, (1, 32, 32))])
+    assert patches.completed(sample, plan(MASK, BOXES)) is sample
 
 
 def test_nothing_is_completed_where_the_recipe_says_so() -> None:
@@ -324,9 +401,16 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_any_subset_of_labels_is_learned_from(run: Path) -> None:
+def test_any_subset_of_labels_is_learned_from(folder: Path, run: Path) -> None:
     made = model.load(run)
     assert list(made.recipe.tasks) == ["label", "mask", "boxes"] and made.recipe.linked
+    # Calibrated on what readers said, and on nothing that follows from it.
+    with (folder / "manifest.csv").open(newline="") as file:
+        held = [row for row in csv.DictReader(file) if row["split"] == "calibration"]
+    for task, column in (("mask", "mask.lesion"), ("boxes", "boxes")):
+        facts = made.card["places"][task]
+        assert facts["held_out_cases"] == len(held) > facts["read"] == sum(row[column] != "" for row in held)
+        assert any(note.startswith(f"{task}: readers said where") for note in made.card["notes"])
     lines = (run / "history.csv").read_text().splitlines()
     assert {"label.loss", "mask.loss", "boxes.loss", "links.loss"} <= set(lines[0].split(","))
     assert all(np.isfinite([float(v) for v in line.split(",") if v]).all() for line in lines[1:])
@@ -390,7 +474,51 @@ def test_the_plan_sees_what_classes_mean(tmp_path: Path) -> None:
     assert "normal" in why["links.nothing.label"]
 
 
+def two_things(
+    folder: Path, rows: Sequence[tuple[str, bool | None, bool | None]]
+) -> tuple[Cohort, dict[str, Question]]:
+    """A label, whether a mass is outlined, and whether a calcification is boxed; ``None``: nobody knows."""
+    lines = ["case,image,label,mask.mass,boxes"]
+    Pillow.fromarray(np.zeros((16, 16), np.uint8)).save(folder / "image.png")
+    Pillow.fromarray((disc(16, 4, (8, 8))[0] * 255).astype(np.uint8)).save(folder / "mass.png")
+    for number, (label, mass, calcification) in enumerate(rows):
+        cells = (
+            {True: "mass.png", False: "none", None: ""}[mass],
+            {True: "2 2 4 4 calcification", False: "none", None: ""}[calcification],
+        )
+        lines.append(f"{number},image.png,{label},{cells[0]},{cells[1]}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    found = cohort.read(folder)
+    return found, {q.task: q for q in found.questions}
+
+
+def rules(folder: Path, rows: Sequence[tuple[str, bool | None, bool | None]]) -> dict[str, Any]:
+    base: dict[str, Any] = {}
+    link_planning.plan_links(base, {}, *two_things(folder, rows))
+    return dict(base["links"])
+
+
+def test_a_class_that_shows_one_of_two_things_need_not_show_both(tmp_path: Path) -> None:
+    normal = [("normal", False, False)] * 12
+    either = [("malignant", number % 2 == 0, number % 2 == 1) for number in range(24)]
+    assert rules(tmp_path, [*normal, *either]) == {"nothing": {"label": ["normal"]}, "something": {"label": []}}
+    both = [("malignant", True, True)] * 12
+    assert rules(tmp_path, [*normal, *both])["something"] == {"label": ["malignant"]}
+
+
+def test_what_was_not_looked_for_is_not_known_to_be_absent(tmp_path: Path) -> None:
+    malignant = [("malignant", True, True)] * 12
+    unknown: list[tuple[str, bool | None, bool | None]] = [("normal", False, None)] * 12
+    assert rules(tmp_path, [*malignant, *unknown])["nothing"] == {}
+    few: list[tuple[str, bool | None, bool | None]] = [("normal", None, False)] * 9
+    assert rules(tmp_path, [*malignant, *unknown, *few])["nothing"] == {}
+    assert rules(tmp_path, [*malignant, *unknown, *few, few[0]])["nothing"] == {"label": ["normal"]}
+
+
 def test_a_class_that_nobody_knows_is_refused() -> None:
+    signs = Question("signs", "multilabel", ("cyst", "scar"))
+    with pytest.raises(Problem, match=r"links\.something\.signs is no task of the whole image whose classes exclude"):
+        plan(LABEL, signs, MASK, something={"signs": ["cyst"]})
     with pytest.raises(Problem, match=r"links\.nothing\.label names 'healthy'"):
         plan(nothing={"label": ["healthy"]})
     with pytest.raises(Problem, match=r"links\.nothing\.mask is no task of the whole image"):

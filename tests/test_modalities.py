@@ -29,7 +29,7 @@ from osler import (
     subsets,
     training,
 )
-from osler.case import Case, Entry
+from osler.case import Case, Entry, Source
 from osler.image import Image
 from osler.model import Model, Network
 from osler.problem import Problem
@@ -256,7 +256,7 @@ def test_the_plan_names_the_modalities_and_says_why(run: Path) -> None:
 def test_what_hardly_any_case_has_is_left_out_and_what_differs_shares_nothing() -> None:
     def entry(number: int) -> Entry:
         names = ["ct", "mr", *(["pet"] if number < 3 else [])]
-        return Entry(str(number), str(number), dict.fromkeys(names, layouts.Source(Path("x"))))
+        return Entry(str(number), str(number), dict.fromkeys(names, Source(Path("x"))))
 
     found = cohort.Cohort(Path(), tuple(entry(n) for n in range(100)), (), "")
     names, why = modality_planning.images(found)

@@ -26,10 +26,11 @@ from osler import (
     phantom,
     recipe,
     sources,
+    tensors,
     training,
 )
 from osler.case import Entry, Question
-from osler.cohort import Training
+from osler.cohort import Calibration, Training, Validation
 from osler.model import Model, Network
 from osler.problem import Problem
 
@@ -221,6 +222,48 @@ def test_the_evaluation_compares_the_sources(
     (tmp_path / "alone" / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes())
     alone = evaluation.evaluate(tmp_path / "alone", folder, tmp_path / "f", draws=50, say=quiet)
     assert list(alone["covariates"]["label"]["sources"]) == ["image", "covariates", "both"]
+
+
+def test_a_value_that_cannot_be_does_not_cost_a_case_of_an_evaluation(
+    run: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in training: it counts as missing, the case is answered, and it is said."""
+    monkeypatch.setenv("OSLER_HOME", str(tmp_path / "home"))
+    with (folder / "manifest.csv").open(newline="") as file:
+        told = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    kept = ("case", "image", "label", "covariate.age", "covariate.sex")
+    rows = [{name: row[name] for name in kept} for row in told]
+    for row in rows:
+        row["image"] = str(folder / row["image"])
+    rows[0]["covariate.age"], rows[1]["covariate.age"] = "560", ""
+    (tmp_path / "c").mkdir()
+    with (tmp_path / "c" / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    result = evaluation.evaluate(run, tmp_path / "c", tmp_path / "e", draws=50, say=quiet)
+    assert result["cases"] == len(rows)
+    assert "1 cases have a value of age that cannot be right: it counts as missing" in result["notes"]
+
+
+def test_the_covariates_of_training_cases_are_private_from_the_first_byte_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (run / "covariates.safetensors").stat().st_mode & 0o777 == 0o600
+    assert (run / "model.safetensors").stat().st_mode & 0o777 == 0o644
+    wrote, modes = tensors.save_file, []
+
+    def watched(tensors: dict[str, torch.Tensor], path: Path, header: dict[str, str]) -> None:
+        modes.append(path.stat().st_mode & 0o777)
+        wrote(tensors, path, header)
+        modes.append(path.stat().st_mode & 0o777)
+
+    monkeypatch.setattr(tensors, "save_file", watched)
+    plan = recipe.build({"image": {"size": [1, 8, 8]}, "tasks": {"l": {"kind": "multiclass", "classes": ["a", "b"]}}})
+    known = {"a": 0}, np.zeros((1, 1), np.float32), {"l": np.zeros((1, 1), np.float32)}
+    pairs = [(Training((Entry("a", "a", {}),)), Validation(()), Calibration(()))]
+    training._write_table(tmp_path / "t.safetensors", pairs, known, plan)
+    assert modes == [0o600, 0o600]
 
 
 def test_out_of_fold(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

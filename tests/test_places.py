@@ -1,6 +1,8 @@
 """Findings with a place from what networks say, and what held-out cases teach about them."""
 
+import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +38,7 @@ def says(monkeypatch: pytest.MonkeyPatch, *, p: Any = None, boxes: Boxes | None 
     """Networks that say just this of every image."""
 
     def ask(networks: Sequence[Network], moments: Any, recipe: Recipe) -> Iterator[Located]:
-        name = next(iter(recipe.tasks))
+        name = next(name for name, question in recipe.tasks.items() if question.dense)
         for _ in moments:
             yield Located({} if p is None else {name: p}, {} if boxes is None else {name: boxes})
 
@@ -169,6 +171,63 @@ def test_folds_are_asked_one_by_one_and_members_together(monkeypatch: pytest.Mon
     asked.clear()
     places.calibrate(two, [moments, moments], plan(LESION))
     assert asked == [2, 2, 2]
+
+
+LABEL = Question("label", "multiclass", ("normal", "benign"))
+
+
+def linked(frames: int = 1) -> Recipe:
+    tasks, network = {"label": LABEL, "mask": ORGAN}, NetworkPlan("unet", {"width": 4, "depth": 3})
+    return Recipe(ImagePlan(SIZE, frames=frames), tasks, network)
+
+
+def test_of_held_out_cases_no_more_is_kept_than_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Any]] = []
+    most = 0
+
+    def ask(networks: Sequence[Network], moments: Any, recipe: Recipe) -> Iterator[Located]:
+        nonlocal most
+        for _ in moments:
+            p = probabilities((slice(2, 12), slice(3, 23), 0.9), (slice(20, 24), slice(40, 44), 0.7))
+            alive.append(weakref.ref(p))
+            most = max(most, sum(one() is not None for one in alive))
+            yield Located({"mask": p}, {})
+
+    monkeypatch.setattr(localisation, "ask", ask)
+    recipe = linked()
+    network = Network(recipe).eval()
+    windows = [(slice(2, 12), slice(3, 23))]
+    _, _, answers = places.calibrate([network], [held(recipe, 9, lambda n: windows)], recipe)
+    assert most <= 2
+    # The largest part alone was better: the other is no finding of any case.
+    assert [[f.box for f in answer["mask"].findings] for answer in answers.values()] == [
+        [Box((0, 2, 3), (1, 12, 23))]
+    ] * 9
+    assert all(f.mask is None for answer in answers.values() for f in answer["mask"].findings)
+
+
+def test_a_moment_that_stands_for_several_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    says(monkeypatch, p=probabilities((slice(10, 20), slice(10, 20), 0.9)))
+    recipe = linked(4)
+    ((case, patient, moments),) = held(recipe, 1, lambda n: [(slice(10, 20), slice(10, 20))])
+    (sample,) = localisation.samples(moments, {}, recipe)
+    assert len(sample.moments) == 4
+    _, card, _ = places.calibrate([Network(recipe).eval()], [[(case, patient, sample.moments)]], recipe)
+    assert card["mask"]["held_out_findings"] == 1
+
+
+def test_what_no_reader_said_does_not_count_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    says(monkeypatch, p=probabilities((slice(10, 20), slice(10, 20), 0.9)))
+    recipe = plan(LESION)
+    moments = held(recipe, 6, lambda n: [(slice(10, 20), slice(10, 20))])
+    unread = [(case, patient, [replace(v, labels={}) for v in some]) for case, patient, some in moments[:4]]
+    _, card, _ = places.calibrate(made(LESION).networks, [[*unread, *moments[4:]]], recipe)
+    assert card["mask"]["read"] == 2 and card["mask"]["held_out_cases"] == 6
+    assert card["mask"]["held_out_findings"] == 2
+    (note,) = places.notes(card)
+    assert note.startswith("mask: readers said where in 2 of 6 held-out cases")
+    _, card, _ = places.calibrate(made(LESION).networks, [moments], recipe)
+    assert not places.notes(card)
 
 
 def test_a_model_without_held_out_cases_is_neutral() -> None:

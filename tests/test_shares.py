@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from osler import diagnosis, recipe, shares
+from osler import diagnosis, recipe, shares, targets
 from osler.calibration import Calibrated
 from osler.case import Case
 from osler.image import Image
@@ -24,13 +24,25 @@ PLAN = CovariatePlan(
 )
 
 
-def made(fusion: str = "concat", columns: CovariatePlan = PLAN, networks: int = 2, **question: object) -> Model:
+def made(
+    fusion: str = "concat",
+    columns: CovariatePlan = PLAN,
+    networks: int = 2,
+    frames: int = 1,
+    views: int = 2,
+    **question: object,
+) -> Model:
     asked = {"kind": "multiclass", "classes": ["normal", "sick"], **question}
     content = {
-        "image": {"size": [1, 16, 16]},
+        "image": {"size": [1, 16, 16], "frames": frames},
         "tasks": {"label": asked},
-        "network": {"backbone": "resnet", "options": {"depth": 18, "width": 4}, "fusion": fusion},
-        "inference": {"views": 2},
+        "network": {
+            "backbone": "resnet",
+            "options": {"depth": 18, "width": 4},
+            "fusion": fusion,
+            "sequence": "attention" if frames > 1 else "mean",
+        },
+        "inference": {"views": views},
     }
     plan = recipe.build({**content, "covariates": vars(columns)})
     found = []
@@ -114,6 +126,38 @@ def test_shares_sum_to_the_change_in_the_log_odds(fusion: str, method: str, ques
     assert {one.source: one.value for one in told.shares} == {"image": None, "age": 71, "sex": "F", "crp": None}
     assert told.shares[3].share == 0
     assert all(abs(one.share) > 1e-4 for one in told.shares[:3])
+
+
+@pytest.mark.parametrize("question", [{}, {"kind": "regression", "classes": ["size"]}])
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("known", [{"age": 71.0, "sex": "F"}, {}])
+def test_a_map_explains_the_answer_that_was_given(
+    frames: int, known: dict[str, float | str], question: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all of the image is left, what is explained is the answer: both, image and covariates as they count."""
+    model = made(networks=1, frames=frames, views=1, **question)
+    if question:
+        model.calibration["mixing.0"] = np.array([0.2, 0.5, 0.3])
+        model.calibration["task.0.temperature"], model.calibration["task.0.bias"] = np.ones(1), np.zeros(1)
+        model.networks[0].scale("label").copy_(torch.tensor([30.0, 7.0]))
+    monkeypatch.setattr(targets, "MOST", 0.0)
+    pixels = np.random.default_rng(0).normal(size=(frames, 1, 1, 16, 16)).astype(np.float32)
+    asked_of = Case("c", "p", {"image": Image(pixels)}, covariates=known)
+    fitted = diagnosis.calibrated(model, "label", "" if known else "image")
+    for finding in diagnosis.diagnose(model, asked_of).answers["label"].findings:
+        asked = targets.ask(model, asked_of, finding)
+        target = asked.targets[0]
+        assert isinstance(target, targets.OfMoment if frames > 1 else targets.OfClass)
+        [said] = asked.answers([torch.ones(1, 16, 16)])
+        score = float(target.score(target.levels(asked.inputs[0]), 1).detach())
+        if question:
+            # Of a number, in standard deviations.
+            assert said == pytest.approx(((finding.value or 0) - 30) / 7, abs=1e-5)
+            assert score == pytest.approx(said, abs=1e-5)
+        else:
+            p, more = finding.probability or 0, np.diff(fitted.bias)[0] * (1 if target.number else -1)
+            assert said == pytest.approx(p, abs=1e-5)
+            assert score == pytest.approx(fitted.temperature[0] * (math.log(p / (1 - p)) - more), abs=1e-4)
 
 
 def test_where_evidence_is_only_added_both_methods_give_the_differences() -> None:

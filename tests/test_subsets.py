@@ -46,6 +46,8 @@ def test_what_is_drawn_is_a_part_of_what_is_there_and_every_part_comes() -> None
         (("a", "b"), False, True, "not built for several modalities"),
     ],
 )
-def test_what_cannot_be_a_set_of_modalities_is_refused(names, covariates, dense, said) -> None:
+def test_what_cannot_be_a_set_of_modalities_is_refused(
+    names: tuple[str, ...], covariates: bool, dense: bool, said: str
+) -> None:
     with pytest.raises(Problem, match=said):
         subsets.check(names, covariates=covariates, dense=dense)

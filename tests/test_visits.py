@@ -1,16 +1,18 @@
 """Rows that are visits become one case, whose image is their sequence in order of time."""
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from osler import cohort, data, formats
+from osler import cohort, data, formats, visits
 from osler.case import Source
 from osler.problem import Problem
 from osler.recipe import ImagePlan
+from osler.table import Table
 
 DAY = 86400.0
 RNG = np.random.default_rng(0)
@@ -121,6 +123,53 @@ def test_the_digest_of_visits_of_several_sizes_is_that_of_their_own_pixels(tmp_p
     assert (one.frame(0).array == 7).all() and one.frame(0).size == (1, 5, 5)
     # What was cut or resampled is all that is there.
     assert one.crop((0, 0, 0), (1, 3, 3)).visits == one.flip("width").visits == one.resample((1, 3, 3)).visits == ()
+
+
+@pytest.mark.parametrize("written", ["{}{}{}", "{}-{}-{}", "{}{}{}.0", "{}{}{}T000000", "{}{}{}0000", "{}{}{}000000"])
+def test_a_date_is_one_however_it_is_written(tmp_path, written):
+    """A day lies between the last of January and the first of February, not seventy."""
+    when = [written.format("2026", *day) for day in (("01", "31"), ("02", "01"))]
+    rows = [visit(tmp_path, "a", time, value, "ill") for value, time in enumerate(when)]
+    rows += [visit(tmp_path, "b", "", 7, "well")]
+    entry = cohort.read(table(tmp_path, rows)).entries[0]
+    assert data.the_image(data.read_case(entry)).times == (0.0, DAY)
+
+
+def test_numbers_stay_numbers(tmp_path):
+    """20260131 seconds are two thirds of a year; 12345678 is no date."""
+    for unit, cells in (("seconds", ("0", "20260131")), ("days", ("0", "12345678")), ("days", ("10", "12"))):
+        rows = [{"case": "a", "time": cell, "image": cell} for cell in cells]
+        made = visits.gathered(Table(tmp_path, ("case", "time", "image"), rows), "case", "time", images=["image"],
+                               unit=unit)  # fmt: skip
+        length = float(cells[1]) - float(cells[0])
+        assert made.of["a"][1][0] == length * (1 if unit == "seconds" else DAY)
+
+
+def test_rows_that_repeat_a_visit_and_say_something_else_are_told(tmp_path):
+    same = visit(tmp_path, "a", "0", 1, "ill", note="x")
+    rows = [same, dict(same), {**same, "label": "well"}, visit(tmp_path, "a", "5", 2, "ill", note="x")]
+    rows += [visit(tmp_path, "b", "", 3, "well", note="x")]
+    notes = cohort.read(table(tmp_path, rows)).notes
+    said = "2 rows that repeat an image at the same time were left out"
+    assert f"{said}; of those that differ in label the first one counts." in notes
+
+
+def test_other_dates_are_another_cohort(tmp_path):
+    """The pixels of two visits are the same, whenever these were: what was read, and a run that began, are not."""
+    plan, stamps, digests = ImagePlan(size=(1, 6, 8), frames=2), set(), set()
+    for last in ("5", "6"):
+        name = picture(tmp_path, "0.png", 1), picture(tmp_path, "1.png", 2)
+        rows = [{"case": "a", "time": "0", "image": name[0], "label": "ill"},
+                {"case": "a", "time": last, "image": name[1], "label": "ill"},
+                {"case": "b", "time": "", "image": name[1], "label": "well"}]  # fmt: skip
+        entries = cohort.read(table(tmp_path, rows)).entries
+        os.utime(tmp_path / "0.png", (0, 0))
+        os.utime(tmp_path / "1.png", (0, 0))
+        stamps.add(data._stamp(entries, plan))
+        digests.add(data.times_digest(data.load(entries, plan)))
+    assert len(stamps) == len(digests) == 2
+    still = data.load(entries, ImagePlan(size=(1, 6, 8)))
+    assert data.times_digest(still) == ""
 
 
 # --- what is left out ---------------------------------------------------------------------------------------

@@ -113,7 +113,8 @@ def ablate(
             raise Problem("the arms are compared by AUROC, and a regression has none", path=found.root)
         arms = arms_of(plan)
         loaded = data.load(found.entries, plan.image)
-        training.same_pixels(out, cohort.digest(loaded.entries, loaded.digests))
+        known = covariates.digest(plan.covariates, loaded.entries) + data.times_digest(loaded)
+        training.same_pixels(out, cohort.digest(loaded.entries, loaded.digests) + known)
         held = held_out(found, loaded, plan, task)
         again = held_out(found, loaded, _of(plan, arms[1]), task)
         if set(again.ids) != set(held.ids):

@@ -219,7 +219,7 @@ class Annotated:
         """The cases with their masks and boxes."""
         entries = tuple(self._with(entry) for entry in cases.entries)
         notes = list(cases.notes)
-        for task, count in self._partly.items():
+        for task, count in (+self._partly).items():
             notes.append(
                 f"{count} cases name masks of some classes of {task} and not of others: they are left out of it "
                 "(a blank cell is unknown; write none where there is nothing)."

@@ -87,7 +87,8 @@ def answer_all(
                 if int(digest[:15], 16) in seen:
                     known += 1
                     continue
-                person = covariates.encode(columns, entry.covariates)
+                # As in training, which sees many cases too: one value that cannot be does not cost the case.
+                person = covariates.encode(columns, entry.covariates, refuse=False)
                 pixels.append(data.prepare(image, made.recipe.image))
                 times.append(data.timeline(image, made.recipe.image))
                 ready.append((entry, image, digest, person))
@@ -146,7 +147,9 @@ def out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answer
         # A run of before: of its cases an image is there, and of some something is known of the person.
         image = torch.ones(len(held["digest"]), 1, dtype=torch.bool)
         held["there"] = torch.cat([image, held["known"][:, None]], 1) if "known" in held else image
-    loaded = data.load(found.entries, replace(made.recipe.image, size=(1, 1, 1), fit="stretch"))
+    # Asked as in training: what asks where something is has read, and counted, every moment.
+    small, asked = replace(made.recipe.image, size=(1, 1, 1), fit="stretch"), tuple(made.recipe.tasks.values())
+    loaded = data.load(found.entries, small, questions=asked)
     row_of = {int(d): i for i, d in enumerate(held["digest"].tolist())}
     pairs = [(e, d, row_of[int(d[:15], 16)]) for e, d in zip(loaded.entries, loaded.digests, strict=True)
              if int(d[:15], 16) in row_of]  # fmt: skip

@@ -98,8 +98,9 @@ def mixing(task: Classification, outputs: Sequence[Array], target: Array) -> Arr
             mixed = np.tensordot(np.array([1 - x.sum(), *x]), given, 1)
             return float(np.square(mixed - wanted).mean() / scale + np.square(x).sum() / len(wanted))
 
-        found = minimize(off, alone[1:], method="L-BFGS-B", bounds=[(0, 1)] * (count - 1)).x
-        return np.array([1 - found.sum(), *found])
+        rest = {"type": "ineq", "fun": lambda x: 1 - x.sum()}
+        found = minimize(off, alone[1:], method="SLSQP", bounds=[(0, 1)] * (count - 1), constraints=rest).x.clip(0)
+        return np.array([max(0.0, 1 - found.sum()), *found])
 
     with_bias = _least_class(task, wanted) >= 20
     fitted = [_scaling(task, each, wanted, with_bias) for each in given]

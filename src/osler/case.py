@@ -418,7 +418,7 @@ class Moment:
     """One moment of a sequence that a network attended to.
 
     Attributes:
-        frame: its number in the image as it was read.
+        frame: its number in the whole sequence, also where only some moments were read (``Image.place``).
         seconds: after the first frame; ``None`` where that is unknown.
         share: of it in the answers; those of a sequence sum to 1.
     """

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -24,18 +25,25 @@ from osler.problem import Problem
 from osler.recipe import CovariatePlan
 
 Cell = float | str | None
-# Numbers whose ends everybody knows: words of a name, low, high, unit. Where nearly all training values lie inside,
-# they are the range.
-_WELL_KNOWN: tuple[tuple[tuple[str, ...], float, float, str], ...] = (
-    (("age",), 0, 120, "years"),
-    (("bmi",), 5, 150, "kg/m2"),
-    (("spo2", "saturation"), 0, 100, ""),
-    (("pulse", "heart", "hr"), 0, 400, ""),
-    (("temperature", "temp"), 15, 45, ""),
-    (("height",), 0.2, 280, ""),
-    (("weight",), 0.2, 700, ""),
-    (("systolic", "diastolic", "bp", "pressure"), 0, 400, ""),
+# Numbers whose ends everybody knows: words of a name, low, high, unit, and words of that unit. Where nearly all
+# training values lie inside, they are the range.
+_WELL_KNOWN: tuple[tuple[tuple[str, ...], float, float, str, tuple[str, ...]], ...] = (
+    (("age",), 0, 120, "years", ()),
+    (("bmi",), 5, 150, "kg/m2", ("kg", "m2")),
+    (("spo2", "saturation"), 0, 100, "", ()),
+    (("pulse", "heart", "hr"), 0, 400, "", ("minute",)),
+    (("temperature", "temp"), 15, 45, "", ()),
+    (("height",), 0.2, 280, "", ("m", "cm")),
+    (("weight",), 0.2, 700, "", ("kg",)),
+    (("systolic", "diastolic", "bp", "pressure"), 0, 400, "", ("mm", "mmhg")),
 )
+# Words of a name that say another unit: then nobody knows the ends. A gestational age is one in weeks.
+_UNITS = frozenset((
+    *("days", "day", "weeks", "week", "wks", "wk", "months", "month", "mos", "mo", "gestational", "gestation"),
+    *("hours", "hour", "hrs", "minutes", "minute", "seconds", "kg", "g", "grams", "gram", "lbs", "lb", "pounds"),
+    *("stone", "oz", "cm", "mm", "m", "m2", "inch", "inches", "ft", "feet", "f", "fahrenheit", "kelvin", "mmhg"),
+    *("kpa", "hpa", "cmh2o", "score", "group", "decade"),
+))  # fmt: skip
 _FITS = 0.99  # share of training values inside of well-known ends from which these are believed
 _MOSTLY_NUMBERS = 0.9
 MOST_CATEGORIES = 64
@@ -50,11 +58,13 @@ class Encoded:
         row: ``(k,)`` float32, a number a column: the value, the number of the category, or NaN where it is not known.
         notes: what counts as unknown although something was given, and what is unusual, a sentence each.
         checked: what was checked, a sentence each.
+        refused: names of those that cannot be what was given, and count as unknown.
     """
 
     row: NDArray[np.float32]
     notes: tuple[str, ...] = ()
     checked: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 # --- what a covariate may be --------------------------------------------------------------------------------
@@ -111,20 +121,26 @@ def unit_of(name: str, ends: tuple[float, float]) -> str:
     said = re.search(r"[\[(]([^\])]+)[\])]\s*$", name)
     if said:
         return said.group(1)
-    known = [one for one in _WELL_KNOWN if set(one[0]) & set(_words(name)) and one[1:3] == ends]
-    return known[0][3] if known else ""
+    known = [unit for low, high, unit in _well_known(name) if (low, high) == ends]
+    return known[0] if known else ""
 
 
-def _words(name: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", name.lower())
+def _well_known(name: str) -> list[tuple[float, float, str]]:
+    """Low, high and unit of such a number, unless the name says another unit."""
+    words = set(re.findall(r"[a-z0-9]+", name.lower()))
+    return [
+        (low, high, unit)
+        for names, low, high, unit, own in _WELL_KNOWN
+        if words & set(names) and not (words - set(names) - set(own)) & _UNITS
+    ]
 
 
 def plausible(name: str, numbers: Float[NDArray[np.float64], " n"]) -> tuple[float, float]:
     """What a number of that name may be; see :func:`learn`."""
     finite = numbers[np.isfinite(numbers)]
-    for words, low, high, _ in _WELL_KNOWN:
+    for low, high, _ in _well_known(name):
         inside = (finite >= low) & (finite <= high)
-        if set(words) & set(_words(name)) and (not len(finite) or inside.mean() >= _FITS):
+        if not len(finite) or inside.mean() >= _FITS:
             return float(low), float(high)
     if not len(finite):
         return 0.0, 0.0
@@ -136,35 +152,51 @@ def plausible(name: str, numbers: Float[NDArray[np.float64], " n"]) -> tuple[flo
 # --- one case -----------------------------------------------------------------------------------------------
 
 
-def encode(plan: CovariatePlan, given: Mapping[str, Cell]) -> Encoded:
+def encode(plan: CovariatePlan, given: Mapping[str, object], *, refuse: bool = True) -> Encoded:
     """The covariates of a case, checked.
 
     Args:
         plan: of a model, with everything that :func:`learn` learned.
-        given: by name; other names are ignored, what is not there is unknown.
+        given: by name; other names are ignored, what is not there (or NaN) is unknown.
+        refuse: what cannot be is refused; else it counts as missing, which is noted.
 
     Raises:
         Problem: a value outside of its plausible range, or of another type.
     """
     row = np.full(len(plan.columns), np.nan, np.float32)
-    notes, checked = [], []
+    notes, checked, refused = [], [], []
     for number, name in enumerate(plan.columns):
-        value = given.get(name)
-        if value is None or (isinstance(value, str) and not value.strip()):
-            continue
-        if plan.kinds[name] == "category":
-            row[number], said = _category(plan, name, value)
-        else:
-            row[number], said = _number(plan, name, value)
+        try:
+            row[number], said = _encoded(plan, name, given.get(name))
+        except Problem as problem:
+            if refuse:
+                raise
+            said = [f"{problem.what}: it counts as missing"]
+            refused.append(name)
+        notes += said
+        if plan.kinds[name] == "number" and np.isfinite(row[number]):
             low, high = plan.ranges[name]
             checked.append(f"{name} lies between {low:g} and {high:g} {plan.units.get(name, '')}".rstrip())
-        notes += said
     missing = [name for name, value in zip(plan.columns, row, strict=True) if np.isnan(value)]
     if plan.columns and len(missing) == len(plan.columns):
         notes.append("nothing is known of the person: the answer rests on the image alone")
     elif missing:
         notes.append(f"not known of the person: {', '.join(missing)}")
-    return Encoded(row, tuple(notes), tuple(checked))
+    return Encoded(row, tuple(notes), tuple(checked), tuple(refused))
+
+
+def _encoded(plan: CovariatePlan, name: str, value: object) -> tuple[float, list[str]]:
+    if isinstance(value, Real):
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
+    blank = math.isnan(value) if isinstance(value, float) else isinstance(value, str) and not value.strip()
+    if value is None or blank:
+        return math.nan, []
+    if not isinstance(value, float | str):
+        raise Problem(f"the covariate {name} is a number or a text; {value!r} is neither", fix="give one value")
+    return (_category if plan.kinds[name] == "category" else _number)(plan, name, value)
 
 
 def _category(plan: CovariatePlan, name: str, value: float | str) -> tuple[float, list[str]]:
@@ -207,14 +239,8 @@ def _text(value: float | str) -> str:
 
 def table(plan: CovariatePlan, entries: Sequence[Entry]) -> Float32[NDArray[np.float32], "n k"]:
     """The covariates of many cases; what :func:`encode` would refuse counts as unknown."""
-    rows = np.full((len(entries), len(plan.columns)), np.nan, np.float32)
-    for number, entry in enumerate(entries):
-        for column, name in enumerate(plan.columns):
-            try:
-                rows[number, column] = encode(plan, {name: entry.covariates.get(name)}).row[column]
-            except Problem:
-                continue
-    return rows
+    rows = [encode(plan, entry.covariates, refuse=False).row for entry in entries]
+    return np.stack(rows) if rows else np.empty((0, len(plan.columns)), np.float32)
 
 
 def digest(plan: CovariatePlan, entries: Sequence[Entry]) -> str:
@@ -261,11 +287,13 @@ class Encoder(nn.Module):
     """A vector of ``WIDTH`` numbers for each covariate, one after the other.
 
     A number is standardised by the training cases of the network, then mapped linearly; a category has a vector of
-    its own; and so has, of each column, what is not known.
+    its own; and so has, of each column, what is not known. A category that none of these cases had is not known: its
+    vector would be one that was drawn, and never learned.
     """
 
     mean: Tensor
     spread: Tensor
+    seen: Tensor
 
     def __init__(self, plan: CovariatePlan) -> None:
         super().__init__()
@@ -281,13 +309,18 @@ class Encoder(nn.Module):
         self.levels = nn.Parameter(0.5 * torch.randn(sum(sizes), WIDTH))
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("spread", torch.ones(count))
+        self.register_buffer("seen", torch.ones(sum(sizes), dtype=torch.bool))
 
     def fit(self, values: Float32[NDArray[np.float32], "n k"]) -> None:
-        """Learns mean and spread of the numbers from the training part."""
+        """Learns mean and spread of the numbers, and which categories there are, from the training part."""
         for column in self.numbers:
             known = values[np.isfinite(values[:, column]), column].astype(np.float64)
             if len(known):
                 self.mean[column], self.spread[column] = float(known.mean()), float(known.std() or 1.0)
+        self.seen[:] = False
+        for start, column in zip(self.starts, self.labels, strict=True):
+            known = values[np.isfinite(values[:, column]), column]
+            self.seen[start + torch.from_numpy(known.astype(np.int64))] = True
 
     def forward(self, values: Float[Tensor, "b k"]) -> Float[Tensor, "b f"]:
         """The vectors of all covariates, side by side."""
@@ -306,4 +339,5 @@ class Encoder(nn.Module):
                 # A column may be without any category; then nothing is known of it.
                 number = (start + filled[:, column].long()).clamp(max=len(self.levels) - 1)
                 vectors[:, column] = self.levels[number]
+                known[:, column] &= self.seen[number]
         return torch.where(known[..., None], vectors, self.missing)

@@ -247,6 +247,16 @@ def pixel_digest(image: Image, moments: int | None = None) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(image.array).tobytes()).hexdigest()
 
 
+def times_digest(loaded: Loaded) -> str:
+    """SHA-256 of when the moments of sequences were, after a space; empty for still images."""
+    if loaded.times.shape[1] == 1:
+        return ""
+    rows = sorted(
+        f"{pixels}|{when.tobytes().hex()}" for pixels, when in zip(loaded.digests, loaded.times, strict=True)
+    )
+    return " " + hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
 _Read = tuple[NDArray[np.float32], str, str, NDArray[Any], NDArray[np.float32]]
 
 
@@ -370,17 +380,19 @@ def _in_turn(
 
 
 def _stamp(entries: Sequence[Entry], plan: ImagePlan) -> str:
-    """SHA-256 of the plan, and of place, size and time of every file: another one where anything changed."""
+    """SHA-256 of the plan, of place, size and time of every file, and of when visits were: another one where anything
+    changed.
+    """
     digest = hashlib.sha256(repr(plan).encode())
     last, state = "", ""
     for entry in entries:
         outlined = [(outline.task, outline.source) for outline in entry.outlines]
         for name, source in (*sorted(entry.images.items()), *outlined):
-            for one in [visit for _, visit in source.visits] or [source]:
+            for second, one in source.visits or [(0.0, source)]:
                 if str(one.path) != last:
                     last = str(one.path)
                     state = _state(one.path)
-                digest.update(f"{name}|{one!r}|{state}\n".encode(errors="surrogateescape"))
+                digest.update(f"{name}|{second}|{one!r}|{state}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

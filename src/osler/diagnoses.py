@@ -24,8 +24,12 @@ _NO_IMAGES = (*_TABLES, ".json", ".txt", ".md", ".html", ".xml")
 _SHOWN = 4
 
 
-def cases_below(path: Path) -> tuple[list[Entry], list[Problem]]:
+def cases_below(path: Path, *, loops: bool = False) -> tuple[list[Entry], list[Problem]]:
     """What a path holds: a file or a folder with one series is one case, a folder of files is one case each.
+
+    Args:
+        path: what is given.
+        loops: a folder of nothing but pictures is one loop (for models that look at several moments).
 
     Returns:
         The cases, and what is no case and why.
@@ -33,7 +37,7 @@ def cases_below(path: Path) -> tuple[list[Entry], list[Problem]]:
     Raises:
         Problem: there is nothing that can be read.
     """
-    if path.is_file() or not path.exists() or _one_series(path):
+    if path.is_file() or not path.exists() or _one_series(path) or (loops and _only_pictures(path)):
         return [layouts.single(path)], []
     found: list[Entry] = []
     problems: list[Problem] = []
@@ -71,6 +75,12 @@ def _one_series(folder: Path) -> bool:
         return len({dicom.header(file)["SeriesInstanceUID"] for file in below}) == 1
     except Problem:
         return False
+
+
+def _only_pictures(folder: Path) -> bool:
+    pictures = catalog.find("formats", "raster")
+    below = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return bool(below) and all(path.is_file() and pictures.matches(path) for path in below)
 
 
 def diagnose_paths(
@@ -113,7 +123,8 @@ def diagnose_paths(
     for one in given:
         path = one if isinstance(one, Path) else next(iter(one.images.values())).path
         try:
-            entries, problems = cases_below(one) if isinstance(one, Path) else ([one], [])
+            loops = made.recipe.image.frames > 1
+            entries, problems = cases_below(one, loops=loops) if isinstance(one, Path) else ([one], [])
             for problem in problems:
                 say(f"left out: {problem}")
             failed += len(problems)
@@ -226,7 +237,7 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
     folder.mkdir(parents=True, exist_ok=True)
     image = data.the_image(case, made.recipe.image)
     decided = sorted(diagnosis.moments, key=lambda moment: -moment.share)[:_SHOWN]
-    frame = decided[0].frame if decided else None
+    frame = image.place(decided[0].frame) if decided else None
     shown = explanation.picture(image, None, frame)
     overlays: dict[str, tuple[NDArray[np.uint8], str]] = {}
     surest = max((f for a in diagnosis.answers.values() for f in a.findings if f.box is not None),
@@ -237,7 +248,7 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
         why = explanation.explain(made, case, surest if not made.tasks else None, method=method)
         plane = int(why.heatmap.sum((1, 2)).argmax())
         image = case.images[why.modality] if why.modality else image
-        shown = explanation.picture(image, plane, frame if why.frame is None else why.frame)
+        shown = explanation.picture(image, plane, frame if why.frame is None else image.place(why.frame))
         caption = " ".join(why.sentences)
         overlays[why.method] = (explanation.overlay(shown, why.heatmap[plane], passed=why.passed), caption)
         Picture.fromarray(overlays[why.method][0]).save(folder / "overlay.png")
@@ -245,7 +256,7 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
     unsure = {task: a.uncertainty for task, a in diagnosis.answers.items() if a.uncertainty is not None}
     unwritten = writing.write(diagnosis, case, folder, made.recipe.tasks, unsure) if made.recipe.dense else ()
     told = replace(diagnosis, case=pseudonym(diagnosis.case), notes=(*diagnosis.notes, *unwritten))
-    frames = {moment.frame: explanation.picture(image, None, moment.frame) for moment in decided}
+    frames = {moment.frame: explanation.picture(image, None, image.place(moment.frame)) for moment in decided}
     report.diagnosis_page(told, shown, overlays, folder / "diagnosis.html", frames)
     return folder
 

@@ -214,7 +214,10 @@ def diagnose(made: Model, case: Case, networks: Sequence[Network] | None = None)
         )
     if made.recipe.linked:
         torn = {name: float(values[0]) for name, values in answered.torn.items()}
-        found = replace(found, concordance=concordance(made, found.answers, torn))
+        # As in calibration: places of the moments that the classes are answered from, not of any of a long loop.
+        looked = set(data.moments_of(image, made.recipe.image).tolist())
+        seen = {name: linking.within(given, looked) for name, given in found.answers.items()}
+        found = replace(found, concordance=concordance(made, seen, torn))
     return replace(found, seconds=time.perf_counter() - began, peak_mib=_peak_mib())
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import cohort, data, dense_scoring, diagnosis, modalities, model, report, scoring, sources
+from osler import cohort, covariates, data, dense_scoring, diagnosis, modalities, model, report, scoring, sources
 from osler.answers import Answers, answer_all, only
 from osler.answers import out_of_fold as folded_answers
 from osler.case import DENSE, Finding, Question
@@ -73,7 +74,7 @@ def evaluate(
     for problem in found.problems[:5]:
         say(f"left out: {problem}")
     answers, more = folded_answers(made, run, found, say) if out_of_fold else _unseen(made, found, say)
-    notes += more
+    notes += [*more, *_refused_values(made, answers)]
     digest = cohort.digest(answers.entries, answers.digests)
     make(out)
     times = log(run, digest, len(answers.entries))
@@ -135,6 +136,16 @@ def evaluate(
         say(_in_words(result["concordance"]))
     say(f"this cohort was evaluated {times} time{'s' if times > 1 else ''} with models of this run folder")
     return result
+
+
+def _refused_values(made: Model, answers: Answers) -> list[str]:
+    """What a diagnosis of one case refuses counts as unknown here, as it did in training: that is said."""
+    plan = made.recipe.covariates
+    names = [name for e in answers.entries for name in covariates.encode(plan, e.covariates, refuse=False).refused]
+    return [
+        f"{count} cases have a value of {name} that cannot be right: it counts as missing"
+        for name, count in Counter(names).items()
+    ]
 
 
 def _in_words(found: Mapping[str, Any]) -> str:

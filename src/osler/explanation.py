@@ -45,7 +45,7 @@ class Explanation:
         tests: what :func:`removal` and :func:`randomised` measured.
         passed: it passed both; a map that did not must not be relied on.
         sentences: what is shown and what the tests say, for people.
-        frame: the moment of the image that it belongs to; ``None`` where it is the mean over all of them.
+        frame: the moment that it belongs to, by its number in its sequence; ``None`` where it is the mean of all.
         modality: of several images the one that it belongs to; else empty.
     """
 
@@ -196,11 +196,11 @@ def randomised(module: ModuleType, asked: Asked, maps: Sequence[Tensor]) -> floa
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1000 + number)
             fresh = Network(asked.made.recipe)
-        fresh.normalise.load_state_dict(target.network.normalise.state_dict())
-        if fresh.persons is not None and target.network.persons is not None:
-            # As normalisation, the scale of covariates is measured, not learned.
-            fresh.persons.mean.copy_(target.network.persons.mean)
-            fresh.persons.spread.copy_(target.network.persons.spread)
+        # Normalisation, the usual gap and the scale of covariates are measured, not learned.
+        measured = dict(target.network.named_buffers())
+        for name, value in fresh.named_buffers():
+            if name.startswith(("normalise.", "rhythm.", "persons.")):
+                value.copy_(measured[name])
         other = _map(module, replace(target, network=fresh.to(x.device).eval()), x)
         found.append(abs(_rank_correlation(maps[member].cpu().numpy(), other.cpu().numpy())))
     return float(np.mean(found))
@@ -342,7 +342,8 @@ def explain_path(
     for one in methods:
         why = _by(one, asked)
         plane = int(why.heatmap.sum((1, 2)).argmax())
-        shown = overlay(picture(image, plane, why.frame), why.heatmap[plane], passed=why.passed)
+        seen = picture(image, plane, None if why.frame is None else image.place(why.frame))
+        shown = overlay(seen, why.heatmap[plane], passed=why.passed)
         Pillow.fromarray(shown).save(out / f"{why.method}.png")
         content.append({
             "method": why.method, "task": why.task, "name": why.name, "slice": plane, "frame": why.frame,

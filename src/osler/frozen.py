@@ -4,6 +4,7 @@ They are those of the images as they are: nothing is turned or brightened, which
 is changed at random is time alone: some moments of a sequence are left out.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 
@@ -90,8 +91,10 @@ def features(network: Network, pixels: store.Images, plan: Recipe) -> NDArray[np
     width, shape = network.features, (len(pixels), plan.image.stacked)
     name = _name(network, pixels, plan)
     there = cache.find(name)
-    if there is not None and there.stat().st_size == 4 * shape[0] * shape[1] * width:
-        return np.asarray(np.memmap(there, np.float32, "r", shape=(*shape, width)))
+    # Another process may take it away at any moment: then it is computed again.
+    with contextlib.suppress(OSError):
+        if there is not None and there.stat().st_size == 4 * shape[0] * shape[1] * width:
+            return np.asarray(np.memmap(there, np.float32, "r", shape=(*shape, width)))
     device = next(network.parameters()).device
     found = np.empty((*shape, width), np.float32)
     some = max(1, min(256, _TOGETHER // max(1, int(np.prod(pixels.shape[1:])))))

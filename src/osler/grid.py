@@ -34,13 +34,7 @@ class Grid:
     def to(self, image: Image) -> Image:
         """The image on the working grid, linearly; what is outside of it is as dark as its darkest pixel."""
         moved = image.resample(self.size)
-        if self.whole in (None, self.size):
-            return moved
-        array = moved.array.astype(np.float32, copy=False)
-        canvas = np.empty((*array.shape[:2], *self.whole), np.float32)
-        canvas[...] = array.min(axis=(2, 3, 4), keepdims=True)
-        canvas[:, :, *self.window] = array
-        return replace(moved, array=canvas)
+        return moved if self.whole is None or self.whole == self.size else moved.pad(self.start, self.whole)
 
     def labels_to(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A label map ``(depth, height, width)`` on the working grid, by the nearest pixel; outside it is 0."""

@@ -164,6 +164,10 @@ class Image:
         times = self.times[index : index + 1]
         return replace(self, array=self.array[index : index + 1], times=times, numbers=())
 
+    def place(self, number: int) -> int:
+        """Where in ``array`` the moment lies that has this number in its sequence."""
+        return self.numbers.index(number) if self.numbers else number
+
     def pick(self, indices: NDArray[np.int64]) -> "Image":
         """Some moments of a sequence, in the order given; they keep their times, and their numbers in it."""
         numbers = self.numbers or tuple(range(self.frames))
@@ -188,6 +192,16 @@ class Image:
         step[:3, 3] = start[::-1]
         array = self.array[(slice(None), slice(None), *window)]
         return replace(self, array=array, geometry=self._moved(step), visits=(), together=())
+
+    def pad(self, start: tuple[int, int, int], size: tuple[int, int, int]) -> "Image":
+        """In a larger image of ``size``, from ``start`` on; around it each moment is as dark as its darkest pixel."""
+        array = self.array.astype(np.float32, copy=False)
+        canvas = np.empty((*array.shape[:2], *size), np.float32)
+        canvas[...] = array.min(axis=(2, 3, 4), keepdims=True)
+        canvas[:, :, *(slice(a, a + n) for a, n in zip(start, self.size, strict=True))] = array
+        step = np.eye(4)
+        step[:3, 3] = [-n for n in start[::-1]]
+        return replace(self, array=canvas, geometry=self._moved(step), visits=(), together=())
 
     def flip(self, axis: Literal["depth", "height", "width"]) -> "Image":
         """Mirrored along one axis; an affine is updated, so every pixel stays where it is in the patient."""

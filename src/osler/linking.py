@@ -5,8 +5,8 @@ drafts; classes, which see the features of what was outlined or boxed beside tho
 outlines in the end, which boxes and classes may raise or lower. Every link starts at nothing and is learned.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -154,7 +154,7 @@ class Links(nn.Module):
         for number, name in enumerate(self.drafted):
             gate = self._gate(number, told_classes, presence, maps[0])
             if gate is not None:
-                outputs[name] = self.dense[name].gated(outputs[name], gate)
+                outputs[name] = self.dense[name].gated(outputs[name], gate, draft=self.training)
         return Said({name: outputs[name] for name in self.dense}, answers, vector, opinions, presence)
 
     def _summary(self, where: Sequence[Tensor], deepest: Tensor, middle: Tensor, cases: int) -> Float[Tensor, "b s"]:
@@ -276,7 +276,7 @@ def cores(
 def contradiction(
     said: Said, targets: Mapping[str, Float[Tensor, "b t"]], known: Mapping[str, Sequence[bool]], plan: Recipe
 ) -> Float[Tensor, ""]:
-    """How much the answers contradict what must be so: a case whose class says that something is there shows it.
+    """How much the answers contradict what must be so: where a class says that something is, each task shows it.
 
     Only where nobody said what is where: at least a few pixels must be sure to be of some class.
 
@@ -316,6 +316,11 @@ def placed(answer: Answer) -> list[Finding]:
     """Findings with a place that are sure enough to be stated, whether or not the answer is withheld."""
     limit = answer.threshold or 0.0
     return [f for f in answer.findings if f.box is not None and (f.probability or 0.0) >= limit]
+
+
+def within(answer: Answer, moments: Collection[int]) -> Answer:
+    """What is said of some moments; an answer about the whole image stays as it is."""
+    return replace(answer, findings=tuple(f for f in answer.findings if f.frame in moments or f.box is None))
 
 
 def disagreements(answers: Mapping[str, Answer], torn: Mapping[str, float], plan: Recipe) -> list[str]:

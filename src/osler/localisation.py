@@ -14,6 +14,7 @@ from osler.boxes import Boxes
 from osler.checkpoints import State
 from osler.cohort import Training, Validation
 from osler.fitting import Course, Examples, Say, descend, loop, seed_of, start, statistics_of_taken_steps
+from osler.image import evenly
 from osler.linking import Said
 from osler.model import Network
 from osler.patches import Sample, Truth
@@ -90,10 +91,9 @@ def _losses(network: Network, said: Said, truth: Truth, plan: Recipe) -> dict[st
     targets = {name: target.to(said.vector.device) for name, target in truth.answers.items()}
     for name, task in network.tasks.items() if targets else ():
         scale, smoothing = network.scale(name), plan.training.smoothing
-        # Each of the two opinions has to be able to answer alone.
-        each = [task.loss(said.answers[name], targets[name], scale, smoothing)]
-        each += [task.loss(one[name], targets[name], scale, smoothing) / 2 for one in said.opinions]
-        found[name] = torch.stack(each).sum() / (2 if said.opinions[1:] else 1)
+        # Each opinion has to be able to answer alone; together they weigh as much as the answer.
+        alone = [task.loss(one[name], targets[name], scale, smoothing) for one in said.opinions]
+        found[name] = (task.loss(said.answers[name], targets[name], scale, smoothing) + torch.stack(alone).mean()) / 2
     if network.links is not None and plan.links.consistency:
         known = {
             name: _known(truth.places[name], plan.tasks[name].unknown, len(said.vector)) for name in said.presence
@@ -144,11 +144,15 @@ def fit_all(
     say: Say,
     began: float,
 ) -> list[Network]:
-    """A network for each pair of parts; ``samples_of`` holds what windows of each case are cut from, by its id."""
+    """A network for each pair of parts; ``samples_of`` holds what windows of each case are cut from, by its id.
+
+    Networks learn also from what follows from what is known of a case; everything else counts what readers said.
+    """
+    learned = {case: [patches.completed(sample, plan) for sample in some] for case, some in samples_of.items()}
     networks = []
     for number, (training, validation, _) in enumerate(pairs):
-        seen = [s for entry in training.entries for s in samples_of.get(entry.id, [])]
-        watched = [s for entry in validation.entries for s in samples_of.get(entry.id, [])]
+        seen = [s for entry in training.entries for s in learned.get(entry.id, [])]
+        watched = [s for entry in validation.entries for s in learned.get(entry.id, [])]
         course = Course(out, number, len(pairs), say, began)
         networks.append(fit((training, seen), (validation, watched), plan, course))
     return networks
@@ -164,8 +168,7 @@ def samples(moments: Sequence[Volume], answers: Mapping[str, NDArray[np.float32]
     """
     if not plan.linked:
         return [Sample([moment]) for moment in moments]
-    chosen = np.linspace(0, len(moments) - 1, plan.image.frames).round().astype(int)
-    return [patches.completed(Sample([moments[i] for i in chosen], answers), plan)]
+    return [Sample([moments[i] for i in evenly(len(moments), plan.image.frames)], answers)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,28 +187,52 @@ class Located:
 def ask(networks: Sequence[Network], moments: NDArray[np.float32], plan: Recipe) -> Iterator[Located]:
     """What networks say together of each moment of an image ``(t, c, d, h, w)`` on its working grid.
 
-    Probabilities are averaged over networks and mirrored views; boxes are fused. Linked networks hear all moments
-    before they say anything of one, where there are as many as they were trained on.
+    Probabilities are averaged over networks and mirrored views; boxes are fused. Linked networks hear as many moments
+    as they were trained on before they say anything of one (see :func:`companies`).
     """
-    together = plan.linked and len(moments) == plan.image.frames
+    if not plan.linked:
+        for moment in moments[:, None]:
+            yield from _together(networks, moment, plan)
+        return
+    found: dict[int, Located] = {}
+    for company in companies(len(moments), plan.image.frames):
+        for moment, said in zip(company.tolist(), _together(networks, moments[company], plan), strict=True):
+            found.setdefault(moment, said)
+    yield from (found[moment] for moment in range(len(moments)))
+
+
+def companies(length: int, frames: int) -> list[NDArray[np.int64]]:
+    """Which moments of a sequence linked networks hear together, ``(frames,)`` each, spread over all of it.
+
+    First those that classes are answered from, as in training; then the others. Of few, some come more than once.
+    """
+    first = evenly(length, frames)
+    others = np.setdiff1d(np.arange(length), first)
+    count = -(-len(others) // frames)
+    return [first, *(some[evenly(len(some), frames)] for some in (others[start::count] for start in range(count)))]
+
+
+def _together(networks: Sequence[Network], moments: NDArray[np.float32], plan: Recipe) -> list[Located]:
+    """What is said of moments that are heard together; of tasks that are not linked of one."""
     views = [(network, axes) for network in networks for axes in _views(plan)]
     dims = networks[0].dims
-    for some in [moments] if together else moments[:, None]:
-        probabilities: list[dict[str, NDArray[np.float32]]] = [{} for _ in some]
-        found: list[dict[str, list[Boxes]]] = [{} for _ in some]
-        for network, axes in views:
-            seen = _whole(network, some, plan, axes) if plan.linked else [_view(network, some[0], plan, axes)]
-            for number, said in enumerate(seen):
-                total = probabilities[number]
-                # One by one: the answers of all networks about a large volume do not fit into memory together.
-                for name, values in said.probabilities.items():
-                    values /= len(views)
-                    total[name] = np.add(total[name], values, values) if name in total else values
-                for name, places in said.boxes.items():
-                    found[number].setdefault(name, []).append(places)
-        for number in range(len(some)):
-            fused = {n: boxes.fuse(places, FUSED[dims]) for n, places in found[number].items()}
-            yield Located(probabilities[number], {n: boxes.suppress(b, OVERLAP[dims]) for n, b in fused.items()})
+    probabilities: list[dict[str, NDArray[np.float32]]] = [{} for _ in moments]
+    found: list[dict[str, list[Boxes]]] = [{} for _ in moments]
+    for network, axes in views:
+        seen = _whole(network, moments, plan, axes) if plan.linked else [_view(network, moments[0], plan, axes)]
+        for number, said in enumerate(seen):
+            total = probabilities[number]
+            # One by one: the answers of all networks about a large volume do not fit into memory together.
+            for name, values in said.probabilities.items():
+                values /= len(views)
+                total[name] = np.add(total[name], values, values) if name in total else values
+            for name, places in said.boxes.items():
+                found[number].setdefault(name, []).append(places)
+    fused = [{n: boxes.fuse(places, FUSED[dims]) for n, places in each.items()} for each in found]
+    return [
+        Located(p, {n: boxes.suppress(b, OVERLAP[dims]) for n, b in each.items()})
+        for p, each in zip(probabilities, fused, strict=True)
+    ]
 
 
 def _views(plan: Recipe) -> list[tuple[int, ...]]:

@@ -45,12 +45,12 @@ class Truth:
 
 
 def completed(sample: Sample, plan: Recipe) -> Sample:
-    """The sample with what follows from what is known of it.
+    """The sample of linked tasks with what follows from what is known of it: to learn from, not to measure by.
 
     Where a class means that there is nothing, nothing is outlined or boxed; around each outlined part there is a
     box; and where only boxes are known, what lies outside of them is not outlined, while the core of each is.
     """
-    if not plan.links.complete:
+    if not (plan.linked and plan.links.complete):
         return sample
     nothing = any(
         float(target[0]) in [plan.tasks[name].classes.index(c) for c in plan.links.nothing.get(name, ())]

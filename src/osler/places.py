@@ -19,6 +19,7 @@ from osler.metrics import boxes as box_metrics
 from osler.metrics.overlap import dice, iou
 from osler.model import Model, Network
 from osler.recipe import Recipe
+from osler.tasks import Dense
 from osler.tasks.detection import Detection
 from osler.tasks.segmentation import Segmentation
 from osler.volumes import Volume
@@ -125,16 +126,9 @@ class Learned:
 
 def of(made: Model, number: int) -> Learned:
     """What the model stores for its dense task of this number; neutral where nothing was held out."""
-    question = list(made.networks[0].dense.values())[number].question
-    return _stored(made.calibration, number, question, made.recipe.patches.largest)
-
-
-def _stored(
-    arrays: Mapping[str, NDArray[Any]], number: int, question: Question, largest_of: Sequence[str] = ()
-) -> Learned:
-    prefix = f"dense.{number}."
-    stored = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
-    largest = stored.pop("largest", np.array([name in largest_of for name in question.classes]))
+    classes, prefix = list(made.networks[0].dense.values())[number].question.classes, f"dense.{number}."
+    stored = {k[len(prefix) :]: v for k, v in made.calibration.items() if k.startswith(prefix)}
+    largest = stored.pop("largest", np.array([name in made.recipe.patches.largest for name in classes]))
     return Learned(doubt.of_arrays(stored), largest.astype(bool))
 
 
@@ -148,6 +142,7 @@ class _Seen:
     missed: int = 0
     logs: dict[str, list[float]] = field(default_factory=dict)
     dice: dict[str, list[float]] = field(default_factory=dict)
+    cases: set[str] = field(default_factory=set)
 
     def add(self, score: float, hit: bool, patient: str) -> None:
         self.scores.append(score)
@@ -162,8 +157,9 @@ def calibrate(
 
     Args:
         networks: all of one model.
-        held: for each network, or for all of an ensemble alike, cases held out from it. Networks with the same cases
-            answer together, as in ``diagnose``.
+        held: for each network, or for all of an ensemble alike, cases held out from it, with what readers said of
+            them and nothing else: what a reader said nothing of does not count. Networks with the same cases answer
+            together, as in ``diagnose``.
         plan: the recipe.
 
     Returns:
@@ -172,71 +168,97 @@ def calibrate(
     """
     alone = bool(plan.training.folds)
     groups = [([n], part) for n, part in zip(networks, held, strict=True)] if alone else [(list(networks), held[0])]
-    # Both ways, until it is known which classes are better with their largest part alone.
-    seen = {name: (_Seen(), _Seen()) for name in networks[0].dense}
-    kept: dict[str, list[tuple[Volume, Located]]] = {}
+    dense = networks[0].dense
+    # Each way, until it is known which classes are better with their largest part alone.
+    ways = {name: _ways(task.question, plan) for name, task in dense.items()}
+    seen = {name: [_Seen() for _ in ways[name]] for name in dense}
+    kept: dict[str, dict[str, list[list[Finding]]]] = {}
     for asked, part in groups:
         for case, patient, volume, said in _asked(asked, part, plan):
-            if plan.linked:
-                kept.setdefault(case, []).append((volume, said))
-            for name, task in networks[0].dense.items():
-                if isinstance(task, Segmentation) and name in volume.labels:
-                    for way, into in zip(((), task.question.classes), seen[name], strict=True):
-                        _compare_outlines(task, said.probabilities[name], volume, patient, into, way)
-                elif isinstance(task, Detection) and name in volume.boxes:
-                    _compare_boxes(task, said, volume, patient, seen[name][0])
+            for name, task in dense.items():
+                for way, into in zip(ways[name], seen[name], strict=True):
+                    if isinstance(task, Segmentation) and name in volume.labels:
+                        _compare_outlines(task, said.probabilities[name], volume, (case, patient), into, way)
+                    elif isinstance(task, Detection) and name in volume.boxes:
+                        _compare_boxes(task, said, volume, (case, patient), into)
+                if plan.linked:
+                    findings = kept.setdefault(case, {}).setdefault(name, [[] for _ in ways[name]])
+                    for way, some in zip(ways[name], findings, strict=True):
+                        some += _found(task, said, volume, way)
     arrays: Arrays = {}
     card: dict[str, Any] = {}
-    for number, (name, task) in enumerate(networks[0].dense.items()):
-        plain, cleaned = seen[name]
-        largest = _largest(task.question, plain, cleaned, plan)
-        chosen = cleaned if largest.all() else plain
+    answers: dict[str, dict[str, Answer]] = {case: {} for case in kept}
+    cases = len({case for _, part in groups for case, *_ in part})
+    for number, (name, task) in enumerate(dense.items()):
+        best = _best(seen[name])
+        chosen, largest = seen[name][best], np.array([c in ways[name][best] for c in task.question.classes])
         limit = _threshold(chosen) if task.question.separate or isinstance(task, Detection) else 0.0
         learned = doubt.fit(chosen.scores, chosen.hits, chosen.patients, chosen.logs, limit)
         arrays |= {f"dense.{number}.{k}": v for k, v in learned.arrays().items()}
         arrays[f"dense.{number}.largest"] = largest.astype(np.uint8)
-        card[name] = {"held_out_findings": len(chosen.scores), "true": int(sum(chosen.hits)), "threshold": limit}
-        if plain.dice:
-            means = {k: float(np.nanmean((cleaned if keep else plain).dice[k])) for k, keep in
-                     zip(task.question.classes, largest, strict=True) if plain.dice.get(k)}  # fmt: skip
+        card[name] = {"held_out_cases": cases, "read": len(chosen.cases)}
+        card[name] |= {"held_out_findings": len(chosen.scores), "true": int(sum(chosen.hits)), "threshold": limit}
+        if chosen.dice:
+            means = {k: float(np.nanmean(values)) for k, values in chosen.dice.items()}
             card[name] |= {"dice": means, "largest": bool(largest.all())}
-    answers = {case: _about(networks[0], moments, arrays) for case, moments in kept.items()}
+        for case, of_task in kept.items():
+            sure = [doubt.applied(learned, f) for f in of_task[name][best]]
+            answers[case][name] = _answer(task.question, sure, Learned(learned, largest), withheld=False)
     return arrays, card, answers
+
+
+def notes(card: Mapping[str, Any]) -> list[str]:
+    """Of which tasks readers said nothing in some of the held-out cases, in words."""
+    return [
+        f"{name}: readers said where in {facts['read']} of {facts['held_out_cases']} held-out cases; "
+        "how sure its findings are was learned from these"
+        for name, facts in card.items() if facts["read"] < facts["held_out_cases"]
+    ]  # fmt: skip
+
+
+def _ways(question: Question, plan: Recipe) -> list[tuple[str, ...]]:
+    """Of which classes the largest part alone might be kept: of all or of none (the doubt is fitted on one way)."""
+    if question.kind != "segmentation":
+        return [()]
+    if plan.patches.largest:
+        return [tuple(name for name in question.classes if name in plan.patches.largest)]
+    return [()] if question.separate else [(), question.classes]
 
 
 def _asked(
     networks: Sequence[Network], held: Sequence[Held], plan: Recipe
 ) -> Iterator[tuple[str, str, Volume, Located]]:
-    """Case, patient, and each moment with what is said of it."""
+    """Case, patient, and each moment with what is said of it; one that stands for several counts once."""
     for case, patient, moments in held:
         image = np.stack([np.asarray(volume.image, np.float32) for volume in moments])
+        last = None
         for volume, said in zip(moments, localisation.ask(networks, image, plan), strict=True):
-            yield case, patient, volume, said
+            if volume is not last:
+                yield case, patient, volume, said
+            last = volume
 
 
-def _about(network: Network, moments: Sequence[tuple[Volume, Located]], arrays: Arrays) -> dict[str, Answer]:
-    """What is said of the moments of a case, on the working grid and without measurements: enough to compare."""
-    found: dict[str, Answer] = {}
-    for number, (name, task) in enumerate(network.dense.items()):
-        learned = _stored(arrays, number, task.question)
-        largest = [c for c, yes in zip(task.question.classes, learned.largest, strict=True) if yes]
-        some: list[Finding] = []
-        for frame, (volume, said) in enumerate(moments):
-            if isinstance(task, Segmentation):
-                p = said.probabilities[name]
-                each = task.findings(task.largest(task.decode(p), largest), p, frame)
-            else:
-                each = _boxed(task, said, Grid(volume.size, volume.size), frame, "model")
-            # Boxes are enough: masks of all cases would not fit into memory.
-            some += [doubt.applied(learned.doubt, replace(f, mask=None)) for f in each]
-        found[name] = _answer(task.question, some, learned, withheld=False)
-    return found
+def _found(task: Dense, said: Located, volume: Volume, largest: Sequence[str]) -> list[Finding]:
+    """What is said of a moment, on the working grid, without masks or measurements: enough to compare, and small."""
+    if isinstance(task, Detection):
+        return _boxed(task, said, Grid(volume.size, volume.size), volume.frame, "model")
+    assert isinstance(task, Segmentation)
+    p = said.probabilities[task.question.task]
+    each = task.findings(task.largest(task.decode(p), largest), p, volume.frame)
+    return [replace(f, mask=None) for f in each]
 
 
 def _compare_outlines(
-    task: Segmentation, p: NDArray[np.float32], volume: Volume, patient: str, into: _Seen, largest: Sequence[str]
+    task: Segmentation,
+    p: NDArray[np.float32],
+    volume: Volume,
+    of: tuple[str, str],
+    into: _Seen,
+    largest: Sequence[str],
 ) -> None:
-    """The parts of one moment against the reader's, on the working grid."""
+    """The parts of one moment of a case and patient against the reader's, on the working grid."""
+    case, patient = of
+    into.cases.add(case)
     image = Image(np.asarray(volume.image)[None], volume.geometry)
     truth = volume.labels[task.question.task]
     known = truth != task.question.unknown
@@ -273,7 +295,9 @@ def _note(into: _Seen, name: str, true: Sequence[Any], ours: Sequence[Any]) -> N
             into.logs.setdefault(f"{name}/{m.name}", []).append(float(np.log(values[m.name] / m.value)))
 
 
-def _compare_boxes(task: Detection, said: Located, volume: Volume, patient: str, into: _Seen) -> None:
+def _compare_boxes(task: Detection, said: Located, volume: Volume, of: tuple[str, str], into: _Seen) -> None:
+    case, patient = of
+    into.cases.add(case)
     found, truth = said.boxes[task.question.task], volume.boxes[task.question.task]
     same = _SAME_BOX[2 if volume.size[0] == 1 else 3]
     for k in range(len(task.question.classes)):
@@ -287,15 +311,12 @@ def _compare_boxes(task: Detection, said: Located, volume: Volume, patient: str,
         into.missed += int((~matched.found[:, 0]).sum())
 
 
-def _largest(question: Question, plain: _Seen, cleaned: _Seen, plan: Recipe) -> NDArray[np.bool_]:
-    """Of which classes the largest part alone was better: of all, or of none (the doubt is fitted on one way)."""
-    if plan.patches.largest:
-        return np.array([name in plan.patches.largest for name in question.classes])
-    better: bool = question.kind == "segmentation" and not question.separate and bool(plain.dice)
-    if better:
-        gain = [np.nanmean(cleaned.dice[k]) - np.nanmean(plain.dice[k]) for k in plain.dice]
-        better = bool(min(gain) >= 0 and max(gain) > 0)
-    return np.full(len(question.classes), better)
+def _best(ways: Sequence[_Seen]) -> int:
+    """Which way was better: the largest part alone only where it helped some class and harmed none."""
+    if len(ways) < 2 or not ways[0].dice:
+        return 0
+    gain = [np.nanmean(ways[1].dice[k]) - np.nanmean(ways[0].dice[k]) for k in ways[0].dice]
+    return int(min(gain) >= 0 and max(gain) > 0)
 
 
 def _threshold(seen: _Seen) -> float:

@@ -5,6 +5,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -164,7 +165,7 @@ class LinkPlan:
         complete: labels that follow from others are used: no outline where a class means that there is nothing,
             boxes around outlines, and around the middle of a box nothing.
         nothing: of each task that asks of the whole image, the classes with which nothing is there to be found.
-        something: and those with which something always is.
+        something: and those with which each task that asks where something is finds something.
     """
 
     classes_see_places: bool = True
@@ -292,7 +293,7 @@ def build(content: Mapping[str, Any]) -> Recipe:
     if content.get("augmentation") == NONE:
         content["augmentation"] = {}
     try:
-        recipe: Recipe = pydantic.TypeAdapter(Recipe).validate_python(content)
+        recipe: Recipe = _reader(Recipe).validate_python(content)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -315,11 +316,17 @@ def options(folder: str, name: str, given: Mapping[str, Any]) -> Any:
     schema = catalog.find(folder, name).Options
     _check_keys(given, schema, f"{name}.")
     try:
-        return pydantic.TypeAdapter(schema).validate_python(dict(given))
+        return _reader(schema).validate_python(dict(given))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise Problem(f"in the recipe, the option {key} of {name} is wrong: {first['msg'].lower()}") from error
+
+
+@cache
+def _reader(schema: type) -> Any:
+    """Made once: a training reads the options of each transform in every step, and making one takes milliseconds."""
+    return pydantic.TypeAdapter(schema)
 
 
 def _check_values(recipe: Recipe) -> None:
@@ -399,10 +406,12 @@ def _check_questions(recipe: Recipe) -> None:
     """Together they can be answered, and each is whole."""
     for key in ("nothing", "something"):
         for name, classes in getattr(recipe.links, key).items():
-            known = recipe.tasks[name].classes if name in recipe.tasks and not recipe.tasks[name].dense else ()
+            exclusive = name in recipe.tasks and recipe.tasks[name].kind in ("multiclass", "ordinal")
+            known = recipe.tasks[name].classes if exclusive else ()
             strange = [label for label in classes if label not in known]
             if strange or not known:
-                what = f"names {strange[0]!r}, which is no class of it" if known else "is no task of the whole image"
+                what = f"names {strange[0]!r}, which is no class of it"
+                what = what if known else "is no task of the whole image whose classes exclude each other"
                 raise Problem(f"in the recipe, links.{key}.{name} {what}", fix="correct it")
     if recipe.linked and recipe.image.dims == 2 and recipe.image.size[0] > 1:
         boxed = [name for name, question in recipe.tasks.items() if question.kind == "detection"]

@@ -10,11 +10,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from osler import calibration, covariates, data, diagnosis, grid, modalities, places, sliding, volumes
+from osler import calibration, covariates, data, diagnosis, grid, modalities, places, sliding, subsets, volumes
 from osler.case import Box, Case, Finding, Mask
 from osler.explanations import log_odds, removed
 from osler.grid import Grid
 from osler.image import Image
+from osler.linking import Said
 from osler.model import Model, Network
 from osler.problem import Problem
 
@@ -26,13 +27,20 @@ Heat = Float[np.ndarray, "_ _ _"]
 
 @dataclass(frozen=True, eq=False)
 class OfClass:
-    """The log-odds of one class of an image (of a regression the value); see :class:`osler.explanations.Target`."""
+    """The log-odds of one class of an image (of a regression the value); see :class:`osler.explanations.Target`.
+
+    Attributes:
+        part: the sources that are answered from, see :func:`osler.subsets.of`.
+        mixing: how much the answers by all of them and by each alone count (``calibration.mixing``); empty for one.
+    """
 
     network: Network
     task: str
     number: int
     times: Tensor | None = None
     covariates: Tensor | None = None
+    part: str = ""
+    mixing: tuple[float, ...] = ()
 
     @property
     def dims(self) -> int:
@@ -48,12 +56,12 @@ class OfClass:
 
     def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
         """:func:`osler.explanations.log_odds`."""
-        outputs = self.network.conclude(levels, cases, self.times, self.covariates).answers[self.task]
+        outputs = _mixed(self, self.network.conclude(levels, cases, self.times, self.covariates))
         return log_odds(outputs, self.network.tasks[self.task].question, self.number)
 
     def raw(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b o"]:
         """All outputs of the task."""
-        return self.network.say(x, self.times, self.covariates).answers[self.task]
+        return _mixed(self, self.network.say(x, self.times, self.covariates))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +80,8 @@ class OfMoment:
     times: Tensor
     moment: int
     covariates: Tensor | None = None
+    part: str = ""
+    mixing: tuple[float, ...] = ()
 
     @property
     def dims(self) -> int:
@@ -94,7 +104,7 @@ class OfMoment:
     def _outputs(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, "b o"]:
         this, others = self.network.moments(levels[-1], cases), self.others.expand(cases, -1, -1)
         moments = torch.cat([others[:, : self.moment], this, others[:, self.moment + 1 :]], 1)
-        return self.network.along(moments, self.times, self.covariates).answers[self.task]
+        return _mixed(self, self.network.along(moments, self.times, self.covariates))
 
     def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
         """:func:`osler.explanations.log_odds`."""
@@ -103,6 +113,18 @@ class OfMoment:
     def raw(self, x: Float[Tensor, "b 1 c d h w"]) -> Float[Tensor, "b o"]:
         """All outputs of the task."""
         return self._outputs(self.levels(x), len(x))
+
+
+def _mixed(target: "OfClass | OfMoment | OfModality", said: Said) -> Float[Tensor, "b o"]:
+    """The outputs of the task as they are answered from: the evidence of each source as much as it counts."""
+    if not target.mixing or said.whole is None:
+        return said.answers[target.task]
+    network = target.network
+    members = subsets.beside(network.sources, network.subsets[target.part])[1:]
+    masks = [torch.from_numpy(network.subsets[one])[None] for one in members]
+    every = [said.answers, *(network.from_some(said, target.covariates, mask) for mask in masks)]
+    each = [weight * answers[target.task] for weight, answers in zip(target.mixing, every, strict=True)]
+    return torch.stack(each).sum(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +143,8 @@ class OfModality:
     times: Tensor
     which: int
     covariates: Tensor | None = None
+    part: str = ""
+    mixing: tuple[float, ...] = ()
 
     @property
     def dims(self) -> int:
@@ -144,7 +168,7 @@ class OfModality:
         this = self.network.moments(levels[-1], cases, self.pooling)
         others, first = self.others.expand(cases, -1, -1), self.which * this.shape[1]
         moments = torch.cat([others[:, :first], this, others[:, first + this.shape[1] :]], 1)
-        return self.network.along(moments, self.times, self.covariates).answers[self.task]
+        return _mixed(self, self.network.along(moments, self.times, self.covariates))
 
     def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
         """:func:`osler.explanations.log_odds`."""
@@ -195,7 +219,7 @@ class Asked:
         inputs: the normalised image, or the part of it that is looked at, ``(1, t, c, d, h, w)`` for each network.
         to_image: from a map ``(d, h, w)`` on the networks' grid to one on the image as it was read.
         place: where the finding lies, in words; empty for a class of the whole image.
-        frame: the moment of the image that is looked at; ``None`` where it is the mean over all of them.
+        frame: the moment that is looked at, by its number in its sequence; ``None`` where it is the mean of all.
         source: the part of the sources that is answered from, see :func:`osler.subsets.of`.
         modality: of several images the one that is looked at; else empty.
     """
@@ -272,21 +296,25 @@ def _of_class(made: Model, case: Case, finding: Finding | None) -> Asked:
         number = int((answered.decision if exclusive else answered.probability)[task][0].argmax())
     with torch.no_grad():
         inputs = [network.normalise(torch.from_numpy(pixels).to(_device(network))) for network in made.networks]
-    source, *_ = modalities.rests_on(made, image, None if known is None else known[0].numpy())
+    part, *_ = modalities.rests_on(made, image, None if known is None else known[0].numpy())
+    weights = diagnosis.mixing(made, task, part)
+    mixed = part, tuple(weights.tolist()) if len(weights) > 1 else ()
     if image.together:
-        return _of_modality(made, image, (task, number), inputs, times, known, source)
+        return _of_modality(made, image, (task, number), inputs, (times, known), mixed)
     where = grid.fit(image, made.recipe.image)
     name, back = made.tasks[task].question.classes[number], partial(to_image, where=where)
     moment = _decisive(made, inputs, times)
     if moment is None:
-        targets = [OfClass(network.eval(), task, number, times, known) for network in made.networks]
-        return Asked(made, task, name, targets, inputs, back, source=source)
+        targets = [OfClass(network.eval(), task, number, times, known, *mixed) for network in made.networks]
+        return Asked(made, task, name, targets, inputs, back, source=part)
     alone = [x[:, moment : moment + 1] for x in inputs]
     of_it = [
-        OfMoment(n.eval(), task, number, x, times, moment, known) for n, x in zip(made.networks, inputs, strict=True)
+        OfMoment(n.eval(), task, number, x, times, moment, known, *mixed)
+        for n, x in zip(made.networks, inputs, strict=True)
     ]
-    frame = int(data.moments_of(image, made.recipe.image)[moment])
-    return Asked(made, task, name, of_it, alone, back, f"at moment {frame + 1}", frame, source)
+    place = int(data.moments_of(image, made.recipe.image)[moment])
+    frame = image.numbers[place] if image.numbers else place
+    return Asked(made, task, name, of_it, alone, back, f"at moment {frame + 1}", frame, part)
 
 
 def _of_modality(
@@ -294,12 +322,11 @@ def _of_modality(
     image: Image,
     asked: tuple[str, int],
     inputs: Sequence[Tensor],
-    times: Tensor,
-    known: Tensor | None,
-    source: str,
+    beside: tuple[Tensor, Tensor | None],
+    mixed: tuple[str, tuple[float, ...]],
 ) -> Asked:
     """The image without which the evidence is least, beside the others as they are."""
-    (task, number), plan = asked, made.recipe.image
+    (task, number), (times, known), plan = asked, beside, made.recipe.image
     there = [s for s, each in enumerate(image.together) if each is not None]
     left = dict.fromkeys(there, 0.0)
     for network, x in zip(made.networks, inputs, strict=True):
@@ -313,12 +340,13 @@ def _of_modality(
     each = image.together[which]
     assert each is not None
     targets = [
-        OfModality(n, task, number, x, times, which, known) for n, x in zip(made.networks, inputs, strict=True)
+        OfModality(n, task, number, x, times, which, known, *mixed)
+        for n, x in zip(made.networks, inputs, strict=True)
     ]
     shown = [x[:, which * plan.frames : (which + 1) * plan.frames] for x in inputs]
     back, called = partial(to_image, where=grid.fit(each, plan)), plan.modalities[which]
     name = made.tasks[task].question.classes[number]
-    return Asked(made, task, name, targets, shown, back, f"in {called}", source=source, modality=called)
+    return Asked(made, task, name, targets, shown, back, f"in {called}", source=mixed[0], modality=called)
 
 
 def _decisive(made: Model, inputs: Sequence[Tensor], times: Tensor) -> int | None:
@@ -370,7 +398,7 @@ def _of_place(made: Model, image: Image, finding: Finding) -> Asked:
     def to_image(heat: Heat) -> Heat:
         full = np.zeros(whole.shape[1:], np.float32)
         full[window] = heat
-        inside = full[tuple(slice(a, a + n) for a, n in zip(shift, where.size, strict=True))]
+        inside = full[tuple(slice(a, a + n) for a, n in zip(shift, where.whole or where.size, strict=True))]
         return np.asarray(where.back(inside[None])[0].clip(0, 1), np.float32)
 
     targets = [OfPlace(network.eval(), local) for network in made.networks]
@@ -395,7 +423,7 @@ def _in_window(
     else:
         full = np.zeros(whole, np.uint8)
         there = where.labels_to(finding.mask.within(where.original).astype(np.uint8))
-        full[tuple(slice(a, a + n) for a, n in zip(shift, where.size, strict=True))] = there
+        full[tuple(slice(a, a + n) for a, n in zip(shift, where.whole or where.size, strict=True))] = there
         inside = full[tuple(slice(a, a + n) for a, n in zip(start, patch, strict=True))] > 0
         if not inside.any():
             # It is thinner than a pixel of the working grid.

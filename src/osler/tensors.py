@@ -24,12 +24,17 @@ def content_hash(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> st
     return digest.hexdigest()
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """A safetensors file that is there whole or not at all, even if the machine stops in between."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str], mode: int = 0o644) -> None:
+    """A safetensors file that is there whole or not at all, even if the machine stops in between.
+
+    ``mode`` says who may read it, from its first byte on.
+    """
     part = path.with_name(path.name + ".part")
     try:
+        part.unlink(missing_ok=True)
+        part.touch(mode)
         save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, part, dict(header))
-        part.chmod(0o644)
+        part.chmod(mode)
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)

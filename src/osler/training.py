@@ -95,7 +95,7 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     loaded = data.load(found.entries, plan.image, None, out / "pixels", tuple(plan.tasks.values()))
     say_problems(loaded.problems, say)
     digest = cohort.digest(loaded.entries, loaded.digests)
-    same_pixels(out, digest + covariates.digest(plan.covariates, loaded.entries))
+    same_pixels(out, digest + covariates.digest(plan.covariates, loaded.entries) + data.times_digest(loaded))
     done = _finished(out)
     if done is not None:
         store.remove(out / "pixels")
@@ -154,6 +154,10 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
         parts = [[(e.id, e.patient, s.moments) for e in c.entries for s in samples.get(e.id, [])] for *_, c in pairs]
         of_places, card["places"], answers_of = where.calibrate(networks, parts, plan)
         fitted |= of_places
+        more = where.notes(card["places"])
+        notes = [*notes, *more]
+        for note in more:
+            say(note)
         if plan.linked:
             order = [e.id for _, _, c in (pairs if plan.training.folds else pairs[:1]) for e in c.entries]
             fitted["concordance"] = _concordance(tasks, fitted, held, (order, answers_of), plan)
@@ -232,7 +236,8 @@ def same_pixels(out: Path, digest: str) -> None:
     """
     path = out / "cohort.sha256"
     if path.exists() and path.read_text(encoding="utf-8").strip() != digest:
-        raise Problem("this run began with other images, labels or covariates", path=out, fix="give another --out")
+        what = "this run began with other images, labels, covariates or times"
+        raise Problem(what, path=out, fix="give another --out")
     write_text(path, digest + "\n")
 
 
@@ -351,8 +356,7 @@ def _write_table(
     rows = np.array([row for row, _ in cases], np.intp)
     tensors = {"covariates": torch.from_numpy(persons[rows]), "fold": torch.tensor([fold for _, fold in cases])}
     tensors |= {f"target.{name}": torch.from_numpy(values[rows]) for name, values in targets.items()}
-    model.write_tensors(path, tensors, {"format": "osler-covariates"})
-    path.chmod(0o600)
+    model.write_tensors(path, tensors, {"format": "osler-covariates"}, 0o600)
 
 
 def _write_splits(

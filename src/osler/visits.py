@@ -15,6 +15,9 @@ Unit = Literal["seconds", "minutes", "hours", "days", "weeks", "years"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 # A year is that of Julius Caesar, 365.25 days.
 _SECONDS = dict(zip(UNITS, (1.0, 60.0, 3600.0, 86400.0, 604800.0, 31557600.0), strict=True))
+_AGES = 1000 * _SECONDS["years"]
+# Dates, and dates with times, without anything between their parts, by their length.
+_COMPACT = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def gathered(
 
     Args:
         data: the table.
-        case, time: columns; times are numbers, or dates and times as in ISO 8601.
+        case, time: columns; times are numbers, or dates and times as in ISO 8601 (2026-01-31, 20260131).
         images: columns that say where pixels are: rows of one case with one time and one image are copies.
         same: columns that visits of one case may not differ in (patient, split).
         unit: of numbers.
@@ -65,6 +68,7 @@ def gathered(
     of: dict[CaseId, list[tuple[float, Row]]] = {}
     problems: list[Problem] = []
     copies = together = 0
+    apart: dict[str, None] = {}
     for name, some in rows.items():
         if len(some) == 1 or not name:
             kept += some
@@ -79,7 +83,8 @@ def gathered(
         problems += left
         different: dict[tuple[float, ...] | tuple[float | str, ...], tuple[float, Row]] = {}
         for second, row in timed:
-            different.setdefault((second, *(row[column] for column in images)), (second, row))
+            _, first = different.setdefault((second, *(row[column] for column in images)), (second, row))
+            apart |= dict.fromkeys(column for column in data.columns if row[column] != first[column])
         copies += len(timed) - len(different)
         timed = list(different.values())
         together += len(timed) - len({second for second, _ in timed})
@@ -87,7 +92,8 @@ def gathered(
         if len(timed) > 1:
             of[name] = [(second - timed[0][0], row) for second, row in timed]
     notes = [f"{len(of)} cases are series of visits: their labels and covariates are those of the last visit."]
-    notes += [f"{copies} rows that repeat an image at the same time were left out."] if copies else []
+    differ = f"; of those that differ in {', '.join(apart)} the first one counts" if apart else ""
+    notes += [f"{copies} rows that repeat an image at the same time were left out{differ}."] if copies else []
     notes += [f"{together} visits have the time of another one: they were taken in the order of the table."] * bool(
         together
     )
@@ -152,12 +158,21 @@ def _second(cell: str, factor: float) -> float | tuple[float] | None:
     try:
         number = float(cell)
     except ValueError:
-        try:
-            stamp = datetime.fromisoformat(cell)
-        except ValueError:
-            return None
-        return ((stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp(),)
-    return number * factor if math.isfinite(number) else None
+        return _date(cell)
+    if not math.isfinite(number):
+        return None
+    # Nobody lives for a thousand years: 20260131 is a day, also where a table keeps whole numbers as 20260131.0.
+    dated = _date(cell.removesuffix(".0")) if number * factor > _AGES else None
+    return number * factor if dated is None else dated
+
+
+def _date(cell: str) -> tuple[float] | None:
+    try:
+        pattern = _COMPACT.get(len(cell), "") if cell.isdecimal() else ""
+        stamp = datetime.strptime(cell, pattern) if pattern else datetime.fromisoformat(cell)
+    except ValueError:
+        return None
+    return ((stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp(),)
 
 
 def _check_same(data: Table, name: CaseId, rows: Sequence[Row], column: str, missing: frozenset[str]) -> None:

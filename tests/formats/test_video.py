@@ -111,6 +111,15 @@ def test_colour_that_comes_late_is_seen_whatever_moments_are_read(tmp_path):
     assert (two.array == image.array[[0, 4]]).all()
 
 
+@pytest.mark.parametrize("target", ["other.mp4", "list.mp4"])
+def test_what_holds_a_list_of_other_files_opens_none_of_them(tmp_path, target):
+    """FFmpeg knows files by their first bytes: one of these names its neighbour, the other itself."""
+    video.write(Image(loop()), tmp_path / "other.mp4")
+    (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile {target}\n")
+    with pytest.raises(Problem, match="no MP4, MOV or AVI"):
+        read(tmp_path / "list.mp4")
+
+
 @pytest.mark.parametrize("moments", [1, 2, 5, 12, 40])
 @pytest.mark.parametrize("name", ["a.avi", "a.mp4"])
 def test_some_moments_are_those_of_all(tmp_path, name, moments):

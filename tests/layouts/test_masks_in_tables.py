@@ -62,6 +62,7 @@ def test_a_column_of_masks(folder):
     assert findings(listing, 2, "mask") == []
     assert [cohort.label_of(entry, listing.questions[1]) for entry in listing.entries] == ["outlined", "outlined", ""]
     assert all(not entry.metadata for entry in listing.entries)
+    assert not any("some classes of mask" in note for note in listing.notes)
 
 
 def test_a_column_for_each_class_and_a_blank_one(folder):

@@ -96,8 +96,14 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     import av
     from av.stream import Disposition
 
-    # FFmpeg takes some names for addresses: a path is one only after its protocol.
-    with av.open(f"file:{path.resolve()}", options={"protocol_whitelist": "file"}) as container:
+    # FFmpeg takes some names for addresses: a path is one only after its protocol. By its first bytes it would also
+    # take a file for a list of others, which it then opens.
+    only = {"protocol_whitelist": "file", "format_whitelist": "mov,avi"}
+    try:
+        opened = av.open(f"file:{path.resolve()}", options=only)
+    except av.ArgumentError as error:
+        raise Problem("this is no MP4, MOV or AVI, whatever it is called", fix="convert it to one of them") from error
+    with opened as container:
         moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not moving:
             raise Problem("the file holds no video, only other streams", fix="give a video")

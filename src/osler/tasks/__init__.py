@@ -49,8 +49,11 @@ class Dense(ABC):
         """Where each class is, 0 to 1, on a map of any resolution; gradients flow through it."""
         raise NotImplementedError
 
-    def gated(self, outputs: Any, gate: Float[Tensor, "b o ..."]) -> Any:
-        """The outputs after what others say: ``gate`` holds :attr:`gates` channels of log-odds to be added."""
+    def gated(self, outputs: Any, gate: Float[Tensor, "b o ..."], *, draft: bool) -> Any:
+        """The outputs after what others say: ``gate`` holds :attr:`gates` channels of log-odds to be added.
+
+        ``draft``: the outputs as they were are kept beside them, for a loss of their own.
+        """
         raise NotImplementedError
 
     @abstractmethod

@@ -131,10 +131,10 @@ class Segmentation(Dense):
         return raw.sigmoid() if self.regions else raw.softmax(1)[:, 1:]
 
     def gated(
-        self, outputs: Sequence[Float[Tensor, "b o ..."]], gate: Float[Tensor, "b o ..."]
+        self, outputs: Sequence[Float[Tensor, "b o ..."]], gate: Float[Tensor, "b o ..."], *, draft: bool
     ) -> list[Float[Tensor, "b o ..."]]:
-        """The corrected finest map, and while training the draft after it, which keeps a loss of its own."""
-        return [outputs[0] + gate, *(outputs if len(outputs) > 1 else ())]
+        """The corrected finest map, and the draft after it where it is to keep a loss of its own."""
+        return [outputs[0] + gate, *(outputs if draft else ())]
 
     def log_odds(self, outputs: Sequence[Float[Tensor, "b o *size"]], finding: Finding) -> Float[Tensor, " b"]:
         """Of its class or region, the mean over the pixels of its mask (Vinogradova et al., 2020)."""

@@ -141,7 +141,7 @@ def test_the_tree_of_the_architecture_is_whole() -> None:
     assert sorted(listed) == sorted(there)
 
 
-VARIANTS = ["backbones", "poolings", "sequences", "fusion", "transforms", "explanations", "tasks"]
+VARIANTS = ["backbones", "poolings", "sequences", "fusion", "transforms", "explanations", "tasks", "preparations"]
 
 
 @pytest.mark.parametrize("folder", VARIANTS)

@@ -17,6 +17,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from osler.problem import Problem
 
@@ -68,6 +72,12 @@ def key(path: Path) -> str:
         first, stat = file.read(4096), os.fstat(file.fileno())
     told = f"2|{stat.st_dev}|{stat.st_ino}|{stat.st_size}|{stat.st_mtime_ns}|".encode()
     return hashlib.sha256(told + first).hexdigest()[:40]
+
+
+def content_key(what: str, array: NDArray[Any]) -> str:
+    """A name for what is computed of an array: made of its numbers, and of how it is computed."""
+    told = f"{what}|{array.shape}|{array.dtype.str}".encode()
+    return hashlib.sha256(told + np.ascontiguousarray(array).tobytes()).hexdigest()[:40]
 
 
 def find(name: str) -> Path | None:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import formats, grid, layouts, outlines, store
+from osler import formats, grid, layouts, outlines, preparations, store
 from osler.case import Case, Entry, Moment, Question
 from osler.image import Image, evenly
 from osler.inspections import duplicates, plane
+from osler.preparations import Prepared
 from osler.problem import Problem
 from osler.recipe import ImagePlan
 from osler.store import Pixels
@@ -138,13 +139,30 @@ def prepare(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
     if image.visits:
         alone = [prepare(visit, replace(plan, frames=1))[0] for visit in image.visits]
         return np.stack([alone[moment] for moment in moments_of(image, plan)])
-    array = image.array
-    if image.frames != plan.frames:
-        array = array[moments_of(image, plan)]
-    moved = Image(with_channels(array, plan.channels), image.geometry)
-    flat = grid.fit(image, plan).to(moved).array.astype(np.float32, copy=False)
+    ready = made_ready(image, plan).image
+    array = ready.array
+    if ready.frames != plan.frames:
+        array = array[moments_of(ready, plan)]
+    moved = Image(with_channels(array, plan.channels), ready.geometry)
+    flat = grid.fit(ready, plan).to(moved).array.astype(np.float32, copy=False)
     require_numbers(flat)
     return np.ascontiguousarray(flat)
+
+
+def made_ready(image: Image, plan: ImagePlan, moments: int | None = None) -> Prepared:
+    """The image after ``plan.prepare``, in the moments that the network is given, or in so many of them.
+
+    Of a series of visits or of several modalities, which are made ready one by one, it is the last.
+
+    Raises:
+        Problem: values that are not finite, or a library that is needed is not installed.
+    """
+    if image.visits or image.together:
+        each = [made_ready(one, plan) for one in (*image.visits, *image.together) if one is not None]
+        return replace(each[-1], said=tuple(dict.fromkeys(line for one in each for line in one.said)))
+    if plan.prepare:
+        require_numbers(image.array)
+    return preparations.prepared(image, plan.prepare, moments or plan.frames)
 
 
 def moments_of(image: Image, plan: ImagePlan) -> NDArray[np.int64]:

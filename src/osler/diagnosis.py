@@ -252,6 +252,8 @@ def conclude(
     limit = float(made.calibration["novelty.threshold"][0]) if "novelty.threshold" in made.calibration else None
     reasons, checked = _checks(made, image, float(answered.score[row]), limit)
     columns = made.recipe.covariates.columns
+    if made.recipe.image.prepare:
+        checked += data.made_ready(image, made.recipe.image).said
     if person is not None and columns:
         checked += person.checked
     source, rests_on, doubts = modalities.rests_on(made, image, None if person is None else person.row)

@@ -1,4 +1,4 @@
-"""Which augmentations are planned for which kind of machine, and why."""
+"""Which augmentations and preparations are planned for which kind of machine, and why."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,6 +39,35 @@ EVIDENCE = {
     "DX": _RADIOGRAPHS,
     "MG": _RADIOGRAPHS,
 }
+
+
+_FIELD = (
+    ("collimation",),
+    ("the edge of the field is set by hand and tells rooms apart; MONOCHROME1 is inverted where a file is read"),
+)
+# What is done to the images of each before they are resized.
+PREPARATIONS: dict[str, tuple[tuple[str, ...], str]] = {
+    "MR": (
+        ("foreground",),
+        "there is no unit, and how much air lies around a body is chance; n4 is not planned: it takes 1 to 3 seconds "
+        "a volume (benchmarks/preparation.py) and may take slow anatomy for the coil's",
+    ),
+    "CT": ((), "Hounsfield units mean the same on every scanner; image.intensity clips them to a window"),
+    "US": (
+        ("sector",),
+        "text and marks beside the sector say nothing of the patient; grey values are decibels, a logarithm already, "
+        "so that mean and deviation suit them",
+    ),
+    "CR": _FIELD,
+    "DX": _FIELD,
+    "MG": _FIELD,
+}
+
+
+def preparations(modality: str, channels: int) -> tuple[tuple[str, ...], str]:
+    """Files of ``preparations`` that are planned for this modality, and why."""
+    colour = "colour stays as it was read" if channels == 3 else "unknown machine: nothing is taken away"
+    return PREPARATIONS.get(modality, ((), colour))
 
 
 def decide(seen: Sequence[str], stated: str) -> tuple[str, str]:

@@ -229,6 +229,7 @@ def _plan_pixels(base: dict[str, Any], why: dict[str, str], found: planning.Fing
     why["image.frames"] = "each moment is looked at alone"
     why["image.fit"] = "of the whole image, for the novelty gate"
     image["modality"], why["image.modality"] = modality.decide(found.modalities, cohort.modality)
+    image["prepare"], why["image.prepare"] = [], "places are asked in images as they were read, so nothing is cropped"
     if "HU" in found.units:
         image["intensity"], why["image.intensity"] = "window", "Hounsfield units"
     elif found.modalities or found.dtypes != ("uint8",) or found.size[0] > 1:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_type_hints
 
 import pydantic
 
-from osler import catalog, subsets
+from osler import catalog, preparations, subsets
 from osler.case import Modality, Question
 from osler.problem import Problem
 
@@ -32,9 +32,11 @@ class ImagePlan:
         intensity: ``cohort``: mean and standard deviation of the training images; ``image``: each image's own
             (scanners without a common scale); ``window``: clipped to the 0.5 and 99.5 percentiles of the
             training images, then as ``cohort`` (CT; Isensee 2021).
-        modality: DICOM's code; decides which augmentations are planned. Empty where it is unknown or mixed.
+        modality: DICOM's code; decides which augmentations and preparations are planned. Empty where it is unknown or
+            mixed.
         modalities: names of the images of a case that the network is given, as the cohort names them; empty: a case
             has one image, whatever its name.
+        prepare: files of ``preparations``: what is done to an image before it is resized, in this order.
     """
 
     size: tuple[int, int, int]
@@ -45,6 +47,7 @@ class ImagePlan:
     intensity: Literal["cohort", "image", "window"] = "cohort"
     modality: Modality = ""
     modalities: tuple[str, ...] = ()
+    prepare: tuple[str, ...] = ()
 
     @property
     def stacked(self) -> int:
@@ -306,6 +309,7 @@ def build(content: Mapping[str, Any]) -> Recipe:
     for name, given in recipe.augmentation.items():
         options("transforms", name, given)
     _check_values(recipe)
+    _check_preparations(recipe)
     _check_covariates(recipe)
     subsets.check(recipe.image.modalities, covariates=bool(recipe.covariates.columns), dense=recipe.dense)
     return recipe
@@ -376,6 +380,19 @@ def _check_values(recipe: Recipe) -> None:
     _check_questions(recipe)
     if not recipe.tasks:
         raise Problem("the recipe asks nothing", fix="give the cohort labels, or the recipe a [tasks.NAME] table")
+
+
+def _check_preparations(recipe: Recipe) -> None:
+    names = recipe.image.prepare
+    margins = preparations.crops(names)
+    if len(set(names)) < len(names):
+        raise Problem("in the recipe, image.prepare names something twice", fix="name it once")
+    if margins and recipe.dense:
+        raise Problem(
+            f"in the recipe, image.prepare crops ({', '.join(margins)}) beside a task that asks where something is, "
+            "which is answered on the image as it was read",
+            fix="leave it out",
+        )
 
 
 def _check_covariates(recipe: Recipe) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -301,12 +301,11 @@ def _of_class(made: Model, case: Case, finding: Finding | None) -> Asked:
     mixed = part, tuple(weights.tolist()) if len(weights) > 1 else ()
     if image.together:
         return _of_modality(made, image, (task, number), inputs, (times, known), mixed)
-    where = grid.fit(image, made.recipe.image)
-    name, back = made.tasks[task].question.classes[number], partial(to_image, where=where)
+    name = made.tasks[task].question.classes[number]
     moment = _decisive(made, inputs, times)
     if moment is None:
         targets = [OfClass(network.eval(), task, number, times, known, *mixed) for network in made.networks]
-        return Asked(made, task, name, targets, inputs, back, source=part)
+        return Asked(made, task, name, targets, inputs, _back(made, image, -1), source=part)
     alone = [x[:, moment : moment + 1] for x in inputs]
     of_it = [
         OfMoment(n.eval(), task, number, x, times, moment, known, *mixed)
@@ -314,6 +313,7 @@ def _of_class(made: Model, case: Case, finding: Finding | None) -> Asked:
     ]
     place = int(data.moments_of(image, made.recipe.image)[moment])
     frame = image.numbers[place] if image.numbers else place
+    back = _back(made, image, place)
     return Asked(made, task, name, of_it, alone, back, f"at moment {frame + 1}", frame, part)
 
 
@@ -344,7 +344,7 @@ def _of_modality(
         for n, x in zip(made.networks, inputs, strict=True)
     ]
     shown = [x[:, which * plan.frames : (which + 1) * plan.frames] for x in inputs]
-    back, called = partial(to_image, where=grid.fit(each, plan)), plan.modalities[which]
+    back, called = _back(made, each, -1), plan.modalities[which]
     name = made.tasks[task].question.classes[number]
     return Asked(made, task, name, targets, shown, back, f"in {called}", source=mixed[0], modality=called)
 
@@ -362,6 +362,19 @@ def _decisive(made: Model, inputs: Sequence[Tensor], times: Tensor) -> int | Non
         return None
     mean = torch.stack([share[0].cpu() for share in shares if share is not None]).mean(0)
     return int(mean.argmax()) if float(mean.max()) >= MOST else None
+
+
+def _back(made: Model, image: Image, frame: int) -> Callable[[Heat], Heat]:
+    """The way of a map from the network's grid to the image as it was read; nothing lies where it was cropped."""
+    shown = image.visits[frame] if image.visits else image
+    ready = data.made_ready(shown, made.recipe.image)
+    where = grid.fit(ready.image, made.recipe.image)
+
+    def back(heat: Heat) -> Heat:
+        found = ready.back(to_image(heat, where), shown.size)
+        return np.asarray(Image(found[None, None]).resample(image.size).array[0, 0], np.float32)
+
+    return back
 
 
 def to_image(heat: Heat, where: Grid) -> Heat:

@@ -89,6 +89,7 @@ def on_grid(image: Image, plan: Recipe) -> tuple[Grid, NDArray[np.float32]]:
         what = "the visits of this case differ in size, and what asks where something is needs one grid"
         raise Problem(what, fix="give each visit a case of its own")
     where = grid.find(image, plan)
+    image = data.made_ready(image, plan.image, image.frames).image
     image = replace(image, array=data.with_channels(image.array, plan.image.channels))
     if plan.image.intensity == "image" and not plan.linked:
         image = grid.standardised(image)

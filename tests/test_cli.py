@@ -176,9 +176,9 @@ def test_disk_full(
     """The checkpoint cannot be written: one sentence, nothing half-written, and the same command goes on later."""
     import errno
 
-    from osler import model
+    from osler import tensors as files
 
-    saved = model.save_file
+    saved = files.save_file
 
     def full(tensors: object, path: Path, header: object) -> None:
         Path(path).write_bytes(b"half")
@@ -192,10 +192,10 @@ def test_disk_full(
         *(w for w in SMALL if "width" not in w),
         "network.options.width=4",
     ]
-    monkeypatch.setattr(model, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     refused(capsys, words, "No space left", "free some space")
     assert not list((tmp_path / "r").rglob("*.part")) and not list((tmp_path / "r").rglob("*.safetensors"))
-    monkeypatch.setattr(model, "save_file", saved)
+    monkeypatch.setattr(files, "save_file", saved)
     assert call(words) == 0
 
 

@@ -40,6 +40,7 @@ def outside_code(page: Path) -> str:
         "tutorial-detection.md",
         "tutorial-linked.md",
         "tutorial-person.md",
+        "tutorial-modalities.md",
     ],
 )
 def test_the_tutorials_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

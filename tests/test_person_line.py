@@ -17,6 +17,7 @@ from osler import (
     data,
     diagnoses,
     diagnosis,
+    draws,
     evaluation,
     explanation,
     fitting,
@@ -25,6 +26,7 @@ from osler import (
     phantom,
     recipe,
     sources,
+    tensors,
     training,
 )
 from osler.case import Entry, Question
@@ -249,14 +251,14 @@ def test_the_covariates_of_training_cases_are_private_from_the_first_byte_on(
 ) -> None:
     assert (run / "covariates.safetensors").stat().st_mode & 0o777 == 0o600
     assert (run / "model.safetensors").stat().st_mode & 0o777 == 0o644
-    wrote, modes = model.save_file, []
+    wrote, modes = tensors.save_file, []
 
     def watched(tensors: dict[str, torch.Tensor], path: Path, header: dict[str, str]) -> None:
         modes.append(path.stat().st_mode & 0o777)
         wrote(tensors, path, header)
         modes.append(path.stat().st_mode & 0o777)
 
-    monkeypatch.setattr(model, "save_file", watched)
+    monkeypatch.setattr(tensors, "save_file", watched)
     plan = recipe.build({"image": {"size": [1, 8, 8]}, "tasks": {"l": {"kind": "multiclass", "classes": ["a", "b"]}}})
     known = {"a": 0}, np.zeros((1, 1), np.float32), {"l": np.zeros((1, 1), np.float32)}
     pairs = [(Training((Entry("a", "a", {}),)), Validation(()), Calibration(()))]
@@ -330,9 +332,9 @@ def test_each_source_is_asked_alone_so_that_none_is_left_out() -> None:
     def alone(answers: dict[str, torch.Tensor]) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(answers["label"], target["label"][:, 0].long())
 
-    parts = [alone(network(x, None, known)), *(alone(one) for one in network.alone(said.whole, known).values())]
+    parts = [alone(one) for one in network.from_parts(said, known).values()]
     assert parts[1].item() == pytest.approx(alone(network(x)).item())
-    found = fitting.loss_of(network, said, known, target, plan)
+    found = fitting.loss_of(network, said, known, target, plan, draws.keys(0, np.arange(3)))
     assert found.item() == pytest.approx(torch.stack(parts).mean().item(), rel=1e-6)
 
 

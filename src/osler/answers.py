@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from osler import calibration, covariates, data, diagnosis, model, novelty
+from osler import calibration, covariates, data, diagnosis, modalities, model, novelty, subsets
 from osler.case import Diagnosis, Entry
 from osler.cohort import Cohort, Test
 from osler.diagnosis import Answered
@@ -33,7 +34,8 @@ class Answers:
         abstained: ``(n,)``.
         reasons: a text each, empty where it did not abstain.
         seconds: wall time a case, reading included; None where nothing was run.
-        alone: of a model with covariates, what it said by the ``image`` alone, and by the ``covariates`` alone.
+        alone: what it said by every part of its sources (``Network.subsets``), where there are several.
+        there: which of them each case has, ``(n, s)``.
         known: of such a model, the covariates ``(n, k)`` (see ``osler.covariates``).
         fold: of each case, that whose network had not seen it; None where cases are none of the run's own.
     """
@@ -47,6 +49,7 @@ class Answers:
     alone: Mapping[str, Answered] = field(default_factory=dict)
     known: NDArray[np.float32] | None = None
     fold: NDArray[np.int64] | None = None
+    there: NDArray[np.bool_] | None = None
 
 
 def answer_all(
@@ -71,6 +74,7 @@ def answer_all(
     pieces: list[dict[str, Answered]] = []
     about: list[covariates.Encoded] = []
     columns = made.recipe.covariates
+    there: list[NDArray[np.bool_]] = []
     known = unread = 0
     began = last = time.monotonic()
     for start in range(0, len(part.entries), CHUNK):
@@ -78,7 +82,7 @@ def answer_all(
         pixels, times = [], []
         for entry in part.entries[start : start + CHUNK]:
             try:
-                image = data.the_image(data.read_case(entry, moments=made.recipe.moments))
+                image = data.the_image(data.read_case(entry, moments=made.recipe.moments), made.recipe.image)
                 digest = data.pixel_digest(image, made.recipe.moments)
                 if int(digest[:15], 16) in seen:
                     known += 1
@@ -95,6 +99,7 @@ def answer_all(
             rows = np.stack([person.row for *_, person in ready]) if columns.columns else None
             answered = diagnosis.answer_each(made, np.stack(pixels), times=np.stack(times), known=rows)
             pieces.append(answered)
+            there.append(subsets.present(len(ready), len(modalities.images(made)), np.stack(times), rows))
             for row, (entry, image, digest, person) in enumerate(ready):
                 kept.append(entry)
                 digests.append(digest)
@@ -112,8 +117,9 @@ def answer_all(
     joined = {source: _concatenate([piece[source] for piece in pieces]) for source in pieces[0]}
     persons = np.stack([person.row for person in about]) if columns.columns else None
     found = Answers(
-        tuple(kept), tuple(digests), joined.pop(""), abstained, reasons, seconds, alone=joined, known=persons
-    )
+        tuple(kept), tuple(digests), joined.pop(""), abstained, reasons, seconds, alone=joined, known=persons,
+        there=np.concatenate(there),
+    )  # fmt: skip
     return found, known, unread
 
 
@@ -137,6 +143,10 @@ def out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answer
     if not path.exists():
         raise Problem("this run has no out-of-fold answers", path=run, fix="train with folds=5")
     _, held = model.read_tensors(path)
+    if "there" not in held:
+        # A run of before: of its cases an image is there, and of some something is known of the person.
+        image = torch.ones(len(held["digest"]), 1, dtype=torch.bool)
+        held["there"] = torch.cat([image, held["known"][:, None]], 1) if "known" in held else image
     # Asked as in training: what asks where something is has read, and counted, every moment.
     small, asked = replace(made.recipe.image, size=(1, 1, 1), fit="stretch"), tuple(made.recipe.tasks.values())
     loaded = data.load(found.entries, small, questions=asked)
@@ -149,11 +159,10 @@ def out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answer
     fold = held["fold"].numpy()
     patients = np.array([e.patient for e, _, _ in pairs])
     answered = _folded(made, (held, rows, patients))
-    alone: dict[str, Answered] = {}
-    if "known" in held:
-        alone = {source: _folded(made, (held, rows, patients), source) for source in model.ALONE}
-        # Where nothing is known of the person, the image alone answers, here as everywhere.
-        answered = diagnosis.merged(answered, alone["image"], held["known"].numpy()[rows])
+    parts = made.networks[0].subsets
+    alone = {source: _folded(made, (held, rows, patients), source) for source in parts if source}
+    there = np.asarray(held["there"].numpy()[rows], bool)
+    answered = diagnosis.by_what_is_there({"": answered, **alone}, there, parts)
     limit = np.zeros(len(rows))
     for k in np.unique(fold):
         others = held["novelty"].numpy()[fold != k]
@@ -171,7 +180,16 @@ def out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answer
     columns = made.recipe.covariates
     persons = covariates.table(columns, entries) if columns.columns else None
     found_all = Answers(
-        entries, digests, answered, abstained, ("",) * len(entries), None, alone, persons, np.asarray(fold[rows])
+        entries,
+        digests,
+        answered,
+        abstained,
+        ("",) * len(entries),
+        None,
+        alone,
+        persons,
+        np.asarray(fold[rows]),
+        there,
     )
     return found_all, notes
 
@@ -182,13 +200,13 @@ def _folded(
     """Answers of rows of the stored outputs, each calibrated on the other folds; ``source``: by what alone."""
     held, rows, patients = stored
     fold = held["fold"].numpy()
-    known = held["known"].numpy()[rows] if "known" in held and source != "image" else None
+    network = made.networks[0]
+    beside = subsets.beside(network.sources, network.subsets[source])
+    complete = np.asarray(held["there"].numpy()[rows][:, network.subsets[source]].all(1), bool)
     answered = Answered({}, {}, {}, {}, {}, held["novelty"].numpy()[rows], np.full(len(rows), np.nan))
     for name, task in made.tasks.items():
         outputs = held[calibration.key(source, f"outputs.{name}")].numpy()[rows]
-        every = [outputs]
-        if known is not None and not source:
-            every += [held[calibration.key(one, f"outputs.{name}")].numpy()[rows] for one in model.ALONE]
+        every = [held[calibration.key(one, f"outputs.{name}")].numpy()[rows] for one in beside]
         target = held[f"target.{name}"].numpy()[rows]
         size = (len(rows), len(task.question.classes))
         p, low, high = np.zeros(size), np.zeros(size), np.zeros(size)
@@ -196,8 +214,7 @@ def _folded(
         for k in np.unique(fold):
             inside = fold[rows] == k
             others = np.flatnonzero(~inside)
-            of_them = None if known is None else known[others]
-            others = others[calibration.rows_for(task, target[others], of_them)]
+            others = others[calibration.rows_for(task, target[others], complete[others])]
             if len(every) > 1:
                 weights = calibration.mixing(task, [each[others] for each in every], target[others])
                 outputs = np.tensordot(weights, np.stack(every), 1)
@@ -223,7 +240,10 @@ def only(answers: Answers, rows: NDArray[np.bool_]) -> Answers:
     known = None if answers.known is None else answers.known[rows]
     fold = None if answers.fold is None else answers.fold[rows]
     answered = _rows(answers.answered, rows)
-    return Answers(entries, digests, answered, answers.abstained[rows], reasons, answers.seconds, alone, known, fold)
+    there = None if answers.there is None else answers.there[rows]
+    return Answers(
+        entries, digests, answered, answers.abstained[rows], reasons, answers.seconds, alone, known, fold, there
+    )
 
 
 def _rows(answered: Answered, rows: NDArray[np.bool_]) -> Answered:

@@ -67,31 +67,30 @@ def _scaling(task: Classification, outputs: Array, target: Array, with_bias: boo
 
 
 def key(source: str, name: str) -> str:
-    """The name of what belongs to the answers by one source alone (``image``, ``covariates``); empty is by all."""
+    """The name of what belongs to the answers by a part of the sources (``osler.subsets``); empty is by all."""
     return f"{source}.{name}" if source else name
 
 
 def mixing(task: Classification, outputs: Sequence[Array], target: Array) -> Array:
-    """How much the answers by all that is known, by the image alone and by the covariates alone count, ``(3,)``.
+    """How much the answers by several sources together and by each of them alone count, ``(1 + sources,)``.
 
-    A network that is trained on both leans on the source that it learns soonest (Wu 2022, arXiv:2202.05306) and may
-    then be worse by both than by one of them. So the evidence is weighed once more on cases that it was not trained
-    on (Wolpert 1992): ``w_1 both + w_2 image + w_3 covariates``, no weight below 0, of least loss with a pull to the
-    answer by both as it is. Each is first brought to its own scale: what was learned late says little too softly.
-    Where the sources are independent within a class, ``image + covariates`` is right. The weights of a number sum
-    to 1.
+    A network that is trained on several leans on the source that it learns soonest (Wu 2022, arXiv:2202.05306) and
+    may then be worse by all than by one of them. So the evidence is weighed once more on cases that it was not
+    trained on (Wolpert 1992): ``w_1 all + w_2 first + w_3 second + ...``, no weight below 0, of least loss with a
+    pull to the answer by all as it is. Each is first brought to its own scale: what was learned late says little too
+    softly. Where the sources are independent within a class, their sum is right. The weights of a number sum to 1.
 
     Args:
         task: what is asked.
-        outputs: three times ``(n, o)`` raw, of cases the networks were not trained on.
+        outputs: by all and by each alone, ``(n, o)`` raw, of cases the networks were not trained on.
         target: ``(n, t)``, NaN unknown.
     """
     rows = known_rows(task, target)
     given, wanted = np.stack([each[rows] for each in outputs]), target[rows]
-    alone = np.array([1.0, 0.0, 0.0])
+    count, size = len(given), given.shape[2]
+    alone: Array = np.eye(count)[0]
     if len(wanted) < 20:
         return alone
-    size = given.shape[2]
     if task.question.kind == "regression":
         scale = float(wanted.var()) or 1.0
 
@@ -100,7 +99,7 @@ def mixing(task: Classification, outputs: Sequence[Array], target: Array) -> Arr
             return float(np.square(mixed - wanted).mean() / scale + np.square(x).sum() / len(wanted))
 
         rest = {"type": "ineq", "fun": lambda x: 1 - x.sum()}
-        found = minimize(off, np.zeros(2), method="SLSQP", bounds=[(0, 1)] * 2, constraints=rest).x.clip(0)
+        found = minimize(off, alone[1:], method="SLSQP", bounds=[(0, 1)] * (count - 1), constraints=rest).x.clip(0)
         return np.array([max(0.0, 1 - found.sum()), *found])
 
     with_bias = _least_class(task, wanted) >= 20
@@ -110,11 +109,12 @@ def mixing(task: Classification, outputs: Sequence[Array], target: Array) -> Arr
 
     def loss(x: Array) -> float:
         # The bias is thrown away: it is fitted with the temperature.
-        pull = np.square(x[:3] - alone).sum() / len(wanted)
-        return _loss(task, np.tensordot(x[:3], scaled, 1), wanted, np.concatenate([[0.0], x[3:]])) + float(pull)
+        pull = np.square(x[:count] - alone).sum() / len(wanted)
+        mixed = np.tensordot(x[:count], scaled, 1)
+        return _loss(task, mixed, wanted, np.concatenate([[0.0], x[count:]])) + float(pull)
 
     begin = np.concatenate([alone, np.zeros(size)])
-    best = minimize(loss, begin, method="L-BFGS-B", bounds=[(0, 3)] * 3 + [(-8, 8)] * size).x[:3]
+    best = minimize(loss, begin, method="L-BFGS-B", bounds=[(0, 3)] * count + [(-8, 8)] * size).x[:count]
     return np.asarray((best if best.sum() > 1e-3 else alone) / temperatures)
 
 

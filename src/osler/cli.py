@@ -201,6 +201,7 @@ def diagnose(
     run: Path,
     *inputs: Path,
     out: Path,
+    image: tuple[str, ...] = (),
     covariate: tuple[str, ...] = (),
     method: Literal["auto", "gradcam", "occlusion", "integrated_gradients", "attention", "none"] = "auto",
 ) -> None:
@@ -214,6 +215,9 @@ def diagnose(
         Files, series folders, or folders of files.
     out
         A folder for each case, under a pseudonym; names.csv in it leads back and is private.
+    image
+        An image of the one case of several modalities, as MODALITY=PATH, once for each: --image flair=a.nii.gz
+        --image t1=b.nii.gz. What is missing is left out. Many cases stand in a table: give the cohort.
     covariate
         What is known of the person, as NAME=VALUE, once for each: --covariate age=71 --covariate sex=F. Those of
         many cases stand in a table: give the cohort.
@@ -222,9 +226,9 @@ def diagnose(
     """
     from osler import diagnoses
 
-    if not inputs:
+    if not inputs and not image:
         raise Problem("no input was given", fix="name at least one file or folder")
-    done, failed = diagnoses.diagnose_paths(run, inputs, out, method=method, known=covariate, say=_say)
+    done, failed = diagnoses.diagnose_paths(run, inputs, out, method=method, known=covariate, images=image, say=_say)
     if not done:
         raise Problem(f"none of the {failed} inputs could be diagnosed", fix="see the lines above")
     print(f"page {shown_path(out / 'index.html')}")

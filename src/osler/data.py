@@ -34,9 +34,10 @@ class Loaded:
 
     Attributes:
         entries: those that could be read, in order.
-        pixels: ``(n, time, channel, depth, height, width)``, resampled, not normalised.
+        pixels: ``(n, time, channel, depth, height, width)``, resampled, not normalised; of several modalities the
+            moments of one after the other, 0 where one is missing (see :func:`timeline`).
         digests: SHA-256 of each image's own pixels, so that copies are found under any name.
-        modalities: DICOM code of each, empty where unknown.
+        modalities: DICOM code of each, empty where unknown; of several images in their order, joined by ``/``.
         problems: what could not be read, and why.
         marks: what copies are known by that are not the same pixel for pixel (``duplicates.MARK``).
         times: ``(n, time)``, see :func:`timeline`.
@@ -73,39 +74,68 @@ def read_case(entry: Entry, questions: Sequence[Question] = (), moments: int | N
 
 
 def read_case_at(
-    path: Path | str, covariates: Mapping[str, float | str | None] | None = None, moments: int | None = None
+    path: Path | str | Mapping[str, Path | str],
+    covariates: Mapping[str, float | str | None] | None = None,
+    moments: int | None = None,
 ) -> Case:
     """One file, or a folder with one DICOM series or the pictures of one loop, as a case.
 
     Args:
-        path: of it.
+        path: of it; of several modalities the path of each, by its name.
         covariates: what is known of the person.
         moments: at most so many of a sequence, evenly spaced; all by default.
 
     Raises:
         Problem: it cannot be read.
     """
-    return replace(read_case(layouts.single(Path(path)), moments=moments), covariates=dict(covariates or {}))
+    given = path if isinstance(path, Mapping) else {"image": path}
+    if not given:
+        raise Problem("no image is given", fix="give the path of at least one")
+    listed = {name: layouts.single(Path(one)) for name, one in given.items()}
+    first = next(iter(listed.values()))
+    entry = replace(first, images={name: one.images["image"] for name, one in listed.items()})
+    return replace(read_case(entry, moments=moments), covariates=dict(covariates or {}))
 
 
-def the_image(case: Case) -> Image:
-    """The image of a case that has one.
+def the_image(case: Case, plan: ImagePlan | None = None) -> Image:
+    """The image of a case: the one that it has, or those that the plan names, side by side (``Image.together``).
 
     Raises:
-        Problem: it has several: fusing them is not built yet.
+        Problem: it has several and the plan names none, or it has none of those that the plan names.
     """
+    names = () if plan is None else plan.modalities
+    if names:
+        return _together(case, names)
     if len(case.images) != 1:
-        names = ", ".join(sorted(case.images))
-        raise Problem(f"case {case.id} has {len(case.images)} images ({names})", fix="give one image column")
+        has = ", ".join(sorted(case.images))
+        fix = "give one image column, or name those to look at: image.modalities=[NAME, ...]"
+        raise Problem(f"case {case.id} has {len(case.images)} images ({has})", fix=fix)
     return next(iter(case.images.values()))
 
 
+def _together(case: Case, names: Sequence[str]) -> Image:
+    there = {name: case.images[name] for name in names if name in case.images}
+    if not there:
+        looked, has = ", ".join(names), ", ".join(sorted(case.images))
+        fix = f"say which image is which, e.g. --image {names[0]}=FILE"
+        raise Problem(f"the model looks at {looked}, and case {case.id} has none of them but {has}", fix=fix)
+    first = next(iter(there.values()))
+    if len(names) == 1:
+        return first
+    notes = tuple(f"{name}: {note}" for name, image in there.items() for note in image.notes)
+    return replace(first, notes=notes, together=tuple(there.get(name) for name in names))
+
+
 def prepare(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
-    """The input of the network before normalisation: ``(frames, channels, *size)``, float32.
+    """The input of the network before normalisation: ``(plan.stacked, channels, *size)``, float32.
 
     Raises:
         Problem: a colour image for a grey network whose channels differ, or values that are not finite.
     """
+    if image.together:
+        one = replace(plan, modalities=())
+        nothing = np.zeros((plan.frames, plan.channels, *plan.size), np.float32)
+        return np.concatenate([nothing if each is None else prepare(each, one) for each in image.together])
     if image.visits:
         alone = [prepare(visit, replace(plan, frames=1))[0] for visit in image.visits]
         return np.stack([alone[moment] for moment in moments_of(image, plan)])
@@ -122,13 +152,13 @@ def prepare(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
 def made_ready(image: Image, plan: ImagePlan, moments: int | None = None) -> Prepared:
     """The image after ``plan.prepare``, in the moments that the network is given, or in so many of them.
 
-    Of a series of visits, which are made ready one by one, it is the last.
+    Of a series of visits or of several modalities, which are made ready one by one, it is the last.
 
     Raises:
         Problem: values that are not finite, or a library that is needed is not installed.
     """
-    if image.visits:
-        each = [made_ready(visit, plan) for visit in image.visits]
+    if image.visits or image.together:
+        each = [made_ready(one, plan) for one in (*image.visits, *image.together) if one is not None]
         return replace(each[-1], said=tuple(dict.fromkeys(line for one in each for line in one.said)))
     if plan.prepare:
         require_numbers(image.array)
@@ -156,11 +186,14 @@ def times_of(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
 
 
 def timeline(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
-    """When each moment was that the network is given, ``(plan.frames,)``: seconds from the first frame.
+    """When each moment was that the network is given, ``(plan.stacked,)``: seconds from the first frame.
 
     Infinite where that is unknown; NaN where a moment comes a second time, because the sequence is shorter than what
-    the network takes: it counts once.
+    the network takes: it counts once. Of several modalities those of one after the other, NaN where one is missing.
     """
+    if image.together:
+        one, nothing = replace(plan, modalities=()), np.full(plan.frames, np.nan, np.float32)
+        return np.concatenate([nothing if each is None else timeline(each, one) for each in image.together])
     times, moments = times_of(image, plan), moments_of(image, plan)
     times[np.isnan(times)] = np.inf
     times[1:][np.diff(moments) == 0] = np.nan
@@ -169,7 +202,7 @@ def timeline(image: Image, plan: ImagePlan) -> NDArray[np.float32]:
 
 def attended(image: Image, plan: ImagePlan, shares: NDArray[np.floating[Any]]) -> tuple[Moment, ...]:
     """What share each moment had that the network was given, ``(plan.frames,)``; none where it does not attend."""
-    if not len(shares) or plan.frames == 1:
+    if not len(shares) or plan.frames == 1 or image.together:
         return ()
     moments, times = moments_of(image, plan), timeline(image, plan)
     numbers = image.numbers or range(image.frames)
@@ -222,6 +255,9 @@ def pixel_digest(image: Image, moments: int | None = None) -> str:
         moments: what is counted of a sequence: at most so many, evenly spaced, so that it does not matter whether
             all of it was read. Whoever compares digests asks for the same number: the model's (``Recipe.moments``).
     """
+    if image.together:
+        each = ["" if one is None else pixel_digest(one, moments) for one in image.together]
+        return hashlib.sha256("|".join(each).encode()).hexdigest()
     image = image if moments is None else image.thinned(moments)
     if image.visits:
         return hashlib.sha256("|".join(pixel_digest(visit) for visit in image.visits).encode()).hexdigest()
@@ -272,9 +308,9 @@ def load(
     digests: list[str] = []
     modalities: list[str] = []
     marks = np.empty(len(entries), duplicates.MARK)
-    times = np.empty((len(entries), plan.frames), np.float32)
+    times = np.empty((len(entries), plan.stacked), np.float32)
     problems: list[Problem] = []
-    shape = (plan.frames, plan.channels, *plan.size)
+    shape = (plan.stacked, plan.channels, *plan.size)
 
     def pieces() -> Iterator[NDArray[np.float32]]:
         number = 0
@@ -332,9 +368,10 @@ def _prepared(entry: Entry, plan: ImagePlan, questions: Sequence[Question]) -> _
     # What asks where something is asks about every moment; whatever else looks at some of them.
     moments = None if any(question.dense for question in questions) else plan.frames
     try:
-        image = the_image(read_case(entry, questions, moments))
+        image = the_image(read_case(entry, questions, moments), plan)
         digest, mark = pixel_digest(image, moments), duplicates.mark(image, plane(image))
-        return prepare(image, plan), digest, image.modality, mark, timeline(image, plan)
+        code = "/".join("" if one is None else one.modality for one in image.together or (image,))
+        return prepare(image, plan), digest, code, mark, timeline(image, plan)
     except Problem as problem:
         return problem
     except MemoryError:

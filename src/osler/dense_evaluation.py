@@ -323,7 +323,7 @@ def review(
     for number, entry in enumerate(part.entries):
         try:
             case = data.read_case(entry, questions)
-            image = data.the_image(case)
+            image = data.the_image(case, made.recipe.image)
             digest = data.pixel_digest(image)
             asked = networks(digest)
             if asked is None:

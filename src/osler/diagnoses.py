@@ -90,6 +90,7 @@ def diagnose_paths(
     *,
     method: str = "auto",
     known: Sequence[str] = (),
+    images: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> tuple[int, int]:
     """Diagnoses files, series and folders; what cannot be read is said, and the rest goes on.
@@ -100,6 +101,7 @@ def diagnose_paths(
         out: gets a folder for each case, ``index.html``, ``diagnoses.json`` and the private ``names.csv``.
         method: of the overlay, ``auto`` or ``none``.
         known: covariates of the one case that is given, ``name=value`` each; those of many stand in their table.
+        images: one case more, whose images these are, ``modality=path`` each.
         say: takes one line at a time.
 
     Returns:
@@ -117,9 +119,12 @@ def diagnose_paths(
     plain: list[dict[str, Any]] = []
     names: list[str] = []
     failed = 0
-    for path in inputs:
+    given: list[Path | Entry] = [*inputs, *([_by_modality(made, images)] if images else [])]
+    for one in given:
+        path = one if isinstance(one, Path) else next(iter(one.images.values())).path
         try:
-            entries, problems = cases_below(path, loops=made.recipe.image.frames > 1)
+            loops = made.recipe.image.frames > 1
+            entries, problems = cases_below(one, loops=loops) if isinstance(one, Path) else ([one], [])
             for problem in problems:
                 say(f"left out: {problem}")
             failed += len(problems)
@@ -127,7 +132,7 @@ def diagnose_paths(
             say(f"left out: {problem}")
             failed += 1
             continue
-        if person and len(inputs) * len(entries) > 1:
+        if person and len(given) * len(entries) > 1:
             raise Problem("covariates are of one case, and several are given", fix="put them into a table")
         for entry in entries:
             # The whole path makes the name, so that two folders with an image.png each stay two cases.
@@ -150,6 +155,27 @@ def diagnose_paths(
         _replace_text(out / "diagnoses.json", json.dumps(plain, indent=1, ensure_ascii=False))
         report.diagnoses_page(done, out / "index.html", {d.case: f"{d.case}/diagnosis.html" for d in done})
     return len(done), failed
+
+
+def _by_modality(made: Model, words: Sequence[str]) -> Entry:
+    """``("flair=a.nii.gz", "t1=b.nii.gz")`` as one case.
+
+    Raises:
+        Problem: not ``modality=path``, one that the model does not look at or that is given twice, or no file there.
+    """
+    names, found = made.recipe.image.modalities, dict[str, Entry]()
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not equals or not path:
+            raise Problem(f"{word!r} is no image", fix="write modality=path, e.g. flair=scan.nii.gz")
+        if name not in names:
+            looks = f"it looks at {', '.join(names)}" if names else "it looks at one image: give its path alone"
+            raise Problem(f"the model knows no modality {name!r}", fix=looks)
+        if name in found:
+            raise Problem(f"two images are given as {name}", fix="give one of each")
+        found[name] = layouts.single(Path(path))
+    first = next(iter(found.values()))
+    return replace(first, images={name: one.images["image"] for name, one in found.items()})
 
 
 def in_one_line(diagnosis: Diagnosis) -> str:
@@ -209,7 +235,7 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
 
     folder = out / pseudonym(diagnosis.case)
     folder.mkdir(parents=True, exist_ok=True)
-    image = data.the_image(case)
+    image = data.the_image(case, made.recipe.image)
     decided = sorted(diagnosis.moments, key=lambda moment: -moment.share)[:_SHOWN]
     frame = image.place(decided[0].frame) if decided else None
     shown = explanation.picture(image, None, frame)
@@ -221,6 +247,7 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
     if method != "none" and (surest is not None or made.tasks):
         why = explanation.explain(made, case, surest if not made.tasks else None, method=method)
         plane = int(why.heatmap.sum((1, 2)).argmax())
+        image = case.images[why.modality] if why.modality else image
         shown = explanation.picture(image, plane, frame if why.frame is None else image.place(why.frame))
         caption = " ".join(why.sentences)
         overlays[why.method] = (explanation.overlay(shown, why.heatmap[plane], passed=why.passed), caption)
@@ -238,7 +265,7 @@ def _outlined(diagnosis: Diagnosis, case: Case, made: Model) -> dict[str, tuple[
     """For the page: the image of each moment with what was found drawn on it, and what the drawing says."""
     from PIL import Image as Picture
 
-    image, shown = data.the_image(case), {}
+    image, shown = data.the_image(case, made.recipe.image), {}
     placed = {task: given for task, given in diagnosis.answers.items() if given.kind in DENSE}
     caption = "Whole lines: stated. Broken lines: less likely (5 % or more), for those who want to look."
     groups = {task: [(given, made.recipe.tasks[task])] for task, given in placed.items()}

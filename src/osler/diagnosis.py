@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import calibration, covariates, data, linking, model, novelty, places, shares
+from osler import calibration, covariates, data, linking, modalities, model, novelty, places, shares, subsets
 from osler.calibration import Calibrated
 from osler.case import Answer, Case, Concordance, Diagnosis, Finding, Novelty, Shares
 from osler.image import Image
@@ -73,7 +73,14 @@ def answer_each(
     times: NDArray[np.float32] | None = None,
     known: NDArray[np.float32] | None = None,
 ) -> dict[str, Answered]:
-    """:func:`answer` under ``""``; of a model with covariates also by ``image`` and by ``covariates`` alone."""
+    """:func:`answer` under ``""``; where there are several sources, also by every part of them (``Network.subsets``).
+
+    What is said by a part of which a case lacks some is said by the rest of it.
+    """
+    sources, parts, images = made.networks[0].sources, made.networks[0].subsets, modalities.images(made)
+    there = subsets.present(len(pixels), len(images), times, known)
+    if len(sources) > there.shape[1]:
+        there = np.column_stack([there, np.zeros(len(there), bool)])
     views = model.moved_copies(made.recipe.inference.views)
     raw: dict[str, dict[str, list[Array]]] = {}
     torn: dict[str, list[Array]] = {}
@@ -88,30 +95,39 @@ def answer_each(
                 raw.setdefault(source, {}).setdefault(name, []).append(values)
         for name, values in seen.torn.items():
             torn.setdefault(name, []).append(values)
-        prefix = f"novelty.{number}."
-        gate = {k[len(prefix) :]: v for k, v in made.calibration.items() if k.startswith(prefix)}
-        if gate:
-            away = novelty.distances(gate, seen)
-            scores.append(novelty.score(away, gate["log.centre"], gate["log.spread"]))
-    score = np.mean(scores, 0) if scores else np.full(len(pixels), np.nan)
-    reference = made.calibration.get("novelty.scores", np.empty(0))
-    strange = len(reference) - np.searchsorted(reference, score)
-    p_value = (1 + strange) / (1 + len(reference)) if len(reference) else np.full(len(pixels), np.nan)
+        away = novelty.scores(made.calibration, number, images, seen)
+        if away is not None:
+            scores.append(away)
+    score = p_value = np.full(len(pixels), np.nan)
+    if scores:
+        score, p_value = novelty.judge(made.calibration, np.mean(scores, 0), there[:, : len(images)], images)
     stacked = {source: {name: np.stack(values) for name, values in each.items()} for source, each in raw.items()}
-    for name in made.tasks if len(stacked) > 1 else ():
-        every = np.stack([each[name] for each in stacked.values()])
-        stacked[""][name] = np.tensordot(mixing(made, name), every, 1)
-    strange_by = score, np.asarray(p_value)
-    found = {source: assemble(made, each, *strange_by, source=source) for source, each in stacked.items()}
+    found = {}
+    for source in stacked:
+        beside = subsets.beside(sources, parts[source])
+        mixed = {
+            name: np.tensordot(mixing(made, name, source), np.stack([stacked[one][name] for one in beside]), 1)
+            for name in made.tasks
+        }
+        found[source] = assemble(made, mixed if beside[1:] else stacked[source], score, p_value, source=source)
     if not found:
-        found[""] = assemble(made, {}, *strange_by)
-    if known is None:
-        found[""] = found.get("image", found[""])
-    elif "image" in found:
-        found[""] = merged(found[""], found["image"], np.asarray(np.isfinite(known).any(1), bool))
+        found[""] = assemble(made, {}, score, p_value)
+    found[""] = by_what_is_there(found, there, parts)
     apart = {name: np.mean(values, 0) for name, values in torn.items()}
     found[""] = replace(found[""], torn=apart, shares=np.mean(attended, 0))
     return found
+
+
+def by_what_is_there(
+    found: Mapping[str, Answered], there: NDArray[np.bool_], parts: Mapping[str, NDArray[np.bool_]]
+) -> Answered:
+    """Of each case the answer by exactly the sources that it has, ``(n, s)``."""
+    whole = found[""]
+    for source, mask in parts.items():
+        others = ~(there == mask).all(1)
+        if source and not others.all():
+            whole = merged(whole, found[source], others)
+    return whole
 
 
 def merged(first: Answered, second: Answered, rows: NDArray[np.bool_]) -> Answered:
@@ -139,9 +155,11 @@ def assemble(made: Model, raw: dict[str, Array], score: Array, p_value: Array, s
     return result
 
 
-def mixing(made: Model, task: str) -> Array:
-    """How much the answers by both, by the image and by the covariates alone count (``calibration.mixing``)."""
-    return made.calibration.get(f"mixing.{list(made.tasks).index(task)}", np.array([1.0, 0.0, 0.0]))
+def mixing(made: Model, task: str, source: str = "") -> Array:
+    """How much the answers by a part of the sources and by each of them alone count (``calibration.mixing``)."""
+    network = made.networks[0]
+    stored = made.calibration.get(calibration.key(source, f"mixing.{list(made.tasks).index(task)}"))
+    return np.eye(len(subsets.beside(network.sources, network.subsets[source])))[0] if stored is None else stored
 
 
 def calibrated(made: Model, task: str, source: str = "") -> Calibrated:
@@ -177,14 +195,16 @@ def diagnose(made: Model, case: Case, networks: Sequence[Network] | None = None)
             implausible or of another type.
     """
     began = time.perf_counter()
-    image = data.the_image(case)
+    image = data.the_image(case, made.recipe.image)
     person = covariates.encode(made.recipe.covariates, case.covariates)
     pixels = data.prepare(image, made.recipe.image)
     known = person.row[None] if made.recipe.covariates.columns else None
     when = data.timeline(image, made.recipe.image)[None]
     answered = answer(made, pixels[None], networks, when, known)
     found = conclude(made, case.id, image, answered, 0, 0.0, person)
-    if known is not None and np.isfinite(known).any():
+    if found.novelty is not None and found.novelty.score > found.novelty.threshold and image.together:
+        found = replace(found, reasons=(*found.reasons, *modalities.swapped(made, image)))
+    if known is not None and np.isfinite(known).any() and not image.together:
         told = shares.Known(pixels, when[0], person.row)
         fitted = {name: (calibrated(made, name), mixing(made, name)) for name in made.tasks}
         found = replace(found, shares=shares.of_answers(made, told, found.answers, fitted, networks))
@@ -209,7 +229,10 @@ def shared(made: Model, case: Case, task: str, name: str) -> Shares:
     """
     if not made.recipe.covariates.columns:
         raise Problem("this model takes no covariates, so there is nothing to share out", fix="ask for a map")
-    image, plan = data.the_image(case), made.recipe.image
+    plan = made.recipe.image
+    if len(plan.modalities) > 1:
+        raise Problem("what each modality adds is not told apart from covariates yet", fix="ask for a map")
+    image = data.the_image(case, plan)
     person = covariates.encode(made.recipe.covariates, case.covariates)
     known = shares.Known(data.prepare(image, plan), data.timeline(image, plan), person.row)
     number = made.tasks[task].question.classes.index(name)
@@ -233,7 +256,8 @@ def conclude(
         checked += data.made_ready(image, made.recipe.image).said
     if person is not None and columns:
         checked += person.checked
-    source = "image" if columns and (person is None or not np.isfinite(person.row).any()) else ""
+    source, rests_on, doubts = modalities.rests_on(made, image, None if person is None else person.row)
+    reasons += doubts
     answers: dict[str, Answer] = {}
     for name, task in made.tasks.items():
         answers[name] = _answer(made, name, task, answered, row, source)
@@ -262,7 +286,12 @@ def conclude(
         abstained=bool(reasons),
         reasons=tuple(reasons),
         checked=tuple(checked),
-        notes=(*image.notes, *_unseen(made, image), *(person.notes if person is not None and columns else ())),
+        notes=(
+            *image.notes,
+            *_unseen(made, image),
+            *rests_on,
+            *(person.notes if person is not None and columns else ()),
+        ),
         model=made.sha256,
         engine="torch",
         precision="float32",
@@ -330,11 +359,12 @@ def _answer(made: Model, name: str, task: Classification, answered: Answered, ro
 def _checks(made: Model, image: Image, score: float, limit: float | None) -> tuple[list[str], list[str]]:
     """Reasons to withhold the answer, and what was looked at."""
     reasons, checked = [], []
-    if float(np.ptp(image.array.astype(np.float32))) == 0:
-        reasons.append("the image is blank: every pixel has the same value")
+    for name, each in modalities.named(made, image):
+        if float(np.ptp(each.array.astype(np.float32))) == 0:
+            reasons.append(f"the image{name} is blank: every pixel has the same value")
     checked.append("the image is not blank")
     known = made.card.get("modalities", [])
-    if known and image.modality:
+    if known and image.modality and not image.together:
         if image.modality not in known:
             reasons.append(f"the image is {image.modality}, the model was trained on {', '.join(known)}")
         checked.append(f"the modality is {', '.join(known)}")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import cohort, covariates, data, dense_scoring, diagnosis, model, report, scoring, sources
+from osler import cohort, covariates, data, dense_scoring, diagnosis, modalities, model, report, scoring, sources
 from osler.answers import Answers, answer_all, only
 from osler.answers import out_of_fold as folded_answers
 from osler.case import DENSE, Finding, Question
@@ -99,8 +99,10 @@ def evaluate(
         "notes": notes,
         "tasks": tasks,
     }
-    if answers.alone:
+    if made.networks[0].sources == model.ALONE:
         result["covariates"] = _sources(made, run, answers, tables, draws)
+    elif answers.alone:
+        result["modalities"] = _modalities(made, answers, tables, draws)
     examples = None
     if linked:
         reviewed, further = dense_evaluation.measure(run, made, given, out_of_fold=out_of_fold, say=say)
@@ -126,6 +128,9 @@ def evaluate(
             say(line)
     for name, one in result.get("covariates", {}).items():
         for line in sources.describe(name, one):
+            say(line)
+    for name, one in result.get("modalities", {}).items():
+        for line in modalities.describe(name, one):
             say(line)
     if linked:
         say(_in_words(result["concordance"]))
@@ -266,7 +271,8 @@ def _predictions(made: Model, name: str, answers: Answers, source: str = "") -> 
     def picture(row: int) -> NDArray[np.uint8]:
         from osler import explanation
 
-        return explanation.picture(data.the_image(data.read_case(answers.entries[row], moments=made.recipe.moments)))
+        case = data.read_case(answers.entries[row], moments=made.recipe.moments)
+        return explanation.picture(data.the_image(case, made.recipe.image))
 
     return Predictions(
         cases=tuple(pseudonym(e.id) for e in answers.entries),
@@ -299,6 +305,18 @@ def _sources(made: Model, run: Path, answers: Answers, tables: Sequence[Predicti
         if name in boosted:
             by["table"] = sources.as_predictions(table, boosted[name])
         result[name] = sources.measure(by, np.asarray(np.isfinite(answers.known).any(1), bool), draws)
+    return result
+
+
+def _modalities(made: Model, answers: Answers, tables: Sequence[Predictions], draws: int) -> dict[str, Any]:
+    """Of each task: every set of modalities on the cases that have it."""
+    assert answers.there is not None
+    parts = made.networks[0].subsets
+    result = {}
+    for table in tables:
+        name = table.question.task
+        by = {part: _predictions(made, name, answers, part) if part else table for part in parts}
+        result[name] = modalities.measure(by, answers.there, parts, draws)
     return result
 
 

@@ -46,6 +46,7 @@ class Explanation:
         passed: it passed both; a map that did not must not be relied on.
         sentences: what is shown and what the tests say, for people.
         frame: the moment that it belongs to, by its number in its sequence; ``None`` where it is the mean of all.
+        modality: of several images the one that it belongs to; else empty.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Explanation:
     passed: bool
     sentences: tuple[str, ...]
     frame: int | None = None
+    modality: str = ""
 
 
 def explain(made: Model, case: Case, finding: Finding | None = None, method: str = "gradcam") -> Explanation:
@@ -63,7 +65,7 @@ def explain(made: Model, case: Case, finding: Finding | None = None, method: str
 
     Args:
         made: the model; of an ensemble the mean of the members' maps is shown.
-        case: with one image.
+        case: with its image; of several modalities the one is explained without which there is least evidence.
         finding: its task and name say what is explained, and its box or mask where: the score of that box, or the
             mean over the pixels of that mask. Without a place, of a task that asks for one, the surest of that name
             is taken. ``None``: what the first task decides on, or the surest place.
@@ -107,7 +109,8 @@ def _explained(asked: Asked, method: str) -> Explanation:
     else:
         sentences += _passes(tests)
     shown = asked.to_image(heat.cpu().numpy())
-    return Explanation(method, asked.task, asked.name, shown, tests, not failures, tuple(sentences), asked.frame)
+    which = asked.frame, asked.modality
+    return Explanation(method, asked.task, asked.name, shown, tests, not failures, tuple(sentences), *which)
 
 
 def _title(method: str) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
-from osler import calibration, draws, model, store
+from osler import calibration, draws, model, store, subsets
 from osler.augmentation import augment
 from osler.checkpoints import State, restore, save, write_history, write_tensorboard
 from osler.cohort import Calibration, Training, Validation
@@ -153,10 +153,11 @@ def start(training: Examples, plan: Recipe, member: int) -> State:
     if plan.network.weights:
         from osler import weights
 
-        weights.load_weights(Path(plan.network.weights), network.backbone, plan.network.backbone)
-    network.normalise.fit(training.pixels)
+        for backbone, *_ in network.looks():
+            weights.load_weights(Path(plan.network.weights), backbone, plan.network.backbone)
+    network.normalise.fit(training.pixels, training.times)
     if training.times is not None:
-        network.rhythm.fit(torch.from_numpy(training.times))
+        network.rhythm.fit(torch.from_numpy(training.times.reshape(-1, plan.image.frames)))
     if network.persons is not None and training.covariates is not None:
         network.persons.fit(training.covariates)
     for name, task in network.tasks.items():
@@ -177,7 +178,8 @@ def optimizer_for(network: Network, plan: Recipe) -> torch.optim.Optimizer:
     """Weight decay on weights only: not on biases, nor on normalisation."""
     chosen = plan.training
     groups: list[dict[str, Any]] = []
-    for part, rate in ((network.backbone, chosen.backbone_rate), (network, 1.0)):
+    backbones = [(backbone, chosen.backbone_rate) for backbone, *_ in network.looks()]
+    for part, rate in (*backbones, (network, 1.0)):
         taken = {id(p) for group in groups for p in group["params"]}
         fresh = [p for p in part.parameters() if id(p) not in taken]
         for matrices in (True, False):
@@ -221,7 +223,9 @@ def step_once(
         with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
             when = None if training.times is None else torch.from_numpy(training.times[rows])
             said = network.say(x, when, person)
-            loss = loss_of(network, said, person, targets, plan)
+            loss = loss_of(
+                network, said, person, targets, plan, draws.keys(chosen.seed, member, 9, state.epoch, rows)
+            )
         return descend(state, loss, plan, steps)
 
 
@@ -231,20 +235,29 @@ def loss_of(
     covariates: Float[Tensor, "b k"] | None,
     targets: Mapping[str, Tensor],
     plan: Recipe,
+    key: NDArray[np.uint64],
 ) -> Float[Tensor, ""]:
     """The sum over the tasks that ask of the whole image.
 
-    Where something is known of the persons, the mean of that of all sources together, of the image alone and of the
-    covariates alone: beside a source that tells much, another one is hardly learned from (Wang, Tran and Feiszli
-    2020, arXiv:1905.12681).
+    Where there are several sources (modalities, covariates), the mean of that of all together and of each alone:
+    beside a source that tells much, another one is hardly learned from (Wang, Tran and Feiszli 2020,
+    arXiv:1905.12681). Of more than two, some of them, drawn with ``key``, are asked as well, so that every part of
+    them is answered from (modality dropout; Neverova 2016, arXiv:1501.00102).
     """
-    told = [said.answers]
-    if covariates is not None and said.whole is not None:
-        told += network.alone(said.whole, covariates).values()
+    told: list[tuple[Mapping[str, Tensor], Tensor | None]] = [(said.answers, None)]
+    if network.fusion is not None and said.whole is not None:
+        every = torch.ones(len(said.whole), len(network.sources), dtype=torch.bool, device=said.whole.device)
+        there = every if said.there is None else said.there
+        for one in torch.eye(len(network.sources), dtype=torch.bool, device=every.device):
+            told.append((network.from_some(said, covariates, one[None]), (there & one).any(1)))
+        if len(network.sources) > 2:
+            some = torch.from_numpy(subsets.some(there.cpu().numpy(), key))
+            told.append((network.from_some(said, covariates, some), None))
     loss = next(network.parameters()).new_zeros(())
-    for answers in told:
+    for answers, rows in told:
         for name, task in network.tasks.items():
-            loss = loss + task.loss(answers[name], targets[name], network.scale(name), plan.training.smoothing)
+            target = targets[name] if rows is None else torch.where(rows[:, None], targets[name], torch.nan)
+            loss = loss + task.loss(answers[name], target, network.scale(name), plan.training.smoothing)
     return loss / len(told)
 
 

@@ -88,7 +88,7 @@ def features(network: Network, pixels: store.Images, plan: Recipe) -> NDArray[np
     There they lie under a name made of the pixels and of everything that makes features of them.
     """
     network.eval()
-    width, shape = network.features, (len(pixels), plan.image.frames)
+    width, shape = network.features, (len(pixels), plan.image.stacked)
     name = _name(network, pixels, plan)
     there = cache.find(name)
     # Another process may take it away at any moment: then it is computed again.
@@ -100,7 +100,7 @@ def features(network: Network, pixels: store.Images, plan: Recipe) -> NDArray[np
     some = max(1, min(256, _TOGETHER // max(1, int(np.prod(pixels.shape[1:])))))
     for first in range(0, len(pixels), some):
         x = network.normalise(torch.from_numpy(pixels[first : first + some]).to(device))
-        found[first : first + some] = network.moments(network.maps(x), len(x)).cpu().numpy()
+        found[first : first + some] = network.seen(x).cpu().numpy()
     if found.size:
         cache.store(name, memoryview(found.data).cast("B"))
         cache.settle()
@@ -112,7 +112,7 @@ def _name(network: Network, pixels: store.Images, plan: Recipe) -> str:
     image, chosen = recipe.to_dict(plan)["image"], plan.network
     told = (image, chosen.backbone, sorted(chosen.options.items()), chosen.pooling)
     digest.update(repr(told).encode())
-    for part in (network.normalise, network.backbone, network.pooling):
+    for part in (network.normalise, *(part for look in network.looks() for part in look[:2])):
         for key, value in part.state_dict().items():
             digest.update(f"{key}{tuple(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes())
     for first in range(0, len(pixels), 64):
@@ -148,7 +148,8 @@ def _step(
     person = persons(training, rows, draws.keys(seed, member, 8, state.epoch, rows), plan, device)
     said = network.along(torch.from_numpy(moments[rows]).to(device), when, person)
     targets = {name: torch.from_numpy(values[rows]).to(device) for name, values in training.targets.items()}
-    return descend(state, loss_of(network, said, person, targets, plan), plan, steps)
+    loss = loss_of(network, said, person, targets, plan, draws.keys(seed, member, 9, state.epoch, rows))
+    return descend(state, loss, plan, steps)
 
 
 @torch.no_grad()

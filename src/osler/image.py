@@ -89,6 +89,8 @@ class Image:
         length: how many frames the sequence has, of which these may be some.
         visits: the images of a series of visits as they were read, where they differ in size or spacing: then
             ``array`` shows all of them in the size of the last, and a network is given each on its own.
+        together: of several modalities that a network is given side by side, each as it was read or ``None`` where
+            it is missing; then the rest is that of the first that is there.
     """
 
     array: NDArray[np.generic]
@@ -100,6 +102,7 @@ class Image:
     numbers: tuple[int, ...] = ()
     length: int = 0
     visits: "tuple[Image, ...]" = ()
+    together: "tuple[Image | None, ...]" = ()
 
     def __post_init__(self) -> None:
         if self.array.ndim != 5:
@@ -187,9 +190,8 @@ class Image:
         window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         step = np.eye(4)
         step[:3, 3] = start[::-1]
-        return replace(
-            self, array=self.array[(slice(None), slice(None), *window)], geometry=self._moved(step), visits=()
-        )
+        array = self.array[(slice(None), slice(None), *window)]
+        return replace(self, array=array, geometry=self._moved(step), visits=(), together=())
 
     def pad(self, start: tuple[int, int, int], size: tuple[int, int, int]) -> "Image":
         """In a larger image of ``size``, from ``start`` on; around it each moment is as dark as its darkest pixel."""
@@ -199,7 +201,7 @@ class Image:
         canvas[:, :, *(slice(a, a + n) for a, n in zip(start, self.size, strict=True))] = array
         step = np.eye(4)
         step[:3, 3] = [-n for n in start[::-1]]
-        return replace(self, array=canvas, geometry=self._moved(step), visits=())
+        return replace(self, array=canvas, geometry=self._moved(step), visits=(), together=())
 
     def flip(self, axis: Literal["depth", "height", "width"]) -> "Image":
         """Mirrored along one axis; an affine is updated, so every pixel stays where it is in the patient."""
@@ -207,7 +209,8 @@ class Image:
         step = np.eye(4)
         step[2 - number, 2 - number] = -1
         step[2 - number, 3] = self.size[number] - 1
-        return replace(self, array=np.flip(self.array, 2 + number), geometry=self._moved(step), visits=())
+        array = np.flip(self.array, 2 + number)
+        return replace(self, array=array, geometry=self._moved(step), visits=(), together=())
 
     def resample(self, size: tuple[int, int, int], *, order: Literal[0, 1] = 1) -> "Image":
         """The same field of view on a grid of ``size`` (depth, height, width).
@@ -231,7 +234,7 @@ class Image:
         for axis, factor in enumerate(reversed(factors)):
             step[axis, axis] = factor
             step[axis, 3] = factor / 2 - 0.5
-        return replace(self, array=array, geometry=self._moved(step), visits=())
+        return replace(self, array=array, geometry=self._moved(step), visits=(), together=())
 
     def _moved(self, step: NDArray[np.float64]) -> Geometry:
         """The geometry after new pixel coordinates were mapped to old ones by ``step`` (4x4, x y z)."""

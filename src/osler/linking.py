@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
@@ -47,7 +47,8 @@ class Said:
         presence: of linked tasks, where each class is: ``(b f, k, ...)``, 0 to 1.
         shares: of a sequence that the network attends to, what share each moment has in ``answers``; 0 where there is
             none. Not while training.
-        whole: ``(b, w)``: what was made of the moments, and answered from.
+        whole: ``(b, w)``: what was made of the moments, and answered from; of several modalities side by side.
+        there: of several modalities, which each case has, and ``True`` for covariates: ``Network.sources``.
     """
 
     places: Mapping[str, Any]
@@ -57,6 +58,7 @@ class Said:
     presence: Mapping[str, Float[Tensor, "bf k *size"]] = field(default_factory=dict)
     shares: Float[Tensor, "b t"] | None = None
     whole: Float[Tensor, "b w"] | None = None
+    there: Bool[Tensor, "b s"] | None = None
 
 
 class Links(nn.Module):

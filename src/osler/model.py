@@ -1,119 +1,79 @@
 """A model: networks, what calibrates them, the recipe that made them, in one safetensors file."""
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from osler import catalog, draws, recipe, store
+from osler import catalog, draws, recipe, store, subsets
 from osler.appearance import appearance, thumbnail
+from osler.backbones import Backbone
 from osler.case import Question
 from osler.covariates import Encoder
 from osler.decoder import Decoder
 from osler.fusion import Fusion
 from osler.linking import Links, Said
+from osler.normalisation import Normalise as Normalise
 from osler.problem import Problem
 from osler.recipe import Recipe
 from osler.sequences import Rhythm, Temporal, kept
 from osler.tasks.classification import Classification
 from osler.tasks.detection import Detection
 from osler.tasks.segmentation import Segmentation
+from osler.tensors import content_hash
+from osler.tensors import read_tensors as read_tensors
+from osler.tensors import write_tensors as write_tensors
 from osler.transforms import spatial
 
 FORMAT_VERSION = 1
-# What a model with covariates can answer from alone.
-ALONE = ("image", "covariates")
-# Not infinity: the average of the weights would turn it into NaN.
-_LARGEST = torch.finfo(torch.float32).max
-
-
-class Normalise(nn.Module):
-    """Intensities to about mean 0, standard deviation 1: the first layer, fitted on training cases only."""
-
-    low: Tensor
-    high: Tensor
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, intensity: Literal["cohort", "image", "window"], channels: int) -> None:
-        super().__init__()
-        self.intensity = intensity
-        for name, value in (("low", -_LARGEST), ("high", _LARGEST), ("mean", 0.0), ("std", 1.0)):
-            self.register_buffer(name, torch.full((channels,), value))
-
-    def fit(self, pixels: store.Images) -> None:
-        """Learns percentiles, mean and standard deviation from ``(n, t, c, d, h, w)`` of the training part."""
-        sample = pixels[:: max(1, len(pixels) // 500)]
-        for c in range(pixels.shape[2]):
-            values = sample[:, :, c].astype(np.float64)
-            if self.intensity == "window":
-                low, high = np.percentile(values, [0.5, 99.5])
-                self.low[c], self.high[c] = float(low), float(max(high, low + 1e-6))
-                values = values.clip(low, high)
-            self.mean[c], self.std[c] = float(values.mean()), float(values.std() or 1.0)
-
-    def forward(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b t c d h w"]:
-        """The normalised batch."""
-        if self.intensity == "image":
-            mean = x.mean((1, 2, 3, 4, 5), keepdim=True)
-            std = x.std((1, 2, 3, 4, 5), keepdim=True, correction=0)
-            return (x - mean) / torch.where(std > 0, std, torch.ones_like(std))
-        shape = (1, 1, -1, 1, 1, 1)
-        if self.intensity == "window":
-            x = torch.minimum(torch.maximum(x, self.low.view(shape)), self.high.view(shape))
-        return (x - self.mean.view(shape)).div_(self.std.view(shape))
+# What a model of one image and covariates can answer from alone.
+ALONE = ("image", subsets.PERSON)
 
 
 class Network(nn.Module):
-    """Image to outputs: normalise, backbone, pooling or the backbone's own neck, one head a task."""
+    """Image to outputs: normalise, backbone, pooling or the backbone's own neck, one head a task.
+
+    Attributes:
+        sources: what there may be of a case: ``image``, or the modalities; and ``covariates``.
+        subsets: every part of them that has an answer of its own, see :func:`osler.subsets.of`.
+        others: of modalities that share nothing, backbone, pooling and network along time of each but the first.
+    """
 
     def __init__(self, plan: Recipe) -> None:
         super().__init__()
         image, parts = plan.image, plan.network
+        modalities = image.modalities if len(image.modalities) > 1 else ("image",)
+        self.modalities = len(modalities)
+        self.sources = (*modalities, *((subsets.PERSON,) if plan.covariates.columns else ()))
+        self.subsets = subsets.of(self.sources)
         self.dims = image.dims
         self.tasks = {name: Classification(q) for name, q in plan.tasks.items() if not q.dense}
         self.dense = {name: _dense(q, plan) for name, q in plan.tasks.items() if q.dense}
-        self.normalise = Normalise(image.intensity, image.channels)
-        module = catalog.find("backbones", parts.backbone)
-        self.backbone = module.build(
-            recipe.options("backbones", parts.backbone, parts.options),
-            channels=image.channels,
-            dims=image.dims,
-            size=image.size[3 - image.dims :],
-        )
-        if parts.pooling == "neck":
-            if self.backbone.neck is None:
-                raise Problem(f"{parts.backbone} has no neck of its own", fix="set network.pooling=average")
-            self.pooling: nn.Module = self.backbone.neck
-            features = self.backbone.neck_features
-        else:
-            # The neck would hold weights that nothing trains.
-            self.backbone.neck = None
-            options = recipe.options("poolings", parts.pooling, parts.pooling_options)
-            self.pooling = catalog.find("poolings", parts.pooling).build(options, features=self.backbone.features)
-            features = self.backbone.features
-        options = recipe.options("sequences", parts.sequence, parts.sequence_options)
-        self.sequence: Temporal = catalog.find("sequences", parts.sequence).build(options, features=features)
+        self.normalise = Normalise(image.intensity, image.channels, self.modalities)
+        backbone, pooling, sequence, features = _look(plan)
+        self.backbone: Backbone = backbone
+        self.pooling: nn.Module = pooling
+        self.sequence: Temporal = sequence
+        own = self.modalities - 1 if not parts.shared else 0
+        self.others = nn.ModuleList(nn.ModuleList(_look(plan)[:3]) for _ in range(own))
         self.slices = image.size[0] if image.dims == 2 else 1
         self.rhythm = Rhythm(timed=self.sequence.timed)
         self.features = features
         self.persons: Encoder | None = None
         self.fusion: Fusion | None = None
+        widths = dict.fromkeys(modalities, self.sequence.features)
         if plan.covariates.columns:
             self.persons = Encoder(plan.covariates)
+            widths[subsets.PERSON] = self.persons.features
+        if len(widths) > 1:
             chosen = recipe.options("fusion", parts.fusion, parts.fusion_options)
-            widths = {"image": self.sequence.features, "covariates": self.persons.features}
             self.fusion = catalog.find("fusion", parts.fusion).build(chosen, widths=widths)
         self.links: Links | None = None
         if self.dense:
@@ -162,7 +122,44 @@ class Network(nn.Module):
             times: see :func:`osler.data.timeline`; moments that count, evenly spaced, where they are not given.
             covariates: see :meth:`answer`.
         """
+        if self.modalities > 1:
+            return self.along(self.seen(x, times), times, covariates)
         return self.conclude(self.levels(x), len(x), times, covariates)
+
+    def looks(self) -> list[tuple[Backbone, nn.Module, Temporal]]:
+        """Backbone, pooling and network along time of each modality; the same ones again where they are shared."""
+        first = (self.backbone, self.pooling, self.sequence)
+        others: Any = self.others
+        return [first, *map(tuple, others)] if len(others) else [first] * self.modalities
+
+    def seen(
+        self, x: Float[Tensor, "b t c d h w"], times: Float[Tensor, "_ t"] | None = None
+    ) -> Float[Tensor, "b t v"]:
+        """The features of each moment of each modality of a normalised batch; 0 where one is missing."""
+        if self.modalities == 1:
+            return self.moments(self.maps(x), len(x))
+        each = x.reshape(len(x), self.modalities, -1, *x.shape[2:])
+        there = self.there(len(x), times, x.device)
+        groups = [slice(s, s + 1) for s in range(self.modalities)] if len(self.others) else [slice(None)]
+        found = []
+        for group, (backbone, pooling, _) in zip(groups, self.looks(), strict=False):
+            flat, rows = each[:, group].flatten(0, 1), there[:, group].flatten()
+            # What is missing is not looked at: it would change what a backbone takes for the mean of its input.
+            part, filled = flat[rows], x.new_zeros(len(flat), each.shape[2], self.features)
+            if len(part):
+                # One alone has no spread, by which a backbone that trains would divide.
+                given = part.repeat(2, 1, 1, 1, 1, 1) if self.training and len(part) == 1 else part
+                features = self.moments(self.maps(given, backbone), len(given), pooling)[: len(part)]
+                filled = filled.to(features.dtype).index_put((rows.nonzero()[:, 0],), features)
+            found.append(filled.reshape(len(x), -1, self.features))
+        return torch.cat(found, 1)
+
+    def there(self, cases: int, times: Float[Tensor, "_ t"] | None, device: torch.device) -> Bool[Tensor, "b s"]:
+        """Which modalities each case has, as its ``times`` say."""
+        if times is None:
+            return torch.ones(cases, self.modalities, dtype=torch.bool, device=device)
+        each = times.to(device).reshape(len(times), self.modalities, -1)
+        return (~each.isnan()).any(2).expand(cases, -1)
 
     def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Float[Tensor, "bf _ ..."]]:
         """Feature maps of every level of the backbone, finest first; where nothing is to be placed only the last."""
@@ -205,9 +202,9 @@ class Network(nn.Module):
         """The answers of :meth:`say` to tasks that ask of the whole image, by name."""
         return dict(self.say(x, times, covariates).answers)
 
-    def maps(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "bf k *size"]:
+    def maps(self, x: Float[Tensor, "b t c d h w"], backbone: nn.Module | None = None) -> Float[Tensor, "bf k *size"]:
         """Feature maps; moments (and slices, in 2D) are folded into the batch, in the order of their axes."""
-        maps: Tensor = self.backbone(self._folded(x))
+        maps: Tensor = (backbone or self.backbone)(self._folded(x))
         return maps
 
     def _folded(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "bf c *size"]:
@@ -220,9 +217,11 @@ class Network(nn.Module):
 
     channels_last = False
 
-    def moments(self, maps: Float[Tensor, "bf k *size"], cases: int) -> Float[Tensor, "b t v"]:
+    def moments(
+        self, maps: Float[Tensor, "bf k *size"], cases: int, pooling: nn.Module | None = None
+    ) -> Float[Tensor, "b t v"]:
         """One feature vector a moment: the mean of those of its slices."""
-        pooled: Tensor = self.pooling(maps)
+        pooled: Tensor = (pooling or self.pooling)(maps)
         return pooled.reshape(cases, -1, self.slices, pooled.shape[-1]).mean(2)
 
     def vector(
@@ -242,6 +241,8 @@ class Network(nn.Module):
 
         Not what ``sequence`` makes of them: a state forgets what the novelty gate must see, however long ago it was.
         """
+        if self.modalities > 1:
+            return self._beside(moments, times, covariates)
         mask, gaps = self.rhythm(moments.shape[:2], times, moments.device)
         mean = kept(moments, mask).sum(1) / mask.sum(1, keepdim=True)
         if not self.sequence.timed:
@@ -256,32 +257,95 @@ class Network(nn.Module):
             shares = weights(exact, mask, gaps) if attends else None
         return Said({}, self.answer(made, covariates), mean, shares=shares, whole=made)
 
+    def _beside(
+        self,
+        moments: Float[Tensor, "b t v"],
+        times: Float[Tensor, "_ t"] | None,
+        covariates: Float[Tensor, "_ k"] | None,
+    ) -> Said:
+        """:meth:`along` of several modalities: each has a vector of its own, and a mean."""
+        cases, device = len(moments), moments.device
+        each = moments.reshape(cases, self.modalities, -1, moments.shape[2])
+        there = self.there(cases, times, device)
+        when = None if times is None else times.to(device).expand(cases, -1).reshape(each.shape[:3])
+        vectors, means = [], []
+        for s, (_, _, sequence) in enumerate(self.looks()):
+            mask, gaps = self.rhythm(each.shape[::2], None if when is None else when[:, s], device)
+            # A sequence of nothing has no answer; that of zeros does not count.
+            mask = mask | ~there[:, s, None]
+            means.append(kept(each[:, s], mask).sum(1) / mask.sum(1, keepdim=True))
+            # Rounding would add up from step to step.
+            with torch.autocast(device.type, enabled=torch.is_autocast_enabled(device.type) and not sequence.timed):
+                vectors.append(sequence(each[:, s].float() if sequence.timed else each[:, s], mask, gaps))
+        every = torch.cat([there, there.new_ones(cases, len(self.sources) - self.modalities)], 1)
+        whole = torch.cat(vectors, 1)
+        return Said({}, self.answer(whole, covariates, every), torch.cat(means, 1), whole=whole, there=every)
+
     def answer(
-        self, vector: Float[Tensor, "b v"], covariates: Float[Tensor, "_ k"] | None = None, *, shown: bool = True
+        self,
+        vector: Float[Tensor, "b v"],
+        covariates: Float[Tensor, "_ k"] | None = None,
+        there: Bool[Tensor, "b s"] | None = None,
     ) -> dict[str, Tensor]:
         """Outputs by task of feature vectors of whole images, and of what is known of the persons.
 
         Args:
-            vector: of :meth:`vector`.
+            vector: of :meth:`vector`; of several modalities those of one beside the other.
             covariates: of all cases, or of each, as :func:`osler.covariates.encode` gives them; ``None``: nothing is
                 known.
-            shown: whether the images count.
+            there: which of ``sources`` count; all by default.
         """
-        if self.persons is not None and self.fusion is not None:
-            if covariates is None:
-                covariates = vector.new_full((1, len(self.persons.missing)), torch.nan)
-            covariates = covariates.to(vector.device).expand(len(vector), -1)
-            there = torch.ones(len(vector), 2, dtype=torch.bool, device=vector.device)
-            there[:, 0] = shown
-            vector = self.fusion({"image": vector, "covariates": self.persons(covariates)}, there)
+        if self.fusion is not None:
+            cases = len(vector)
+            if there is None:
+                there = torch.ones(cases, len(self.sources), dtype=torch.bool, device=vector.device)
+            vectors = dict(zip(self.sources, vector.chunk(self.modalities, 1), strict=False))
+            if self.persons is not None:
+                nothing = vector.new_full((cases, len(self.persons.missing)), torch.nan)
+                known = nothing if covariates is None else covariates.to(vector.device).expand(cases, -1)
+                # What is not known of a person is a vector of its own, not the absence of all that may be known.
+                vectors[subsets.PERSON] = self.persons(torch.where(there[:, -1:], known, nothing))
+                there = torch.cat([there[:, :-1], torch.ones_like(there[:, -1:])], 1)
+            vector = self.fusion(vectors, there)
         kept = self.dropout(vector)
         return {name: head(kept).float() for name, head in zip(self.tasks, self.heads, strict=True)}
 
-    def alone(
-        self, vector: Float[Tensor, "b v"], covariates: Float[Tensor, "_ k"] | None
-    ) -> dict[str, dict[str, Tensor]]:
-        """What :meth:`answer` says from each source of ``ALONE`` by itself."""
-        return {"image": self.answer(vector), "covariates": self.answer(vector, covariates, shown=False)}
+    def from_some(
+        self, said: Said, covariates: Float[Tensor, "_ k"] | None, wanted: Bool[Tensor, "b s"]
+    ) -> dict[str, Tensor]:
+        """What :meth:`answer` says from some of the sources, as far as a case has them."""
+        assert said.whole is not None
+        wanted = wanted.to(said.whole.device).expand(len(said.whole), -1)
+        return self.answer(said.whole, covariates, wanted if said.there is None else wanted & said.there)
+
+    def from_parts(self, said: Said, covariates: Float[Tensor, "_ k"] | None) -> dict[str, Mapping[str, Tensor]]:
+        """What is said from every one of ``subsets``, by its name; what is said from all is ``said.answers``."""
+        parts = {name: torch.from_numpy(mask)[None] for name, mask in self.subsets.items() if name}
+        return {"": said.answers} | {name: self.from_some(said, covariates, mask) for name, mask in parts.items()}
+
+
+def _look(plan: Recipe) -> tuple[Backbone, nn.Module, Temporal, int]:
+    """Backbone, pooling and network along time of one modality, and the features of a moment."""
+    image, parts = plan.image, plan.network
+    backbone: Backbone = catalog.find("backbones", parts.backbone).build(
+        recipe.options("backbones", parts.backbone, parts.options),
+        channels=image.channels,
+        dims=image.dims,
+        size=image.size[3 - image.dims :],
+    )
+    if parts.pooling == "neck":
+        if backbone.neck is None:
+            raise Problem(f"{parts.backbone} has no neck of its own", fix="set network.pooling=average")
+        pooling: nn.Module = backbone.neck
+        features = backbone.neck_features
+    else:
+        # The neck would hold weights that nothing trains.
+        backbone.neck = None
+        options = recipe.options("poolings", parts.pooling, parts.pooling_options)
+        pooling = catalog.find("poolings", parts.pooling).build(options, features=backbone.features)
+        features = backbone.features
+    options = recipe.options("sequences", parts.sequence, parts.sequence_options)
+    return backbone, pooling, catalog.find("sequences", parts.sequence).build(options, features=features), features
 
 
 def _dense(question: Question, plan: Recipe) -> Segmentation | Detection:
@@ -368,52 +432,6 @@ def load(path: Path | str) -> Model:
     return Model(plan, networks, calibration, json.loads(header["card"]), expected)
 
 
-def content_hash(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the header's texts and every tensor's name, type, shape and bytes, in the order of names."""
-    digest = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str], mode: int = 0o644) -> None:
-    """A safetensors file that is there whole or not at all, even if the machine stops in between.
-
-    ``mode`` says who may read it, from its first byte on.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        part.unlink(missing_ok=True)
-        part.touch(mode)
-        save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, part, dict(header))
-        part.chmod(mode)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise Problem(f"cannot be written ({error})", path=path, fix="free some space and run it again") from error
-
-
-def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors of a safetensors file.
-
-    Raises:
-        Problem: it is missing, or not a whole safetensors file.
-    """
-    if not path.exists():
-        raise Problem("there is no such file", path=path, fix="check the path")
-    try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {}), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise Problem(
-            f"this is not a whole safetensors file ({str(error)[:120]})", path=path, fix="copy it again"
-        ) from error
-
-
 def moved_copies(count: int) -> list[Callable[[Tensor], Tensor]]:
     """The identity and ``count - 1`` small fixed rotations, scalings and shifts of a normalised batch."""
 
@@ -438,11 +456,12 @@ class Outputs:
     Attributes:
         answers: raw outputs by task ``(n, o)``; a regression in its own unit.
         vectors: feature vectors ``(n, v)``; ``thumbnails`` ``(n, p)`` and ``appearances`` ``(n, 14)`` of the
-            normalised images. All three are of the unmoved images, for the novelty gate.
+            normalised images. All three are of the unmoved images, for the novelty gate; of several modalities those
+            of one beside the other.
         torn: of linked tasks ``(n,)``: 1 where the two opinions (see ``linking.Said``) lead to different classes.
         shares: ``(n, t)`` of each moment in the answers (see ``linking.Said``), of the unmoved images; ``(n, 0)``
             where the network does not attend.
-        alone: of a model with covariates, ``answers`` by the ``image`` alone, and by the ``covariates`` alone.
+        alone: ``answers`` by every part of the sources (``Network.subsets``), where there is more than one.
     """
 
     answers: dict[str, NDArray[np.float64]]
@@ -475,10 +494,9 @@ def outputs(
     """
     network.eval()
     device = next(network.parameters()).device
-    # The name of a source and that of a task; the first source is all that is known.
-    sources = ("", *(ALONE if network.fusion is not None else ()))
+    # The name of a part of the sources and that of a task; the first is all that is known.
     answers: dict[tuple[str, str], list[NDArray[np.float64]]] = {
-        (source, name): [] for source in sources for name in network.tasks
+        (source, name): [] for source in network.subsets for name in network.tasks
     }
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     torn: dict[str, list[NDArray[np.float64]]] = {}
@@ -491,14 +509,14 @@ def outputs(
         total: dict[tuple[str, str], Tensor] = {}
         for number, view in enumerate(views):
             said = network.say(view(x), when, person)
-            told: dict[str, Mapping[str, Tensor]] = {"": said.answers}
-            if sources[1:] and said.whole is not None:
-                told |= network.alone(said.whole, person)
+            told = {"": said.answers} if said.whole is None else network.from_parts(said, person)
             for source, given in told.items():
                 for name, value in given.items():
                     total[source, name] = value.double() + total.get((source, name), 0)
             if number == 0:
-                seen.append((said.vector.float().cpu(), thumbnail(x).cpu(), appearance(x).cpu()))
+                parts = x.chunk(network.modalities, 1)
+                looks = [torch.cat([of(part) for part in parts], 1).cpu() for of in (thumbnail, appearance)]
+                seen.append((said.vector.float().cpu(), looks[0], looks[1]))
                 attended = x.flatten(1)[:, :0] if said.shares is None else said.shares
                 shares.append(attended.cpu().numpy())
                 for name in _exclusive(network) if said.opinions[1:] else ():
@@ -510,7 +528,9 @@ def outputs(
                 centre, spread = network.scale(name).double().cpu().numpy()
                 mean = mean * spread + centre
             answers[source, name].append(mean)
-    joined = {source: {name: np.concatenate(answers[source, name]) for name in network.tasks} for source in sources}
+    joined = {
+        source: {name: np.concatenate(answers[source, name]) for name in network.tasks} for source in network.subsets
+    }
     vectors, thumbnails, appearances = (torch.cat(parts).numpy() for parts in zip(*seen, strict=True))
     differ = {name: np.concatenate(values) for name, values in torn.items()}
     return Outputs(joined.pop(""), vectors, thumbnails, appearances, differ, np.concatenate(shares), joined)

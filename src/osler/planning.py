@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from osler import data, modality, model, pace, recipe
+from osler import covariate_planning, data, modality, modality_planning, model, pace, recipe
 from osler.case import DENSE, Question
 from osler.cohort import Cohort, is_known, label_of
 from osler.image import Image
-from osler.inspections import covariates as columns
 from osler.problem import Problem
 from osler.recipe import CovariatePlan, Recipe
 
@@ -87,7 +86,7 @@ def fingerprint(cohort: Cohort) -> Fingerprint:
     first: Problem | None = None
     for entry in cohort.entries[::step]:
         try:
-            images.append(_facts(data.the_image(data.read_case(entry, moments=_LOOKED))))
+            images += [_facts(image) for image in data.read_case(entry, moments=_LOOKED).images.values()]
         except Problem as problem:
             first = first or problem
     if not images:
@@ -177,13 +176,16 @@ def derive(
     if weights:
         _plan_learned_size(base["image"], reasons, Path(weights))
     base["image"]["modality"], reasons["image.modality"] = modality.decide(found.modalities, cohort.modality)
+    names, told = modality_planning.images(cohort)
+    if names:
+        base["image"]["modalities"], reasons["image.modalities"] = names, told
     image = {**base["image"], **given.get("image", {})}
     _plan_preparation(base["image"], reasons, image)
     _plan_network(base["network"], reasons, found, image, given.get("network", {}))
     _plan_training(base["training"], reasons, found, cohort.questions[0], bool(weights), image["frames"])
     _plan_rest(base, reasons, image["modality"])
     if adapt is None and not any(question.dense for question in cohort.questions):
-        _plan_covariates(base, reasons, cohort)
+        covariate_planning.plan(base, reasons, cohort)
     if adapt is not None:
         adapt(base, reasons, found)
     given_tasks = {name: {"task": name, **value} for name, value in given.get("tasks", {}).items()}
@@ -192,7 +194,7 @@ def derive(
         given = {**given, "tasks": given_tasks}
     plan = recipe.build(recipe.merge(base, given))
     check_tasks(cohort, plan)
-    _check_columns(cohort, plan)
+    covariate_planning.check(cohort, plan)
     for key in leaves(given):
         reasons[key] = "given"
     chosen = given.get("training", {})
@@ -232,34 +234,6 @@ def check_tasks(cohort: Cohort, plan: Recipe) -> None:
                 f"the recipe does not know the classes {', '.join(missing)} of {name}", path=cohort.root,
                 fix="add them to the recipe's classes",
             )  # fmt: skip
-
-
-def _plan_covariates(base: dict[str, Any], why: dict[str, str], cohort: Cohort) -> None:
-    """Columns that the cohort names as covariates, without those that tell the answer or nothing."""
-    learned = [entry for entry in cohort.entries if entry.split != "test"] or list(cohort.entries)
-    named = dict.fromkeys(name for entry in cohort.entries for name in entry.covariates)
-    judged = [one for one in columns.propose(learned, cohort.questions) if one.name in named]
-    if not judged:
-        return
-    kept = [one for one in judged if one.verdict == "covariate"]
-    left = [f"{one.name}: {one.reason}" for one in judged if one.verdict != "covariate"]
-    base["covariates"] = {"columns": [one.name for one in kept]}
-    told = [f"{one.name}: {one.reason}" for one in kept]
-    why["covariates.columns"] = "; ".join([*told, *(f"left out is {one}" for one in left)])
-    if kept:
-        base["network"]["fusion"] = "concat"
-        why["network.fusion"] = "evidence of image and person is added, and seen together by a small layer"
-        why["covariates.hidden"] = "so that any part of them is answered from"
-
-
-def _check_columns(cohort: Cohort, plan: Recipe) -> None:
-    known = dict.fromkeys(name for entry in cohort.entries for name in entry.covariates)
-    for name in plan.covariates.columns:
-        if name not in known:
-            also = (
-                f"it has {', '.join(known)}" if known else "name columns covariate.NAME, or list them in cohort.toml"
-            )
-            raise Problem(f"the cohort has no covariate {name!r}", path=cohort.root, fix=also)
 
 
 def with_weights(given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -358,6 +332,10 @@ def _plan_network(
     network["dropout"] = 0.0 if own_neck else 0.2
     why["network.dropout"] = "the network has its own" if own_neck else "against overfitting"
     network["sequence"] = "gru" if image["frames"] > 1 else "mean"
+    if len(image.get("modalities", ())) > 1:
+        chosen, reasons = modality_planning.network(found.cases, (*found.modalities, *found.units))
+        network |= chosen
+        why |= reasons
     along = "sees the order of moments, and learns from as few cases as the mean (benchmarks/sequences.py)"
     why["network.sequence"] = along if image["frames"] > 1 else "there is one moment"
 

@@ -161,6 +161,11 @@ def derive(found: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Rec
     plan, reasons = planning.derive(
         replace(found, questions=(ITSELF,)), recipe.merge(given, alone), minutes / 2, adapt=adapt
     )
+    if len(plan.image.modalities) > 1:
+        raise Problem(
+            f"a pretraining looks at one image of a case, and these have {', '.join(plan.image.modalities)}",
+            fix="choose one, image.modalities=[NAME]",
+        )
     if plan.training.batch < 2:
         raise Problem("in a batch of 1 there is nothing to tell an image apart from", fix="set batch to 2 or more")
     return plan, reasons | {"training.members": "one network learns", "training.folds": "one network learns"}

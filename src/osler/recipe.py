@@ -11,7 +11,7 @@ from typing import Any, Literal, get_type_hints
 
 import pydantic
 
-from osler import catalog, preparations
+from osler import catalog, preparations, subsets
 from osler.case import Modality, Question
 from osler.problem import Problem
 
@@ -34,6 +34,8 @@ class ImagePlan:
             training images, then as ``cohort`` (CT; Isensee 2021).
         modality: DICOM's code; decides which augmentations and preparations are planned. Empty where it is unknown or
             mixed.
+        modalities: names of the images of a case that the network is given, as the cohort names them; empty: a case
+            has one image, whatever its name.
         prepare: files of ``preparations``: what is done to an image before it is resized, in this order.
     """
 
@@ -44,7 +46,13 @@ class ImagePlan:
     fit: Literal["stretch", "pad"] = "stretch"
     intensity: Literal["cohort", "image", "window"] = "cohort"
     modality: Modality = ""
+    modalities: tuple[str, ...] = ()
     prepare: tuple[str, ...] = ()
+
+    @property
+    def stacked(self) -> int:
+        """Moments that the network is given of a case: of one modality after the other."""
+        return self.frames * max(1, len(self.modalities))
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,8 @@ class NetworkPlan:
         sequence: a file of ``sequences``: from the features of each moment to those of the case.
         dropout: before the last layer.
         weights: a file made by ``osler import-weights`` or ``osler pretrain`` to start from, else empty.
-        fusion: a file of ``fusion``: how covariates join the image; of no account where there are none.
+        fusion: a file of ``fusion``: how modalities and covariates are joined; of no account for one image alone.
+        shared: one backbone for all modalities, or each its own.
     """
 
     backbone: str = "resnet"
@@ -99,6 +108,7 @@ class NetworkPlan:
     weights: str = ""
     fusion: str = "concat"
     fusion_options: Options = field(default_factory=dict)
+    shared: bool = True
 
 
 @dataclass(frozen=True)
@@ -301,6 +311,7 @@ def build(content: Mapping[str, Any]) -> Recipe:
     _check_values(recipe)
     preparations.check(recipe.image.prepare, dense=recipe.dense)
     _check_covariates(recipe)
+    subsets.check(recipe.image.modalities, covariates=bool(recipe.covariates.columns), dense=recipe.dense)
     return recipe
 
 

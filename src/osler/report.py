@@ -20,7 +20,7 @@ from PIL import Image as Pillow
 
 from osler import dense_scoring
 from osler.case import DENSE, Answer, Diagnosis
-from osler.pages import figures, persons
+from osler.pages import figures, modalities, persons
 from osler.pages.overlays import Example, chosen
 from osler.pages.wording import FIGURES, HEADLINES, answer_in_words, row, shown, when
 from osler.predictions import Predictions
@@ -85,6 +85,7 @@ def evaluation_page(
         differences = other.get("tasks", {}).get(task["name"], {}).get("differences", {})
         task["differences"] = [row(key, found) for key, found in differences.items()]
         task["sources"] = persons.sources(evaluation.get("covariates", {}).get(task["name"]))
+        task["sets"] = modalities.sets(evaluation.get("modalities", {}).get(task["name"]))
     _write(path, "evaluation.html", about=about, tasks=tasks)
 
 

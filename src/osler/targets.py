@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from osler import calibration, covariates, data, diagnosis, grid, places, sliding, volumes
+from osler import calibration, covariates, data, diagnosis, grid, modalities, places, sliding, subsets, volumes
 from osler.case import Box, Case, Finding, Mask
 from osler.explanations import log_odds, removed
 from osler.grid import Grid
@@ -30,8 +30,8 @@ class OfClass:
     """The log-odds of one class of an image (of a regression the value); see :class:`osler.explanations.Target`.
 
     Attributes:
-        mixing: how much the answers by all that is known, by the image alone and by the covariates alone count (see
-            ``calibration.mixing``); empty where the answer is not mixed of them.
+        part: the sources that are answered from, see :func:`osler.subsets.of`.
+        mixing: how much the answers by all of them and by each alone count (``calibration.mixing``); empty for one.
     """
 
     network: Network
@@ -39,6 +39,7 @@ class OfClass:
     number: int
     times: Tensor | None = None
     covariates: Tensor | None = None
+    part: str = ""
     mixing: tuple[float, ...] = ()
 
     @property
@@ -79,6 +80,7 @@ class OfMoment:
     times: Tensor
     moment: int
     covariates: Tensor | None = None
+    part: str = ""
     mixing: tuple[float, ...] = ()
 
     @property
@@ -113,13 +115,68 @@ class OfMoment:
         return self._outputs(self.levels(x), len(x))
 
 
-def _mixed(target: OfClass | OfMoment, said: Said) -> Float[Tensor, "b o"]:
+def _mixed(target: "OfClass | OfMoment | OfModality", said: Said) -> Float[Tensor, "b o"]:
     """The outputs of the task as they are answered from: the evidence of each source as much as it counts."""
     if not target.mixing or said.whole is None:
         return said.answers[target.task]
-    every = [said.answers, *target.network.alone(said.whole, target.covariates).values()]
+    network = target.network
+    members = subsets.beside(network.sources, network.subsets[target.part])[1:]
+    masks = [torch.from_numpy(network.subsets[one])[None] for one in members]
+    every = [said.answers, *(network.from_some(said, target.covariates, mask) for mask in masks)]
     each = [weight * answers[target.task] for weight, answers in zip(target.mixing, every, strict=True)]
     return torch.stack(each).sum(0)
+
+
+@dataclass(frozen=True, eq=False)
+class OfModality:
+    """As :class:`OfClass`, of one modality of a case whose other images stay as they are.
+
+    Attributes:
+        whole: the normalised images ``(1, m * t, c, d, h, w)``, and ``times`` ``(1, m * t)`` of their moments.
+        which: number of the modality that is looked at.
+    """
+
+    network: Network
+    task: str
+    number: int
+    whole: Tensor
+    times: Tensor
+    which: int
+    covariates: Tensor | None = None
+    part: str = ""
+    mixing: tuple[float, ...] = ()
+
+    @property
+    def dims(self) -> int:
+        return self.network.dims
+
+    @property
+    def pooling(self) -> nn.Module | None:
+        return self.network.looks()[self.which][1]
+
+    @cached_property
+    def others(self) -> Float[Tensor, "1 t v"]:
+        """The features of all images."""
+        with torch.no_grad():
+            return self.network.seen(self.whole, self.times)
+
+    def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Tensor]:
+        """The feature maps of the modality."""
+        return [self.network.maps(x, self.network.looks()[self.which][0])]
+
+    def _outputs(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, "b o"]:
+        this = self.network.moments(levels[-1], cases, self.pooling)
+        others, first = self.others.expand(cases, -1, -1), self.which * this.shape[1]
+        moments = torch.cat([others[:, :first], this, others[:, first + this.shape[1] :]], 1)
+        return _mixed(self, self.network.along(moments, self.times, self.covariates))
+
+    def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
+        """:func:`osler.explanations.log_odds`."""
+        return log_odds(self._outputs(levels, cases), self.network.tasks[self.task].question, self.number)
+
+    def raw(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b o"]:
+        """All outputs of the task."""
+        return self._outputs(self.levels(x), len(x))
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,18 +220,20 @@ class Asked:
         to_image: from a map ``(d, h, w)`` on the networks' grid to one on the image as it was read.
         place: where the finding lies, in words; empty for a class of the whole image.
         frame: the moment that is looked at, by its number in its sequence; ``None`` where it is the mean of all.
-        source: ``image`` where a model with covariates answers by the image alone.
+        source: the part of the sources that is answered from, see :func:`osler.subsets.of`.
+        modality: of several images the one that is looked at; else empty.
     """
 
     made: Model
     task: str
     name: str
-    targets: Sequence[OfClass | OfMoment | OfPlace]
+    targets: Sequence[OfClass | OfMoment | OfModality | OfPlace]
     inputs: Sequence[Tensor]
     to_image: Callable[[Heat], Heat]
     place: str = ""
     frame: int | None = None
     source: str = ""
+    modality: str = ""
 
     def answers(self, kept: Iterable[Tensor]) -> NDArray[np.float64]:
         """What the networks answer together when only that share ``(d, h, w)`` of the image is left, ``(n,)``.
@@ -218,12 +277,12 @@ def ask(made: Model, case: Case, finding: Finding | None = None) -> Asked:
     if not made.tasks or (finding is not None and questions[finding.task].dense):
         if finding is None or (finding.box is None and finding.mask is None):
             finding = _surest(made, case, finding)
-        return _of_place(made, data.the_image(case), finding)
+        return _of_place(made, data.the_image(case, made.recipe.image), finding)
     return _of_class(made, case, finding)
 
 
 def _of_class(made: Model, case: Case, finding: Finding | None) -> Asked:
-    image = data.the_image(case)
+    image = data.the_image(case, made.recipe.image)
     pixels = data.prepare(image, made.recipe.image)[None]
     columns = made.recipe.covariates
     known = torch.from_numpy(covariates.encode(columns, case.covariates).row)[None] if columns.columns else None
@@ -237,22 +296,57 @@ def _of_class(made: Model, case: Case, finding: Finding | None) -> Asked:
         number = int((answered.decision if exclusive else answered.probability)[task][0].argmax())
     with torch.no_grad():
         inputs = [network.normalise(torch.from_numpy(pixels).to(_device(network))) for network in made.networks]
+    part, *_ = modalities.rests_on(made, image, None if known is None else known[0].numpy())
+    weights = diagnosis.mixing(made, task, part)
+    mixed = part, tuple(weights.tolist()) if len(weights) > 1 else ()
+    if image.together:
+        return _of_modality(made, image, (task, number), inputs, (times, known), mixed)
     name = made.tasks[task].question.classes[number]
     moment = _decisive(made, inputs, times)
-    source = "image" if known is not None and not bool(known.isfinite().any()) else ""
-    mixing = () if known is None or source else tuple(diagnosis.mixing(made, task).tolist())
     if moment is None:
-        targets = [OfClass(network.eval(), task, number, times, known, mixing) for network in made.networks]
-        return Asked(made, task, name, targets, inputs, _back(made, image, -1), source=source)
+        targets = [OfClass(network.eval(), task, number, times, known, *mixed) for network in made.networks]
+        return Asked(made, task, name, targets, inputs, _back(made, image, -1), source=part)
     alone = [x[:, moment : moment + 1] for x in inputs]
     of_it = [
-        OfMoment(n.eval(), task, number, x, times, moment, known, mixing)
+        OfMoment(n.eval(), task, number, x, times, moment, known, *mixed)
         for n, x in zip(made.networks, inputs, strict=True)
     ]
     place = int(data.moments_of(image, made.recipe.image)[moment])
     frame = image.numbers[place] if image.numbers else place
     back = _back(made, image, place)
-    return Asked(made, task, name, of_it, alone, back, f"at moment {frame + 1}", frame, source)
+    return Asked(made, task, name, of_it, alone, back, f"at moment {frame + 1}", frame, part)
+
+
+def _of_modality(
+    made: Model,
+    image: Image,
+    asked: tuple[str, int],
+    inputs: Sequence[Tensor],
+    beside: tuple[Tensor, Tensor | None],
+    mixed: tuple[str, tuple[float, ...]],
+) -> Asked:
+    """The image without which the evidence is least, beside the others as they are."""
+    (task, number), (times, known), plan = asked, beside, made.recipe.image
+    there = [s for s, each in enumerate(image.together) if each is not None]
+    left = dict.fromkeys(there, 0.0)
+    for network, x in zip(made.networks, inputs, strict=True):
+        with torch.no_grad():
+            said = network.eval().say(x, times, known)
+            for s in there if len(there) > 1 else ():
+                others = torch.arange(len(network.sources))[None] != s
+                answer = network.from_some(said, known, others)[task]
+                left[s] += float(log_odds(answer, made.tasks[task].question, number))
+    which = min(left, key=lambda s: left[s])
+    each = image.together[which]
+    assert each is not None
+    targets = [
+        OfModality(n, task, number, x, times, which, known, *mixed)
+        for n, x in zip(made.networks, inputs, strict=True)
+    ]
+    shown = [x[:, which * plan.frames : (which + 1) * plan.frames] for x in inputs]
+    back, called = _back(made, each, -1), plan.modalities[which]
+    name = made.tasks[task].question.classes[number]
+    return Asked(made, task, name, targets, shown, back, f"in {called}", source=mixed[0], modality=called)
 
 
 def _decisive(made: Model, inputs: Sequence[Tensor], times: Tensor) -> int | None:
@@ -270,9 +364,9 @@ def _decisive(made: Model, inputs: Sequence[Tensor], times: Tensor) -> int | Non
     return int(mean.argmax()) if float(mean.max()) >= MOST else None
 
 
-def _back(made: Model, image: Image, place: int) -> Callable[[Heat], Heat]:
+def _back(made: Model, image: Image, frame: int) -> Callable[[Heat], Heat]:
     """The way of a map from the network's grid to the image as it was read; nothing lies where it was cropped."""
-    shown = image.visits[place] if image.visits else image
+    shown = image.visits[frame] if image.visits else image
     ready = data.made_ready(shown, made.recipe.image)
     where = grid.fit(ready.image, made.recipe.image)
 
@@ -292,7 +386,7 @@ def _surest(made: Model, case: Case, wanted: Finding | None) -> Finding:
     """The surest place that the model itself finds, of this class if one is wanted."""
     found = [
         finding
-        for answer in places.answer(made, data.the_image(case)).values()
+        for answer in places.answer(made, data.the_image(case, made.recipe.image)).values()
         for finding in answer.findings
         if (finding.box or finding.mask)
         and (wanted is None or (finding.task, finding.name) == (wanted.task, wanted.name))

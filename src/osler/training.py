@@ -28,12 +28,14 @@ from osler import (
     frozen,
     linking,
     localisation,
+    modalities,
     model,
     novelty,
     patch_planning,
     planning,
     recipe,
     store,
+    subsets,
     volumes,
 )
 from osler import places as where
@@ -165,7 +167,12 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     )  # 60 bits of SHA-256: enough to know a case again, not to rebuild it.
     card |= {"notes": [*found.notes, *notes], "grouping": found.grouping or "each case its own patient"}
     card |= {"cohort_sha256": digest, "cases": len(loaded.entries)}
-    card |= {"training_cases": len(pairs[0][0]), "modalities": sorted({m for m in loaded.modalities if m})}
+    card |= {
+        "training_cases": len(pairs[0][0]),
+        "modalities": sorted({code for m in loaded.modalities for code in m.split("/") if code}),
+    }
+    if len(plan.image.modalities) > 1:
+        card["codes"] = modalities.codes(plan.image.modalities, loaded.modalities)
     # The folder of the weights may be somebody's name; a model file travels.
     network_plan = replace(plan.network, weights=Path(plan.network.weights).name)
     made = Model(replace(plan, network=network_plan), networks, fitted, card)
@@ -380,6 +387,8 @@ def _calibrate(
     raw: dict[str, list[NDArray[np.float64]]] = {}
     torn: dict[str, list[NDArray[np.float64]]] = {}
     logs, fold, held_parts = [], [], []
+    images = plan.image.modalities if len(plan.image.modalities) > 1 else ("",)
+    sources, parts_of = networks[0].sources, networks[0].subsets
     for number, (network, (training, held)) in enumerate(zip(networks, parts, strict=True)):
         if not isinstance(held.part, Calibration):
             raise TypeError("calibration is fitted on Calibration, nothing else")
@@ -388,15 +397,15 @@ def _calibrate(
         chosen = draws.permutation(draws.keys(plan.training.seed, number, 5), len(training))[:3000]
         chosen = np.sort(chosen)
         when = None if training.times is None else training.times[chosen]
-        gate = novelty.fit(model.outputs(network, training.pixels[chosen], views[:1], times=when))
+        learned = model.outputs(network, training.pixels[chosen], views[:1], times=when)
         seen = model.outputs(network, held.pixels, views, times=held.times, covariates=held.covariates)
-        away = novelty.distances(gate, seen)
-        centre, spread = novelty.standardise(away)
-        arrays |= {
-            f"novelty.{number}.{k}": v for k, v in {**gate, "log.centre": centre, "log.spread": spread}.items()
-        }
-        held_parts.append((held.part, held.targets, held.covariates))
-        logs.append(novelty.score(away, centre, spread))
+        there = subsets.present(len(held), len(images), held.times, held.covariates)
+        known = subsets.present(len(chosen), len(images), when, None)
+        arrays |= novelty.fit_each(number, images, (learned, known), (seen, there))
+        held_parts.append((held.part, held.targets, there))
+        away = novelty.scores(arrays, number, images, seen)
+        assert away is not None
+        logs.append(away)
         fold.append(np.full(len(held), number))
         for source, answers in {"": seen.answers, **seen.alone}.items():
             for name, value in answers.items():
@@ -407,39 +416,43 @@ def _calibrate(
         return arrays, {"calibrated": False}, {}
     # Folds answer for different cases; members of one ensemble answer the same cases together.
     together = np.concatenate if plan.training.folds else _mean
-    scores = together(logs)
-    arrays["novelty.threshold"] = np.array([novelty.threshold(scores, plan.inference.refusals)])
-    arrays["novelty.scores"] = np.sort(scores)
     held_parts = held_parts if plan.training.folds else held_parts[:1]
+    present = np.concatenate([there for *_, there in held_parts])
+    away, shown = together(logs), present[:, : len(images)]
+    arrays |= novelty.limits(away, shown, images, plan.inference.refusals)
+    scores, _ = novelty.judge(arrays, away, shown, images)
     patients = [entry.patient for part, *_ in held_parts for entry in part.entries]
     held_tensors = {"fold": torch.from_numpy(together(fold).astype(np.int64)), "novelty": torch.from_numpy(scores)}
     held_tensors |= {f"torn.{name}": torch.from_numpy(together(values)) for name, values in torn.items()}
     card: dict[str, Any] = {"calibrated": True, "calibration_cases": len(scores), "isotonic": {}}
-    persons = [each for *_, each in held_parts if each is not None]
-    # Where nothing is known of the person, the answer is that of the image alone, and is calibrated as such.
-    known = np.asarray(np.isfinite(np.concatenate(persons)).any(1), bool) if persons else None
-    if known is not None:
-        held_tensors["known"] = torch.from_numpy(known)
+    # A case of which something is missing is answered from what is there, and calibrated as such.
+    held_tensors["there"] = torch.from_numpy(present)
     for number, (name, task) in enumerate(networks[0].tasks.items()):
         target = np.concatenate([targets[name] for _, targets, _ in held_parts])
         held_tensors[f"target.{name}"] = torch.from_numpy(target)
-        answers = {source: together(raw[calibration.key(source, name)]) for source in
-                   ("", *(model.ALONE if known is not None else ()))}  # fmt: skip
+        answers = {source: together(raw[calibration.key(source, name)]) for source in parts_of}
         held_tensors |= {
             calibration.key(source, f"outputs.{name}"): torch.from_numpy(values) for source, values in answers.items()
         }
-        if known is not None:
-            rows = calibration.rows_for(task, target, known)
-            weights = calibration.mixing(task, [values[rows] for values in answers.values()], target[rows])
-            arrays[f"mixing.{number}"] = weights
-            answers[""] = np.asarray(np.tensordot(weights, np.stack(list(answers.values())), 1))
         for source, outputs in answers.items():
-            rows = calibration.rows_for(task, target, None if source == "image" else known)
+            complete = np.asarray(present[:, parts_of[source]].all(1), bool)
+            rows = calibration.rows_for(task, target, complete)
+            beside = subsets.beside(sources, parts_of[source])
+            if len(beside) > 1:
+                weights = calibration.mixing(task, [answers[one][rows] for one in beside], target[rows])
+                arrays[calibration.key(source, f"mixing.{number}")] = weights
+                outputs = np.asarray(np.tensordot(weights, np.stack([answers[one] for one in beside]), 1))
             fitted = calibration.fit(
                 task, outputs[rows], target[rows], [p for p, yes in zip(patients, rows, strict=True) if yes],
                 coverage=plan.inference.coverage, rule=plan.inference.threshold,
             )  # fmt: skip
             arrays |= {calibration.key(source, f"task.{number}.{k}"): v for k, v in vars(fitted).items()}
+            if len(images) > 1:
+                # Before they were weighed against others on these very cases.
+                p = calibration.apply(task, fitted, answers[source][None, complete])
+                of = [person for person, yes in zip(patients, complete, strict=True) if yes]
+                found = modalities.held_out(task.question, p, target[complete], of)
+                card.setdefault("subsets", {}).setdefault(source or "all", {})[name] = found
             if not source:
                 card["isotonic"][name] = calibration.against_isotonic(task, outputs, target, patients)
     return arrays, card, held_tensors

@@ -59,7 +59,7 @@ def read(case: Case, plan: Recipe, number: int = 0) -> list[Volume]:
         Problem: the image has several files, channels that the network cannot take, or no millimetres where the
             recipe counts in them.
     """
-    image = data.the_image(case)
+    image = data.the_image(case, plan.image)
     where, moved = on_grid(image, plan)
     geometry = where.to(Image(np.broadcast_to(np.uint8(0), (1, 1, *image.size)), image.geometry)).geometry
     found = []

@@ -102,6 +102,34 @@ def test_film_by_hand() -> None:
             assert fused[j] == pytest.approx((1 + said[j]) * v + said[5 + j], abs=1e-12)
 
 
+def test_cross_attention_by_hand() -> None:
+    """Vaswani 2017, equation 1, head by head in plain loops; then the layer after it."""
+    made = built("cross_attention", width=4, heads=2)
+    w = {key: value.detach().numpy() for key, value in made.named_parameters()}
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        return (x - x.mean()) / np.sqrt(x.var() + 1e-5) * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def linear(x: np.ndarray, name: str) -> np.ndarray:
+        return w[f"{name}.weight"] @ x + w[f"{name}.bias"]
+
+    given = vectors(2)
+    for row, fused in enumerate(made(given, torch.ones(2, 3, dtype=torch.bool)).detach().numpy()):
+        tokens = [linear(v[row].numpy(), f"token.{i}") for i, v in enumerate(given.values())]
+        looks = [linear(norm(z, "first"), "looks") for z in tokens]
+        found = []
+        for i in range(3):
+            taken = np.zeros(4)
+            for head in (slice(0, 2), slice(2, 4)):
+                score = [looks[i][:4][head] @ looks[j][4:8][head] / np.sqrt(2) for j in range(3)]
+                share = np.exp(score) / np.exp(score).sum()
+                taken[head] = sum(share[j] * looks[j][8:][head] for j in range(3))
+            y = tokens[i] + linear(taken, "takes")
+            hidden = linear(norm(y, "second"), "layer.0")
+            found += (y + linear(hidden / (1 + np.exp(-hidden)), "layer.2")).tolist()
+        assert fused == pytest.approx(found, abs=1e-9)
+
+
 def test_film_begins_as_the_image_alone() -> None:
     made = catalog.find("fusion", "film").build(recipe.options("fusion", "film", {}), widths=WIDTHS).double()
     given = vectors()
@@ -113,5 +141,7 @@ def test_impossible_widths_are_refused() -> None:
         built("concat", width=-1)
     with pytest.raises(Problem, match="cannot be 0"):
         built("film", width=0)
+    with pytest.raises(Problem, match="cannot have 3 heads in a width of 32"):
+        built("cross_attention", heads=3)
     with pytest.raises(Problem, match="needs something beside"):
         built("film", {"image": 3})

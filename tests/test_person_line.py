@@ -416,12 +416,13 @@ def test_the_server_takes_them(
 
 @pytest.mark.real_data
 def test_age_and_sex_of_real_radiographs_go_through(real_data: Path) -> None:
-    from osler import cohort, planning
+    from osler import cohort
+    from osler.inspections import covariates as columns
 
     file = Path(__file__).parents[1] / "recipes" / "cohorts" / "covid_cxr.toml"
     found = cohort.read(real_data / "covid_cxr", file)
-    columns = planning.columns.propose(found.entries, found.questions)
-    given = {one.name: one for one in columns if one.verdict == "covariate"}
+    judged = columns.propose(found.entries, found.questions)
+    given = {one.name: one for one in judged if one.verdict == "covariate"}
     assert set(given) == {"age", "sex"}
     plan, _ = covariates.learn(recipe.CovariatePlan(("age", "sex")), found.entries)
     assert plan.kinds == {"age": "number", "sex": "category"} and plan.categories["sex"] == ("F", "M")

@@ -133,7 +133,7 @@ def fit_each(
     return arrays
 
 
-def scores(arrays: Mapping[str, Array], number: int, images: Sequence[str], seen: Outputs) -> Array | None:
+def scores(arrays: Mapping[str, NDArray[Any]], number: int, images: Sequence[str], seen: Outputs) -> Array | None:
     """How far each modality of cases lies from the training cases, ``(n, m)``; ``None`` without gates."""
     found = []
     for name, part in zip(images, of_each(seen, images), strict=True):
@@ -170,7 +170,7 @@ def limits(each: Array, there: Mask, images: Sequence[str], refusals: float) -> 
     return arrays
 
 
-def judge(arrays: Mapping[str, Array], each: Array, there: Mask, images: Sequence[str]) -> tuple[Array, Array]:
+def judge(arrays: Mapping[str, NDArray[Any]], each: Array, there: Mask, images: Sequence[str]) -> tuple[Array, Array]:
     """Score of each case, in units in which ``novelty.threshold`` is its limit, and its p value.
 
     Args:

@@ -329,7 +329,7 @@ def test_every_sequence_can_be_explained(sequence: str, method: str) -> None:
 def test_of_one_moment_the_others_stay_as_they_are() -> None:
     chosen = plan("attention")
     net, x, times = network(chosen), torch.randn(1, 5, 1, 1, 16, 16), torch.arange(5.0)[None]
-    one = targets.OfMoment(net, "label", 1, x, times, 2)
+    one = targets.OfPart(net, "label", 1, x, times, 2)
     whole = targets.OfClass(net, "label", 1, times)
     alone = x[:, 2:3]
     torch.testing.assert_close(one.raw(alone), whole.raw(x))

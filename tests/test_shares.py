@@ -147,7 +147,7 @@ def test_a_map_explains_the_answer_that_was_given(
     for finding in diagnosis.diagnose(model, asked_of).answers["label"].findings:
         asked = targets.ask(model, asked_of, finding)
         target = asked.targets[0]
-        assert isinstance(target, targets.OfMoment if frames > 1 else targets.OfClass)
+        assert isinstance(target, targets.OfPart if frames > 1 else targets.OfClass)
         [said] = asked.answers([torch.ones(1, 16, 16)])
         score = float(target.score(target.levels(asked.inputs[0]), 1).detach())
         if question:

@@ -64,58 +64,7 @@ class OfClass:
         return _mixed(self, self.network.say(x, self.times, self.covariates))
 
 
-@dataclass(frozen=True, eq=False)
-class OfMoment:
-    """As :class:`OfClass`, of one moment of a sequence whose other moments stay as they are.
-
-    Attributes:
-        whole: the normalised sequence ``(1, t, c, d, h, w)``, and ``times`` ``(1, t)`` of its moments.
-        moment: number of the one that is looked at.
-    """
-
-    network: Network
-    task: str
-    number: int
-    whole: Tensor
-    times: Tensor
-    moment: int
-    covariates: Tensor | None = None
-    part: str = ""
-    mixing: tuple[float, ...] = ()
-
-    @property
-    def dims(self) -> int:
-        return self.network.dims
-
-    @property
-    def pooling(self) -> nn.Module | None:
-        return self.network.pooling
-
-    @cached_property
-    def others(self) -> Float[Tensor, "1 t v"]:
-        """The features of all moments."""
-        with torch.no_grad():
-            return self.network.moments(self.network.maps(self.whole), 1)
-
-    def levels(self, x: Float[Tensor, "b 1 c d h w"]) -> list[Tensor]:
-        """The feature maps of the moment."""
-        return self.network.levels(x)
-
-    def _outputs(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, "b o"]:
-        this, others = self.network.moments(levels[-1], cases), self.others.expand(cases, -1, -1)
-        moments = torch.cat([others[:, : self.moment], this, others[:, self.moment + 1 :]], 1)
-        return _mixed(self, self.network.along(moments, self.times, self.covariates))
-
-    def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
-        """:func:`osler.explanations.log_odds`."""
-        return log_odds(self._outputs(levels, cases), self.network.tasks[self.task].question, self.number)
-
-    def raw(self, x: Float[Tensor, "b 1 c d h w"]) -> Float[Tensor, "b o"]:
-        """All outputs of the task."""
-        return self._outputs(self.levels(x), len(x))
-
-
-def _mixed(target: "OfClass | OfMoment | OfModality", said: Said) -> Float[Tensor, "b o"]:
+def _mixed(target: "OfClass | OfPart", said: Said) -> Float[Tensor, "b o"]:
     """The outputs of the task as they are answered from: the evidence of each source as much as it counts."""
     if not target.mixing or said.whole is None:
         return said.answers[target.task]
@@ -128,12 +77,13 @@ def _mixed(target: "OfClass | OfMoment | OfModality", said: Said) -> Float[Tenso
 
 
 @dataclass(frozen=True, eq=False)
-class OfModality:
-    """As :class:`OfClass`, of one modality of a case whose other images stay as they are.
+class OfPart:
+    """As :class:`OfClass`, of one moment of a sequence or of one modality, beside which the others stay as they are.
 
     Attributes:
-        whole: the normalised images ``(1, m * t, c, d, h, w)``, and ``times`` ``(1, m * t)`` of their moments.
-        which: number of the modality that is looked at.
+        whole: all normalised moments ``(1, t, c, d, h, w)``, of one modality after the other; ``times`` ``(1, t)``.
+        first: number of the first of the moments that are looked at.
+        which: number of the modality.
     """
 
     network: Network
@@ -141,7 +91,8 @@ class OfModality:
     number: int
     whole: Tensor
     times: Tensor
-    which: int
+    first: int
+    which: int = 0
     covariates: Tensor | None = None
     part: str = ""
     mixing: tuple[float, ...] = ()
@@ -156,18 +107,18 @@ class OfModality:
 
     @cached_property
     def others(self) -> Float[Tensor, "1 t v"]:
-        """The features of all images."""
+        """The features of all moments."""
         with torch.no_grad():
             return self.network.seen(self.whole, self.times)
 
     def levels(self, x: Float[Tensor, "b t c d h w"]) -> list[Tensor]:
-        """The feature maps of the modality."""
+        """The feature maps of what is looked at."""
         return [self.network.maps(x, self.network.looks()[self.which][0])]
 
     def _outputs(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, "b o"]:
         this = self.network.moments(levels[-1], cases, self.pooling)
-        others, first = self.others.expand(cases, -1, -1), self.which * this.shape[1]
-        moments = torch.cat([others[:, :first], this, others[:, first + this.shape[1] :]], 1)
+        others = self.others.expand(cases, -1, -1)
+        moments = torch.cat([others[:, : self.first], this, others[:, self.first + this.shape[1] :]], 1)
         return _mixed(self, self.network.along(moments, self.times, self.covariates))
 
     def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
@@ -227,7 +178,7 @@ class Asked:
     made: Model
     task: str
     name: str
-    targets: Sequence[OfClass | OfMoment | OfModality | OfPlace]
+    targets: Sequence[OfClass | OfPart | OfPlace]
     inputs: Sequence[Tensor]
     to_image: Callable[[Heat], Heat]
     place: str = ""
@@ -308,7 +259,7 @@ def _of_class(made: Model, case: Case, finding: Finding | None) -> Asked:
         return Asked(made, task, name, targets, inputs, _back(made, image, -1), source=part)
     alone = [x[:, moment : moment + 1] for x in inputs]
     of_it = [
-        OfMoment(n.eval(), task, number, x, times, moment, known, *mixed)
+        OfPart(n.eval(), task, number, x, times, moment, 0, known, *mixed)
         for n, x in zip(made.networks, inputs, strict=True)
     ]
     place = int(data.moments_of(image, made.recipe.image)[moment])
@@ -340,7 +291,7 @@ def _of_modality(
     each = image.together[which]
     assert each is not None
     targets = [
-        OfModality(n, task, number, x, times, which, known, *mixed)
+        OfPart(n, task, number, x, times, which * plan.frames, which, known, *mixed)
         for n, x in zip(made.networks, inputs, strict=True)
     ]
     shown = [x[:, which * plan.frames : (which + 1) * plan.frames] for x in inputs]

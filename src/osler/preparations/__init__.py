@@ -98,7 +98,7 @@ def otsu(values: NDArray[np.floating]) -> float:
 
     From 256 bins, of which it is the edge between two; values are finite.
     """
-    counts, edges = np.histogram(values, 256)
+    counts, edges = np.histogram(values.astype(np.float64), 256)
     below = np.cumsum(counts)[:-1]
     above = values.size - below
     middles = (edges[:-1] + edges[1:]) / 2

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Picture
 
 from osler import (
+    answers,
     cohort,
     data,
     diagnoses,
@@ -30,7 +32,9 @@ from osler import (
     training,
 )
 from osler.case import Case, Entry, Source
+from osler.cohort import Test
 from osler.image import Image
+from osler.inspections import duplicates
 from osler.model import Model, Network
 from osler.problem import Problem
 
@@ -300,6 +304,42 @@ def test_the_evidence_of_independent_sources_is_added_up_where_the_network_did_n
 
 
 # --- one case -------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_of_any_image_joins_its_cases_and_was_seen(folder: Path, made: Model, whole: list[Entry]) -> None:
+    """Also where it is not the first one; what is missing or shows nothing is no copy of anything."""
+    blank = folder / "blank.png"
+    Picture.fromarray(np.full((16, 16), 7, np.uint8)).save(blank)
+    a, b, c, d = (replace(whole[i], id=f"x{i}", patient=f"x{i}", split=None) for i in range(4))
+    shared = [
+        a,
+        replace(b, images=b.images | {"t2": a.images["t2"]}),
+        replace(c, images=c.images | {"t2": Source(blank)}),
+        replace(d, images=d.images | {"t2": Source(blank)}),
+    ]
+    loaded = data.load(shared, made.recipe.image)
+    assert duplicates.cases(loaded.marks) == [(0, 1)]
+    seen = frozenset(data.short(digest) for digest in loaded.images[0])
+    fresh, known, _ = answers.answer_all(made, Test(tuple(shared)), seen=seen)
+    assert known == 2
+    assert fresh is not None
+    assert [entry.id for entry in fresh.entries] == [c.id, d.id]
+
+
+def test_of_a_cohort_with_a_shared_second_image_no_part_knows_anothers(folder: Path, tmp_path: Path) -> None:
+    """Along the whole line: what a run kept as seen holds each image of each case."""
+    found = cohort.read(folder)
+    twice = next(e for e in found.entries if e.split == "train" and len(e.images) == 2)
+    spy = next(e for e in found.entries if e.split == "test" and len(e.images) == 2)
+    entries = tuple(
+        replace(e, images=e.images | {"t2": twice.images["t2"]}) if e.id == spy.id else e for e in found.entries
+    )
+    asked = {question.task: question for question in found.questions}
+    plan = recipe.build(recipe.merge(SMALL, {"image": {"modalities": ["t1", "t2"]}, "tasks": asked}))
+    loaded = data.load(entries, plan.image)
+    splits, notes = training.divide(replace(found, entries=entries), loaded, plan)
+    assert twice.id not in {e.id for e in splits.training.entries}
+    assert any("copies" in note for note in notes)
 
 
 def test_every_set_has_a_calibration_of_its_own_and_the_card_says_how_good_it_is(made: Model) -> None:

@@ -217,9 +217,10 @@ def test_the_part_that_a_training_would_hold_out_is_left_out() -> None:
         entries,
         pixels,
         tuple(f"{i:064x}" for i in range(600)),
+        tuple((f"{i:064x}",) for i in range(600)),
         ("",) * 600,
         (),
-        marks,
+        marks[:, None],
         np.zeros((600, 1), np.float32),
     )
     plan = recipe.build({**SMALL, "tasks": {"label": question}})

@@ -217,7 +217,7 @@ def held_out(found: Cohort, loaded: data.Loaded, plan: Recipe, task: Classificat
         ids=tuple(entry.id for entry in kept),
         pixels=loaded.pixels[np.asarray(rows)],
         times=loaded.times[rows],
-        key=draws.keys(np.array([int(loaded.digests[row][:15], 16) for row in rows])),
+        key=draws.keys(np.array([data.short(loaded.digests[row]) for row in rows])),
         target=np.stack([task.encode(entry.findings) for entry in kept]),
         patients=np.unique([entry.patient for entry in kept], return_inverse=True)[1].astype(np.intp),
         answers=tuple(

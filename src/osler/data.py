@@ -36,16 +36,19 @@ class Loaded:
         entries: those that could be read, in order.
         pixels: ``(n, time, channel, depth, height, width)``, resampled, not normalised; of several modalities the
             moments of one after the other, 0 where one is missing (see :func:`timeline`).
-        digests: SHA-256 of each image's own pixels, so that copies are found under any name.
+        digests: SHA-256 of the pixels of each case, so that it is found under any name.
+        images: those of its images one by one, see :func:`pixel_digests`.
         modalities: DICOM code of each, empty where unknown; of several images in their order, joined by ``/``.
         problems: what could not be read, and why.
-        marks: what copies are known by that are not the same pixel for pixel (``duplicates.MARK``).
+        marks: ``(n, m)`` of type ``duplicates.MARK``, one for each of ``m`` images, empty where it is missing: what
+            copies are known by that are not the same pixel for pixel.
         times: ``(n, time)``, see :func:`timeline`.
     """
 
     entries: tuple[Entry, ...]
     pixels: Pixels
     digests: tuple[str, ...]
+    images: tuple[tuple[str, ...], ...]
     modalities: tuple[str, ...]
     problems: tuple[Problem, ...]
     marks: NDArray[Any]
@@ -256,13 +259,31 @@ def pixel_digest(image: Image, moments: int | None = None) -> str:
             all of it was read. Whoever compares digests asks for the same number: the model's (``Recipe.moments``).
     """
     if image.together:
-        each = ["" if one is None else pixel_digest(one, moments) for one in image.together]
-        return hashlib.sha256("|".join(each).encode()).hexdigest()
+        return pixel_digests(image, moments)[0]
     image = image if moments is None else image.thinned(moments)
     if image.visits:
         return hashlib.sha256("|".join(pixel_digest(visit) for visit in image.visits).encode()).hexdigest()
     head = f"{image.array.shape}{image.array.dtype.str}".encode()
     return hashlib.sha256(head + np.ascontiguousarray(image.array).tobytes()).hexdigest()
+
+
+def pixel_digests(image: Image, moments: int | None = None) -> tuple[str, tuple[str, ...]]:
+    """:func:`pixel_digest`, and that of each of several images by itself: of one patient each may be another's, too.
+
+    One that is of one value throughout is no picture, and is left out of the latter.
+    """
+    if not image.together:
+        whole = pixel_digest(image, moments)
+        return whole, (whole,)
+    each = ["" if one is None else pixel_digest(one, moments) for one in image.together]
+    shown = [one is not None and bool((one.array != one.array.flat[0]).any()) for one in image.together]
+    whole = hashlib.sha256("|".join(each).encode()).hexdigest()
+    return whole, tuple(digest for digest, picture in zip(each, shown, strict=True) if picture)
+
+
+def short(digest: str) -> int:
+    """60 bits of a SHA-256: enough to know a case again, not to rebuild it."""
+    return int(digest[:15], 16)
 
 
 def times_digest(loaded: Loaded) -> str:
@@ -275,7 +296,16 @@ def times_digest(loaded: Loaded) -> str:
     return " " + hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-_Read = tuple[NDArray[np.float32], str, str, NDArray[Any], NDArray[np.float32]]
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """One case of :class:`Loaded`."""
+
+    pixels: NDArray[np.float32]
+    digest: str
+    images: tuple[str, ...]
+    modality: str
+    marks: NDArray[Any]
+    times: NDArray[np.float32]
 
 
 def load(
@@ -306,8 +336,9 @@ def load(
         store.remove(file)
     numbers: list[int] = []
     digests: list[str] = []
+    images: list[tuple[str, ...]] = []
     modalities: list[str] = []
-    marks = np.empty(len(entries), duplicates.MARK)
+    marks = np.empty((len(entries), max(1, len(plan.modalities))), duplicates.MARK)
     times = np.empty((len(entries), plan.stacked), np.float32)
     problems: list[Problem] = []
     shape = (plan.stacked, plan.channels, *plan.size)
@@ -320,10 +351,11 @@ def load(
                 if isinstance(result, Problem):
                     problems.append(result)
                 else:
-                    image, digest, modality, marks[len(numbers)], times[len(numbers)] = result
-                    read.append(image)
-                    digests.append(digest)
-                    modalities.append(modality)
+                    marks[len(numbers)], times[len(numbers)] = result.marks, result.times
+                    read.append(result.pixels)
+                    digests.append(result.digest)
+                    images.append(result.images)
+                    modalities.append(result.modality)
                     numbers.append(number)
                 number += 1
             if progress:
@@ -338,12 +370,14 @@ def load(
         first = f" (the first: {problems[0]})" if problems else ""
         raise Problem(f"none of the {len(entries)} cases can be read{first}", fix="check the files")
     if file is not None and not store.in_memory(array):
-        facts = store.Facts(numbers, digests, modalities, marks[: len(numbers)], times[: len(numbers)])
+        facts = store.Facts(numbers, digests, images, modalities, marks[: len(numbers)], times[: len(numbers)])
         store.keep(file, stamp, array, facts)
     kept = tuple(entries[number] for number in numbers)
     pixels = store.all_of(array)
     known = slice(len(numbers))
-    return Loaded(kept, pixels, tuple(digests), tuple(modalities), tuple(problems), marks[known], times[known])
+    return Loaded(
+        kept, pixels, tuple(digests), tuple(images), tuple(modalities), tuple(problems), marks[known], times[known]
+    )
 
 
 def _reopened(
@@ -361,7 +395,16 @@ def _reopened(
         return None
     kept = tuple(entries[number] for number in facts.numbers)
     pixels = store.all_of(array)
-    return Loaded(kept, pixels, tuple(facts.digests), tuple(facts.modalities), failed, facts.marks, facts.times)
+    return Loaded(
+        kept,
+        pixels,
+        tuple(facts.digests),
+        tuple(facts.images),
+        tuple(facts.modalities),
+        failed,
+        facts.marks,
+        facts.times,
+    )
 
 
 def _prepared(entry: Entry, plan: ImagePlan, questions: Sequence[Question]) -> _Read | Problem:
@@ -369,9 +412,12 @@ def _prepared(entry: Entry, plan: ImagePlan, questions: Sequence[Question]) -> _
     moments = None if any(question.dense for question in questions) else plan.frames
     try:
         image = the_image(read_case(entry, questions, moments), plan)
-        digest, mark = pixel_digest(image, moments), duplicates.mark(image, plane(image))
-        code = "/".join("" if one is None else one.modality for one in image.together or (image,))
-        return prepare(image, plan), digest, code, mark, timeline(image, plan)
+        each = image.together or (image,)
+        digest, images = pixel_digests(image, moments)
+        code = "/".join("" if one is None else one.modality for one in each)
+        nothing = np.zeros((), duplicates.MARK)
+        marks = np.stack([nothing if one is None else duplicates.mark(one, plane(one)) for one in each])
+        return _Read(prepare(image, plan), digest, images, code, marks, timeline(image, plan))
     except Problem as problem:
         return problem
     except MemoryError:

@@ -157,7 +157,7 @@ def measure(run: Path, made: Model, found: Cohort, *, out_of_fold: bool, say: Sa
     else:
         seen = frozenset(made.calibration.get("seen", np.empty(0, np.int64)).tolist())
         reviewed = review(
-            made, part, found.questions, say, lambda digest: None if int(digest[:15], 16) in seen else made.networks
+            made, part, found.questions, say, lambda digest: None if data.short(digest) in seen else made.networks
         )
     if reviewed.unread:
         notes.append(f"{reviewed.unread} cases could not be read and are not counted")
@@ -295,7 +295,7 @@ def folds(made: Model, run: Path) -> dict[int, int]:
 
 
 def _network_of(made: Model, fold: dict[int, int], digest: str) -> list[Network] | None:
-    number = fold.get(int(digest[:15], 16))
+    number = fold.get(data.short(digest))
     return None if number is None else [made.networks[number]]
 
 

@@ -139,11 +139,12 @@ class Facts:
 
     Attributes:
         numbers: of their cases in the cohort; those between could not be read.
-        digests, modalities, marks, times: see :class:`osler.data.Loaded`.
+        digests, images, modalities, marks, times: see :class:`osler.data.Loaded`.
     """
 
     numbers: Sequence[int]
     digests: Sequence[str]
+    images: Sequence[tuple[str, ...]]
     modalities: Sequence[str]
     marks: NDArray[Any]
     times: NDArray[np.float32]
@@ -162,14 +163,14 @@ def keep(file: Path, stamp: str, array: NDArray[Any], facts: Facts) -> None:
     """
     path = _named(file, None)
     head = {"stamp": stamp, "type": array.dtype.name, "shape": array.shape}
-    rows = zip(facts.numbers, facts.digests, facts.modalities, strict=True)
+    rows = zip(facts.numbers, facts.digests, map("/".join, facts.images), facts.modalities, strict=True)
     with _in_one_sentence(path):
         for beside, values in ((_marked(file), facts.marks), (_timed(file), facts.times)):
             with os.fdopen(_private(beside), "wb") as out:
                 np.save(out, values, allow_pickle=False)
         with os.fdopen(_private(_part(path)), "w", encoding="utf-8", newline="\n") as out:
             out.write(json.dumps(head) + "\n")
-            out.writelines(f"{number},{digest},{modality}\n" for number, digest, modality in rows)
+            out.writelines(",".join(map(str, row)) + "\n" for row in rows)
         _part(path).replace(path)
 
 
@@ -185,7 +186,10 @@ def reopen(file: Path, stamp: str) -> tuple[NDArray[Any], Facts] | None:
             rows = [line.rstrip("\n").split(",") for line in lines]
         marks = np.load(_marked(file), allow_pickle=False)
         times = np.load(_timed(file), allow_pickle=False)
-        facts = Facts([int(row[0]) for row in rows], [row[1] for row in rows], [row[2] for row in rows], marks, times)
+        images = [tuple(row[2].split("/")) if row[2] else () for row in rows]
+        facts = Facts(
+            [int(row[0]) for row in rows], [row[1] for row in rows], images, [row[3] for row in rows], marks, times
+        )
         whole = len(rows) == len(marks) == len(times) == shape[0]
         return (_mapped(_named(file, kind), kind, shape), facts) if whole else None
     except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration):

@@ -146,7 +146,7 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
             trained = frozen.fit if plan.training.freeze else fit
             networks.append(trained(examples(training), examples(validation), plan, course))
     say("calibrating")
-    digests = [int(loaded.digests[row_of[e.id]][:15], 16) for _, _, c in pairs for e in c.entries]
+    digests = [data.short(loaded.digests[row_of[e.id]]) for _, _, c in pairs for e in c.entries]
     fitted, card, held = _calibrate(networks, ((examples(t), examples(c)) for t, _, c in pairs), plan)
     if persons is not None:
         _write_table(out / "covariates.safetensors", pairs, (row_of, persons, targets), plan)
@@ -161,10 +161,8 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
         if plan.linked:
             order = [e.id for _, _, c in (pairs if plan.training.folds else pairs[:1]) for e in c.entries]
             fitted["concordance"] = _concordance(tasks, fitted, held, (order, answers_of), plan)
-    seen = {e.id for t, v, c in pairs for part in (t, v, c) for e in part.entries}
-    fitted["seen"] = np.array(
-        sorted(int(loaded.digests[row_of[i]][:15], 16) for i in seen), np.int64
-    )  # 60 bits of SHA-256: enough to know a case again, not to rebuild it.
+    seen = {row_of[e.id] for t, v, c in pairs for part in (t, v, c) for e in part.entries}
+    fitted["seen"] = np.array(sorted({data.short(one) for row in seen for one in loaded.images[row]}), np.int64)
     card |= {"notes": [*found.notes, *notes], "grouping": found.grouping or "each case its own patient"}
     card |= {"cohort_sha256": digest, "cases": len(loaded.entries)}
     card |= {
@@ -291,7 +289,7 @@ def divide(found: Cohort, loaded: data.Loaded, plan: Recipe) -> tuple[Splits, li
     notes = []
     entries, share = loaded.entries, plan.split
     folded = plan.training.folds > 0
-    groups = [] if share.leaks == "ignore" else duplicates.copies(loaded.marks).groups()
+    groups = [] if share.leaks == "ignore" else duplicates.cases(loaded.marks)
     if share.leaks != "ignore":
         entries, joined = cohort.join(entries, groups, folded=folded)
         if joined:

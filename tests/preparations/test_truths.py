@@ -51,6 +51,12 @@ def test_otsu_parts_two_groups_in_the_middle_between_them() -> None:
     assert 4 < preparations.otsu(np.array([0.0, 1, 2, 9, 10, 11] * 5)) < 7
 
 
+def test_otsu_parts_two_neighbouring_numbers_far_from_0() -> None:
+    low = np.float32(1e6)
+    high = np.nextafter(low, np.float32(2e6))
+    assert float(low) < preparations.otsu(np.array([low, high] * 50, np.float32)) < float(high)
+
+
 def test_the_foreground_has_mean_0_and_deviation_1() -> None:
     volume, _ = head()
     found = foreground.apply(Image(volume[None, None]))

@@ -136,6 +136,20 @@ def copies(marks: NDArray[Any]) -> Copies:
     return Copies(pairs | {kind: rows[some] for kind, some in found.items()}, len(marks))  # type: ignore[arg-type]
 
 
+def cases(marks: NDArray[Any]) -> list[tuple[int, ...]]:
+    """Cases that belong together because an image of one is a copy of one of the other.
+
+    Args:
+        marks: ``(n, m)`` of type :data:`MARK`; the images of a column are compared with each other, as what is usual
+            in one modality is not in the next. Zeros stand for an image that is missing.
+
+    Returns:
+        Rows, groups of two or more.
+    """
+    links = [pairs for column in marks.T for pairs in copies(column).pairs.values()]
+    return _connected(np.concatenate(links), len(marks))
+
+
 def _same_shape(size: NDArray[Any], pairs: Pairs) -> NDArray[np.bool_]:
     """Whether one size is the other times a factor, but for the pixel that rounding takes."""
     a, b = size[pairs[:, 0], 1:].astype(float), size[pairs[:, 1], 1:].astype(float)

@@ -20,7 +20,7 @@ from scipy import ndimage
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedKFold
 
-from osler import cohort, data, dense_evaluation, diagnosis, model
+from osler import cohort, data, dense_evaluation, diagnosis, identity, model
 from osler.case import Case, Diagnosis
 from osler.metrics.estimate import wilson
 
@@ -131,7 +131,7 @@ def main() -> None:
         reference = case.maps[question.task]
         maps = reference
         if made is not None:
-            number = fold_of[int(data.pixel_digest(data.the_image(case))[:15], 16)]
+            number = fold_of[int(identity.pixels(data.the_image(case))[:15], 16)]
             maps = drawn(case, diagnosis.diagnose(made, case, [made.networks[number]]))
             fold.append(number)
         rows.append(measured(maps))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from osler import ablation, cohort, data, model, phantom, recipe, training
+from osler import ablation, cohort, data, identity, model, phantom, recipe, training
 from osler.problem import Problem
 from osler.tasks.classification import Classification
 
@@ -77,7 +77,7 @@ def test_each_case_is_answered_by_the_network_that_has_not_seen_it(folder: Path)
     rows = (folder / "out" / "base" / "splits.csv").read_text().splitlines()[1:]
     fold = {row.split(",")[0]: int(row.split(",")[2]) for row in rows if row.split(",")[1] == "fold"}
     found = cohort.read(folder / "cohort")
-    digest = {e.id: data.pixel_digest(data.the_image(data.read_case(e))) for e in found.entries}
+    digest = {e.id: identity.pixels(data.the_image(data.read_case(e))) for e in found.entries}
     for places, numbers in cases.answers:
         assert {(fold[digest[cases.ids[i]]],) for i in places} == {numbers}
 

@@ -23,8 +23,8 @@ LAYERS = (
     ("explanation", "answers"),
     ("targets",),
     ("diagnosis", "training"),
-    ("places",),
-    ("localisation", "patch_planning", "frozen", "modalities"),
+    ("places", "held_out"),
+    ("localisation", "patch_planning", "frozen", "modalities", "run_folder"),
     ("patches", "link_planning"),
     ("volumes",),
     ("planning", "report", "novelty", "fitting", "writing", "shares", "sources"),
@@ -73,7 +73,7 @@ LAYERS = (
         "polygons",
         "dense_rows",
     ),
-    ("doubt", "measurement", "display"),
+    ("doubt", "measurement", "display", "identity"),
     ("metrics", "case", "cache", "max_relu", "resampling"),
     (
         "image",
@@ -113,7 +113,6 @@ LONG = {
     "model.py": 540,  # the network, its file, and what it says
     "recipe.py": 575,  # every key, and every check of one
     "report.py": 480,
-    "training.py": 525,
 }
 
 

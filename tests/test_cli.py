@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from osler import cli, phantom, training
+from osler import cli, phantom, run_folder
 
 RNG = np.random.default_rng(3)
 
@@ -285,9 +285,9 @@ def test_training_in_two_places_at_once_is_refused(folder: Path, tmp_path: Path)
     from osler.problem import Problem
 
     with (
-        training.locked(tmp_path / "r"),
+        run_folder.locked(tmp_path / "r"),
         pytest.raises(Problem, match="another training"),
-        training.locked(tmp_path / "r"),
+        run_folder.locked(tmp_path / "r"),
     ):
         pass
 

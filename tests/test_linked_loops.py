@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from osler import answers, data, diagnosis, localisation, model, places, recipe
+from osler import answers, data, diagnosis, identity, localisation, model, places, recipe
 from osler.case import Answer, Box, Case, Entry, Finding, Question, Source
 from osler.cohort import Cohort
 from osler.image import Image
@@ -111,7 +111,7 @@ def test_cases_of_long_loops_are_found_again_in_their_folds(tmp_path: Path) -> N
         entries.append(Entry(str(number), f"p{number}", {"image": Source(path)}, label))
     trained_on = data.load(entries, chosen.image, questions=(LABEL, MASK))
     held = {
-        "digest": torch.tensor([data.short(digest) for digest in trained_on.digests]),
+        "digest": torch.tensor([identity.short(digest) for digest in trained_on.digests]),
         "fold": torch.tensor([0, 0, 1, 1]),
         "novelty": torch.zeros(4, dtype=torch.float64),
         "outputs.label": torch.randn(4, 2, dtype=torch.float64),

@@ -23,12 +23,12 @@ VIDEO = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="PyAV 
 READ = """
 import sys
 from pathlib import Path
-from osler import data, layouts, recipe
+from osler import data, layouts, recipe, identity
 plan = recipe.ImagePlan(size=(1, 96, 96), frames=8)
 for path in sys.argv[1:]:
     image = data.the_image(data.read_case(layouts.single(Path(path)), moments=plan.frames))
     assert data.prepare(image, plan).shape == (8, 1, 1, 96, 96)
-    data.pixel_digest(image, plan.frames)
+    identity.pixels(image, plan.frames)
     print(image.length, [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
 """
 

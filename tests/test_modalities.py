@@ -21,6 +21,7 @@ from osler import (
     evaluation,
     explanation,
     fitting,
+    identity,
     layouts,
     modalities,
     modality_phantom,
@@ -319,7 +320,7 @@ def test_a_copy_of_any_image_joins_its_cases_and_was_seen(folder: Path, made: Mo
     ]
     loaded = data.load(shared, made.recipe.image)
     assert duplicates.cases(loaded.marks) == [(0, 1)]
-    seen = frozenset(data.short(digest) for digest in loaded.images[0])
+    seen = frozenset(identity.short(digest) for digest in loaded.images[0])
     fresh, known, _ = answers.answer_all(made, Test(tuple(shared)), seen=seen)
     assert known == 2
     assert fresh is not None

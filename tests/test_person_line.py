@@ -30,7 +30,7 @@ from osler import (
     training,
 )
 from osler.case import Entry, Question
-from osler.cohort import Calibration, Training, Validation
+from osler.cohort import Training
 from osler.model import Model, Network
 from osler.problem import Problem
 
@@ -259,10 +259,7 @@ def test_the_covariates_of_training_cases_are_private_from_the_first_byte_on(
         modes.append(path.stat().st_mode & 0o777)
 
     monkeypatch.setattr(tensors, "save_file", watched)
-    plan = recipe.build({"image": {"size": [1, 8, 8]}, "tasks": {"l": {"kind": "multiclass", "classes": ["a", "b"]}}})
-    known = {"a": 0}, np.zeros((1, 1), np.float32), {"l": np.zeros((1, 1), np.float32)}
-    pairs = [(Training((Entry("a", "a", {}),)), Validation(()), Calibration(()))]
-    training._write_table(tmp_path / "t.safetensors", pairs, known, plan)
+    model.write_tensors(tmp_path / "t.safetensors", {"covariates": torch.zeros(1, 1)}, {}, 0o600)
     assert modes == [0o600, 0o600]
 
 

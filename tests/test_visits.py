@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from osler import cohort, data, formats, visits
+from osler import cohort, data, formats, identity, visits
 from osler.case import Source
 from osler.problem import Problem
 from osler.recipe import ImagePlan
@@ -80,7 +80,7 @@ def test_some_visits_are_read_where_some_moments_are_asked_for(listed):
     assert image.array[:, 0, 0, 0, 0].tolist() == [1, 3] and image.times == (0.0, 32.5 * DAY)
     assert image.numbers == (0, 2) and image.length == 3
     whole = data.the_image(data.read_case(entry))
-    assert data.pixel_digest(image, 2) == data.pixel_digest(whole, 2) != data.pixel_digest(whole)
+    assert identity.pixels(image, 2) == identity.pixels(whole, 2) != identity.pixels(whole)
     plan = ImagePlan(size=(1, 6, 8), frames=2)
     assert data.times_of(image, plan).tolist() == data.times_of(whole, plan).tolist() == [0.0, 32.5 * DAY]
 
@@ -119,7 +119,7 @@ def test_the_digest_of_visits_of_several_sizes_is_that_of_their_own_pixels(tmp_p
     rows = [visit(tmp_path, "a", "0", 7, size=(5, 5)), visit(tmp_path, "a", "1", 8, "ill")]
     rows += [visit(tmp_path, "b", "0", 7, size=(7, 5)), visit(tmp_path, "b", "1", 8, "well")]
     one, other = (data.the_image(data.read_case(e)) for e in cohort.read(table(tmp_path, rows)).entries)
-    assert (one.array == other.array).all() and data.pixel_digest(one) != data.pixel_digest(other)
+    assert (one.array == other.array).all() and identity.pixels(one) != identity.pixels(other)
     assert (one.frame(0).array == 7).all() and one.frame(0).size == (1, 5, 5)
     # What was cut or resampled is all that is there.
     assert one.crop((0, 0, 0), (1, 3, 3)).visits == one.flip("width").visits == one.resample((1, 3, 3)).visits == ()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from osler import cohort, covariates, data, draws, measures, model, recipe, report, training
+from osler import cohort, covariates, data, draws, identity, measures, model, recipe, report, run_folder, training
 from osler.case import Entry
 from osler.cohort import Cohort
 from osler.corruptions import CORRUPTIONS, corrupt
@@ -104,8 +104,8 @@ def ablate(
             "the arms are compared by AUROC, and what asks where something is has none", path=found.root,
             fix="give a cohort with labels, or tasks=NAME of a label",
         )  # fmt: skip
-    with training.locked(out):
-        plan = training.settle(found, out, dict(settings or {}), minutes, say)
+    with run_folder.locked(out):
+        plan = run_folder.settle(found, out, dict(settings or {}), minutes, say)
         # Stopping early would choose by the cases that are compared.
         plan = replace(plan, training=replace(plan.training, patience=0))
         task = Classification(next(iter(plan.tasks.values())))
@@ -114,7 +114,7 @@ def ablate(
         arms = arms_of(plan)
         loaded = data.load(found.entries, plan.image)
         known = covariates.digest(plan.covariates, loaded.entries) + data.times_digest(loaded)
-        training.same_pixels(out, cohort.digest(loaded.entries, loaded.digests) + known)
+        run_folder.same_pixels(out, cohort.digest(loaded.entries, loaded.digests) + known)
         held = held_out(found, loaded, plan, task)
         again = held_out(found, loaded, _of(plan, arms[1]), task)
         if set(again.ids) != set(held.ids):
@@ -217,7 +217,7 @@ def held_out(found: Cohort, loaded: data.Loaded, plan: Recipe, task: Classificat
         ids=tuple(entry.id for entry in kept),
         pixels=loaded.pixels[np.asarray(rows)],
         times=loaded.times[rows],
-        key=draws.keys(np.array([data.short(loaded.digests[row]) for row in rows])),
+        key=draws.keys(np.array([identity.short(loaded.digests[row]) for row in rows])),
         target=np.stack([task.encode(entry.findings) for entry in kept]),
         patients=np.unique([entry.patient for entry in kept], return_inverse=True)[1].astype(np.intp),
         answers=tuple(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from osler import calibration, covariates, data, diagnosis, modalities, model, novelty, subsets
+from osler import calibration, covariates, data, diagnosis, identity, modalities, model, novelty, subsets
 from osler.case import Diagnosis, Entry
 from osler.cohort import Cohort, Test
 from osler.diagnosis import Answered
@@ -61,7 +61,7 @@ def answer_all(
         made: the model.
         part: what is evaluated.
         say: takes one line at a time.
-        seen: cases of which an image has one of these digests (``data.short``) are not answered.
+        seen: cases of which an image has one of these digests (``identity.short``) are not answered.
 
     Returns:
         The answers (``None`` where none is left), how many cases were seen before, and how many are unreadable.
@@ -83,8 +83,8 @@ def answer_all(
         for entry in part.entries[start : start + CHUNK]:
             try:
                 image = data.the_image(data.read_case(entry, moments=made.recipe.moments), made.recipe.image)
-                digest, images = data.pixel_digests(image, made.recipe.moments)
-                if not seen.isdisjoint(map(data.short, images)):
+                digest, images = identity.of_each(image, made.recipe.moments)
+                if not seen.isdisjoint(map(identity.short, images)):
                     known += 1
                     continue
                 # As in training, which sees many cases too: one value that cannot be does not cost the case.
@@ -151,8 +151,8 @@ def out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answer
     small, asked = replace(made.recipe.image, size=(1, 1, 1), fit="stretch"), tuple(made.recipe.tasks.values())
     loaded = data.load(found.entries, small, questions=asked)
     row_of = {int(d): i for i, d in enumerate(held["digest"].tolist())}
-    pairs = [(e, d, row_of[data.short(d)]) for e, d in zip(loaded.entries, loaded.digests, strict=True)
-             if data.short(d) in row_of]  # fmt: skip
+    pairs = [(e, d, row_of[identity.short(d)]) for e, d in zip(loaded.entries, loaded.digests, strict=True)
+             if identity.short(d) in row_of]  # fmt: skip
     if len(pairs) < 0.9 * len(row_of):
         raise Problem("this is not the cohort that the run was trained on", path=found.root)
     rows = np.array([row for _, _, row in pairs])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import formats, grid, layouts, outlines, preparations, store
+from osler import formats, grid, identity, layouts, outlines, preparations, store
 from osler.case import Case, Entry, Moment, Question
 from osler.image import Image, evenly
 from osler.inspections import duplicates, plane
@@ -37,7 +37,7 @@ class Loaded:
         pixels: ``(n, time, channel, depth, height, width)``, resampled, not normalised; of several modalities the
             moments of one after the other, 0 where one is missing (see :func:`timeline`).
         digests: SHA-256 of the pixels of each case, so that it is found under any name.
-        images: those of its images one by one, see :func:`pixel_digests`.
+        images: those of its images one by one, see :func:`osler.identity.of_each`.
         modalities: DICOM code of each, empty where unknown; of several images in their order, joined by ``/``.
         problems: what could not be read, and why.
         marks: ``(n, m)`` of type ``duplicates.MARK``, one for each of ``m`` images, empty where it is missing: what
@@ -250,42 +250,6 @@ def _grey(array: NDArray[np.generic]) -> NDArray[np.generic]:
     return np.asarray((array.astype(np.float32) * weights).sum(1, keepdims=True))
 
 
-def pixel_digest(image: Image, moments: int | None = None) -> str:
-    """SHA-256 of the pixels and their shape, in whatever file they stand.
-
-    Args:
-        image: as it was read, whole or in moments.
-        moments: what is counted of a sequence: at most so many, evenly spaced, so that it does not matter whether
-            all of it was read. Whoever compares digests asks for the same number: the model's (``Recipe.moments``).
-    """
-    if image.together:
-        return pixel_digests(image, moments)[0]
-    image = image if moments is None else image.thinned(moments)
-    if image.visits:
-        return hashlib.sha256("|".join(pixel_digest(visit) for visit in image.visits).encode()).hexdigest()
-    head = f"{image.array.shape}{image.array.dtype.str}".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(image.array).tobytes()).hexdigest()
-
-
-def pixel_digests(image: Image, moments: int | None = None) -> tuple[str, tuple[str, ...]]:
-    """:func:`pixel_digest`, and that of each of several images by itself: of one patient each may be another's, too.
-
-    One that is of one value throughout is no picture, and is left out of the latter.
-    """
-    if not image.together:
-        whole = pixel_digest(image, moments)
-        return whole, (whole,)
-    each = ["" if one is None else pixel_digest(one, moments) for one in image.together]
-    shown = [one is not None and bool((one.array != one.array.flat[0]).any()) for one in image.together]
-    whole = hashlib.sha256("|".join(each).encode()).hexdigest()
-    return whole, tuple(digest for digest, picture in zip(each, shown, strict=True) if picture)
-
-
-def short(digest: str) -> int:
-    """60 bits of a SHA-256: enough to know a case again, not to rebuild it."""
-    return int(digest[:15], 16)
-
-
 def times_digest(loaded: Loaded) -> str:
     """SHA-256 of when the moments of sequences were, after a space; empty for still images."""
     if loaded.times.shape[1] == 1:
@@ -413,7 +377,7 @@ def _prepared(entry: Entry, plan: ImagePlan, questions: Sequence[Question]) -> _
     try:
         image = the_image(read_case(entry, questions, moments), plan)
         each = image.together or (image,)
-        digest, images = pixel_digests(image, moments)
+        digest, images = identity.of_each(image, moments)
         code = "/".join("" if one is None else one.modality for one in each)
         nothing = np.zeros((), duplicates.MARK)
         marks = np.stack([nothing if one is None else duplicates.mark(one, plane(one)) for one in each])

@@ -21,6 +21,7 @@ from osler import (
     diagnosis,
     doubt,
     evaluation,
+    identity,
     linking,
     model,
     places,
@@ -157,7 +158,7 @@ def measure(run: Path, made: Model, found: Cohort, *, out_of_fold: bool, say: Sa
     else:
         seen = frozenset(made.calibration.get("seen", np.empty(0, np.int64)).tolist())
         reviewed = review(
-            made, part, found.questions, say, lambda digest: None if data.short(digest) in seen else made.networks
+            made, part, found.questions, say, lambda digest: None if identity.short(digest) in seen else made.networks
         )
     if reviewed.unread:
         notes.append(f"{reviewed.unread} cases could not be read and are not counted")
@@ -295,7 +296,7 @@ def folds(made: Model, run: Path) -> dict[int, int]:
 
 
 def _network_of(made: Model, fold: dict[int, int], digest: str) -> list[Network] | None:
-    number = fold.get(data.short(digest))
+    number = fold.get(identity.short(digest))
     return None if number is None else [made.networks[number]]
 
 
@@ -324,7 +325,7 @@ def review(
         try:
             case = data.read_case(entry, questions)
             image = data.the_image(case, made.recipe.image)
-            digest = data.pixel_digest(image)
+            digest = identity.pixels(image)
             asked = networks(digest)
             if asked is None:
                 result.seen += 1

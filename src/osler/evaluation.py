@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,36 +60,29 @@ def evaluate(
     """
     run, out = Path(run), Path(out)
     made = model.load(run)
-    found = cohort.read(Path(cohort_path), None if cohort_file is None else Path(cohort_file))
-    linked = made.recipe.linked
+    given = cohort.read(Path(cohort_path), None if cohort_file is None else Path(cohort_file))
+    other = None if against is None else Path(against)
     if made.recipe.dense:
         from osler import dense_evaluation
-    if made.recipe.dense and not linked:
-        other = None if against is None else Path(against)
+    if made.recipe.dense and not made.recipe.linked:
         return dense_evaluation.evaluate(
-            run, made, found, out, out_of_fold=out_of_fold, draws=draws, say=say, against=other
+            run, made, given, out, out_of_fold=out_of_fold, draws=draws, say=say, against=other
         )
-    given = found
-    found, notes = _in_the_models_words(found, made)
+    found, notes = _in_the_models_words(given, made)
     for problem in found.problems[:5]:
         say(f"left out: {problem}")
     answers, more = folded_answers(made, run, found, say) if out_of_fold else _unseen(made, found, say)
     notes += [*more, *_refused_values(made, answers)]
     digest = cohort.digest(answers.entries, answers.digests)
     make(out)
-    times = log(run, digest, len(answers.entries))
-    tasks, tables = {}, []
-    for name in made.tasks:
-        table = _predictions(made, name, answers)
-        tasks[name] = scoring.score(table, draws=draws)
-        tables.append(table)
+    tables = [_predictions(made, name, answers) for name in made.tasks]
     result: dict[str, Any] = {
         "schema_version": 1,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": made.sha256,
         "cohort": digest,
         "part": _part_name(found, out_of_fold, notes),
-        "times_evaluated": times,
+        "times_evaluated": log(run, digest, len(answers.entries)),
         "cases": len(answers.entries),
         "patients": len({entry.patient for entry in answers.entries}),
         "abstained": int(answers.abstained.sum()),
@@ -97,45 +90,46 @@ def evaluate(
         "grouping": found.grouping or "each case its own patient",
         "seconds_per_case": answers.seconds,
         "notes": notes,
-        "tasks": tasks,
+        "tasks": {name: scoring.score(table, draws=draws) for name, table in zip(made.tasks, tables, strict=True)},
     }
     if made.networks[0].sources == model.ALONE:
         result["covariates"] = _sources(made, run, answers, tables, draws)
     elif answers.alone:
         result["modalities"] = _modalities(made, answers, tables, draws)
-    examples = None
-    if linked:
-        reviewed, further = dense_evaluation.measure(run, made, given, out_of_fold=out_of_fold, say=say)
-        notes += [note for note in further if note not in notes]
-        tasks |= dense_evaluation.summaries(made, reviewed, draws)
+    reviewed = None
+    if made.recipe.linked:
+        reviewed, more = dense_evaluation.measure(run, made, given, out_of_fold=out_of_fold, say=say)
+        notes += [note for note in more if note not in notes]
+        result["tasks"] |= dense_evaluation.summaries(made, reviewed, draws)
         result["concordance"] = dense_evaluation.concordance(reviewed, draws)
-        examples = reviewed.examples
         replace_text(out / "places.csv", dense_evaluation.csv_of(reviewed))
-    if against is not None:
-        other = Path(against)
+    if other is not None:
         theirs = model.load(other)
         result["comparison"] = {"model": theirs.sha256, "tasks": {}}
         if theirs.tasks:
             result["comparison"] = _compare(other, answers, tables, say, found if out_of_fold else None)
-        if linked and theirs.recipe.dense:
+        if reviewed is not None and theirs.recipe.dense:
             compared = dense_evaluation.against_run(other, (made, reviewed), given, out_of_fold, draws)
             result["comparison"]["tasks"] |= compared["tasks"]
-    _write(out, result, tables, answers, examples)
-    for note in notes:
-        say(note)
-    for one in tasks.values():
-        for line in (dense_scoring if one["kind"] in DENSE else scoring).describe(one):
-            say(line)
-    for name, one in result.get("covariates", {}).items():
-        for line in sources.describe(name, one):
-            say(line)
-    for name, one in result.get("modalities", {}).items():
-        for line in modalities.describe(name, one):
-            say(line)
-    if linked:
-        say(_in_words(result["concordance"]))
-    say(f"this cohort was evaluated {times} time{'s' if times > 1 else ''} with models of this run folder")
+    _write(out, result, tables, answers, None if reviewed is None else reviewed.examples)
+    for line in _lines(result):
+        say(line)
     return result
+
+
+def _lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """What an evaluation says."""
+    yield from result["notes"]
+    for one in result["tasks"].values():
+        yield from (dense_scoring if one["kind"] in DENSE else scoring).describe(one)
+    for name, one in result.get("covariates", {}).items():
+        yield from sources.describe(name, one)
+    for name, one in result.get("modalities", {}).items():
+        yield from modalities.describe(name, one)
+    if "concordance" in result:
+        yield _in_words(result["concordance"])
+    times = result["times_evaluated"]
+    yield f"this cohort was evaluated {times} time{'s' if times > 1 else ''} with models of this run folder"
 
 
 def _refused_values(made: Model, answers: Answers) -> list[str]:

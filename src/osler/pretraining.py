@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from osler import cohort, data, draws, fitting, model, planning, recipe, report, store, training, weights
+from osler import cohort, data, draws, fitting, model, planning, recipe, report, run_folder, store, training, weights
 from osler.augmentation import augment
 from osler.case import Question
 from osler.checkpoints import State
@@ -91,8 +91,8 @@ def pretrain(
     for note in found.notes:
         say(note)
     training.say_problems(found.problems, say)
-    with training.locked(folder):
-        plan = training.settle(found, folder, dict(settings or {}), minutes, say, derive)
+    with run_folder.locked(folder):
+        plan = run_folder.settle(found, folder, dict(settings or {}), minutes, say, derive)
         torch.set_num_threads(plan.training.threads)
         return _pretrain(found, plan, folder, out, say)
 
@@ -105,7 +105,7 @@ def _pretrain(found: Cohort, plan: Recipe, folder: Path, out: Path, say: Say) ->
     row_of = {entry.id: i for i, entry in enumerate(loaded.entries)}
     rows = [row_of[entry.id] for entry in part.entries]
     digest = cohort.digest(part.entries, [loaded.digests[i] for i in rows])
-    training.same_pixels(folder, digest)
+    run_folder.same_pixels(folder, digest)
     if out.exists():
         say(f"{out.name} is finished already; nothing was learned again")
         return out

@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from osler import data, formats
+from osler import data, formats, identity
 from osler.case import Source
 from osler.formats import nifti
 from osler.image import Affine, NoGeometry, evenly
@@ -185,7 +185,7 @@ def test_pixels_that_are_mapped_go_through_all_that_is_done_to_images(tmp_path, 
     for size in ((2, 3, 4), (4, 6, 8)):
         plan = ImagePlan(size=size, channels=1, frames=1)
         assert np.isfinite(data.prepare(image, plan)).all()
-    data.pixel_digest(image)
+    identity.pixels(image)
     image.resample((1, 2, 2), order=0)
     assert path.read_bytes() == before
 
@@ -226,7 +226,7 @@ def test_some_moments_are_those_of_all(tmp_path, monkeypatch, decoder, name, axe
     assert some.times == pytest.approx([0.04 * k for k in chosen]) and some.length == whole.length == 11
     assert some.numbers == (tuple(chosen) if moments < 11 else ())
     assert (some.geometry.matrix == whole.geometry.matrix).all()
-    assert data.pixel_digest(some, moments) == data.pixel_digest(whole, moments)
+    assert identity.pixels(some, moments) == identity.pixels(whole, moments)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
     python benchmarks/linking.py COHORT --out FOLDER [--cohort-file FILE] [--label NAME --mask NAME]
                                  [--scenario full|masks|boxes] [--arms linked label mask boxes ...]
-                                 [--epochs N] [--size PIXELS] [--width N] [--print]
+                                 [--epochs N] [--size PIXELS] [--width N] [--against FOLDER] [--print]
 
 The cohort needs a class for each case and outlines of lesions. Arms:
 
@@ -13,9 +13,11 @@ The cohort needs a class for each case and outlines of lesions. Arms:
     shared          linked, with every link cut: the tasks share features and nothing else
     no-KEY          linked without one link, e.g. no-masks_see_classes
 
-All take as many steps, of as many images, with the same augmentation. Where the cohort names no test part, everything
-is measured out of five folds by patient. Scenarios: `full`; `masks`: outlines (and boxes) of a tenth of the patients
-only, classes of all; `boxes`: half of the patients have boxes instead of outlines. Measured is always on everything.
+All take as many steps, of as many images, with the same augmentation; where few images have outlines, the arm that
+asks for nothing else sees these as much more often. Where the cohort names no test part, everything is measured out
+of five folds by patient, the same ones for all arms. Scenarios: `full`; `masks`: outlines (and boxes) of a tenth of
+the patients only, classes of all; `boxes`: half of the patients have boxes instead of outlines. Measured is always on
+everything. `--against` compares the linked model with that of another folder of this command, e.g. of `full`.
 
 Prints each arm's figures, the paired differences (bootstrap over patients), the false outlines on images without any,
 and how often the class is wrong where answers agree and where they do not. An arm that is done is not done again, and
@@ -40,6 +42,7 @@ from osler.recipe import Recipe
 
 LINKS = ("classes_see_places", "boxes_see_masks", "masks_see_boxes", "masks_see_classes", "complete", "consistency")
 SINGLE = ("label", "mask", "boxes")
+COLUMN = {"mask": "mask.lesion", "boxes": "boxes"}
 SHARES = {"full": 1.0, "masks": 0.1, "boxes": 0.5}
 SEED = 0
 
@@ -49,7 +52,8 @@ def table_of(found: Cohort, label: str, mask: str, scenario: str, path: Path) ->
     label_of = {q.task: q for q in found.questions}[label]
     outlined = {q.task: q for q in found.questions}[mask]
     boxed = replace(outlined, kind="detection")
-    groups = cohort.folds(found.entries, label_of, 10, SEED)
+    # Not the seed of the training, whose folds would each hold all of them or none.
+    groups = cohort.folds(found.entries, label_of, 10, SEED + 1)
     kept = {e.patient for _, part in groups[: round(10 * SHARES[scenario])] for e in part.entries}
     rows = []
     for entry in found.entries:
@@ -82,9 +86,9 @@ def _cell(row: list[float], *, flat: bool) -> str:
     return " ".join(f"{v:g}" for v in (*(row[a] for a in axes), *(row[a + 3] - row[a] for a in axes))) + " lesion"
 
 
-def settings_of(arm: str, linked: Recipe | None, args: argparse.Namespace) -> dict[str, Any]:
+def settings_of(arm: str, linked: Recipe | None, table: Path, args: argparse.Namespace) -> dict[str, Any]:
     """What is fixed of the recipe of an arm; the linked one is planned first, and the others do as it does."""
-    if linked is None:
+    if arm == "linked":
         return {
             "tasks": "all",
             "training": {"epochs": args.epochs, "batch": args.batch},
@@ -92,6 +96,8 @@ def settings_of(arm: str, linked: Recipe | None, args: argparse.Namespace) -> di
             "network": {"backbone": "unet", "options": {"width": args.width}},
             "patches": {"per_case": 1},
         }
+    if linked is None:
+        raise SystemExit(f"{arm} does as the linked model does: train that first (--arms linked {arm})")
     content = recipe.to_dict(linked)
     if arm not in SINGLE:
         cut = LINKS if arm == "shared" else (arm.removeprefix("no-"),)
@@ -100,6 +106,12 @@ def settings_of(arm: str, linked: Recipe | None, args: argparse.Namespace) -> di
     del content["links"]
     content["tasks"] = {arm: content["tasks"][arm]}
     content["patches"]["longest"] = args.size
+    # What is planned for classes alone would stay beside what is given.
+    content["augmentation"].setdefault("bias", {"probability": 0.0})
+    with table.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("split") != "test"]
+    if arm != "label":
+        content["patches"]["per_case"] = round(len(rows) / sum(bool(row[COLUMN[arm]]) for row in rows))
     want = parameters(linked)
     for width in range(args.width, 4 * args.width):
         content["network"]["options"]["width"] = width
@@ -117,7 +129,7 @@ def run(arm: str, table: Path, args: argparse.Namespace, say: Callable[[str], No
     linked = args.out / "linked" / "recipe.toml"
     plan = recipe.build(recipe.read(linked)) if linked.exists() and arm != "linked" else None
     began = time.monotonic()
-    training.train(table, folder, settings_of(arm, plan, args), say=say)
+    training.train(table, folder, settings_of(arm, plan, table, args), say=say)
     note = folder / "seconds.json"
     before = json.loads(note.read_text()) if note.exists() else 0
     note.write_text(json.dumps(before + time.monotonic() - began))
@@ -165,6 +177,17 @@ def report(full: Path, args: argparse.Namespace, say: Callable[[str], None]) -> 
                 if arm != "linked":
                     change = result["comparison"]["tasks"].get(task, {}).get("differences", {}).get(name)
                     say(f"    linked less {arm}: {figure(change)}" if change else "    no paired difference")
+    if args.against is not None:
+        place = args.out / "evaluation-against"
+        other = args.against / "linked"
+        found = osler.evaluate(
+            args.out / "linked", full, place, against=other, out_of_fold=folded, say=lambda line: None
+        )
+        say(f"linked less linked of {args.against.name}")
+        for task, names in WANTED.items():
+            for name in names:
+                change = found["comparison"]["tasks"].get(task, {}).get("differences", {}).get(name)
+                say(f"  {task} {name} {figure(change)}" if change else f"  {task} {name} no paired difference")
     found = told["linked"]["concordance"]
     for name in ("concordant", "discordant"):
         say(f"{name}: class wrong in {figure(found[name]['wrong'])} of {found[name]['cases']}")
@@ -185,11 +208,15 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=1)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--against", type=Path, help="the --out of another scenario")
     parser.add_argument("--print", action="store_true", dest="only_print")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     found = cohort.read(args.cohort, args.cohort_file)
-    full, table = args.out / "full.csv", args.out / "table.csv"
+    full, table, before = args.out / "full.csv", args.out / "table.csv", args.out / "scenario.txt"
+    if before.exists() and before.read_text() != args.scenario:
+        raise SystemExit(f"{args.out} holds the scenario {before.read_text()}: give another --out")
+    before.write_text(args.scenario)
     if not full.exists():
         table_of(found, args.label, args.mask, args.scenario, table)
         table_of(found, args.label, args.mask, "full", full)

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from osler import cohort
-from osler.case import Entry, Finding, Question, Role
+from osler.case import Entry, Finding, Outline, Question, Role, Source
+from osler.cohort import Cohort
 
 
 def entry(number: int, split: Role | None = None, patient: str = "") -> Entry:
@@ -56,3 +57,24 @@ def test_what_chooses_nothing_is_not_kept_from_the_rest() -> None:
     assert len(asked.validation) == 8 and len(asked.training) + len(asked.calibration) == 20
     folded = cohort.split(found, validation=0, calibration=0, test=0)
     assert len(folded.training) == 20 and len(folded.calibration) == 0
+
+
+def test_folds_and_parts_are_the_same_whatever_is_asked() -> None:
+    """Models of one task and of all may be compared case by case: no patient changes sides."""
+    label, mask = (
+        Question("label", "multiclass", ("a", "b")),
+        Question("mask", "segmentation", ("x",), values=((1,),)),
+    )
+    entries = tuple(
+        Entry(f"c{i}", f"p{i}", {}, (Finding("label", "ab"[i % 3 == 0], probability=1.0),),
+              outlines=(Outline("mask", Source(Path(f"{i}.png")), "x"),) if i % 2 else ())
+        for i in range(60)
+    )  # fmt: skip
+    found = Cohort(Path(), entries, (mask, label), "column p")
+    parts, folds = [], []
+    for tasks in ("all", "label", "mask", ["mask"], {"mask": {}}):
+        asked, _ = cohort.asking(found, tasks)
+        splits = cohort.split(asked, validation=0.2, calibration=0.2, test=0.2)
+        parts.append([[e.id for e in getattr(splits, role).entries] for role in ("training", "calibration", "test")])
+        folds.append([[e.id for e in held.entries] for _, held in cohort.folds(entries, asked.balanced_by, 5, 0)])
+    assert all(part == parts[0] for part in parts) and all(fold == folds[0] for fold in folds)

@@ -38,8 +38,9 @@ from osler.linking import Said
 from osler.model import Model, Network
 from osler.patches import Sample, Truth
 from osler.problem import Problem
-from osler.recipe import Recipe
+from osler.recipe import LinkPlan, Recipe
 from osler.tasks import Dense
+from osler.tasks.classification import Classification
 from osler.volumes import Volume
 
 LABEL = Question("label", "multiclass", ("normal", "benign", "malignant"))
@@ -98,28 +99,46 @@ def test_links_start_at_nothing(size: tuple[int, int, int], dims: int, frames: i
     torch.testing.assert_close(said.answers["label"], mean)
 
 
+def test_the_chance_that_something_is_there_is_that_of_all_other_classes() -> None:
+    recipe = plan()
+    (nothing,) = recipe.links.nothing["label"]
+    whole = {"label": Classification(LABEL)}
+    outputs = torch.tensor([[1.0, 2.0, 0.5]])[:, : len(LABEL.classes)]
+    p = outputs.softmax(1)[0]
+    expected = 1 - float(p[LABEL.classes.index(nothing)])
+    assert linking.chance(whole, {"label": outputs}, recipe) == pytest.approx(expected, abs=1e-6)
+    assert linking.chance(whole, {"label": outputs}, replace(recipe, links=LinkPlan())) == 1.0
+
+
 @pytest.mark.parametrize("cut", ["classes_see_places", "boxes_see_masks", "masks_see_boxes", "masks_see_classes"])
-def test_a_link_that_is_cut_carries_no_gradient(cut: str) -> None:
-    """From an answer back to what it sees: with the link there is a gradient, without it there is none."""
+def test_a_link_hands_on_evidence_and_no_blame(cut: str) -> None:
+    """What an answer sees changes it, with the link alone; its loss never reaches the answer that it saw."""
     source = {"classes_see_places": ("label", "mask"), "boxes_see_masks": ("boxes", "mask"),
               "masks_see_boxes": ("mask", "boxes"), "masks_see_classes": ("mask", "label")}[cut]  # fmt: skip
     answer, seen = source
     others = dict.fromkeys(("classes_see_places", "boxes_see_masks", "masks_see_boxes", "masks_see_classes"), False)
+    x = torch.randn(1, 1, 1, 1, 32, 32)
+
+    def asked(network: Network) -> torch.Tensor:
+        said = network.say(x)
+        if answer == "label":
+            return said.answers["label"]
+        return said.places["mask"][0] if answer == "mask" else said.places["boxes"].logits
+
     for there in (True, False):
         torch.manual_seed(1)
         network = Network(plan(**{**others, cut: there})).eval()
         assert network.links is not None
         for part in network.links.parameters():
             nn.init.normal_(part, std=0.1)
-        said = network.say(torch.randn(1, 1, 1, 1, 32, 32))
-        if answer == "label":
-            target = said.answers["label"]
-        else:
-            target = said.places["mask"][0] if answer == "mask" else said.places["boxes"].logits
         head = network.heads[0] if seen == "label" else network.places[list(network.dense).index(seen)]
-        (target**2).sum().backward()  # type: ignore[no-untyped-call]
-        reached = any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in head.parameters())
-        assert reached is there
+        before = asked(network)
+        (before**2).sum().backward()  # type: ignore[no-untyped-call]
+        assert not any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in head.parameters())
+        with torch.no_grad():
+            for part in head.parameters():
+                part.add_(torch.randn_like(part))
+        assert (not torch.allclose(asked(network), before)) is there
 
 
 @pytest.mark.parametrize("deep", [1, 2])

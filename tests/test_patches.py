@@ -150,3 +150,32 @@ def test_channels_that_do_not_fit_are_said() -> None:
     image = Image(np.zeros((1, 2, 1, 20, 30), np.uint8))
     with pytest.raises(Problem, match="2 channels"):
         volumes.read(Case("c", "p", {"image": image}), PLAN)
+
+
+def test_few_cases_that_say_where_come_as_often_as_windows_around_something_do() -> None:
+    """Of linked tasks; the others take the rest in turn, none twice in an epoch. Of enough, all come alike."""
+    label = Question("label", "multiclass", ("a", "b"))
+    linked = replace(PLAN, tasks={"label": label, **PLAN.tasks}, patches=PatchPlan(foreground=0.25, per_case=2))
+    assert linked.linked
+    shown, silent = Sample([volume()]), Sample([replace(volume(), labels={}, boxes={}, places=())])
+    few, met = [shown] + [silent] * 39, set[int]()
+    for epoch in range(12):
+        order = patches.turns(few, linked, draws.keys(epoch))
+        assert len(order) == 80
+        assert (order == 0).sum() == 20
+        assert np.bincount(order[order > 0]).max() <= 2
+        met |= set(order.tolist())
+    assert met == set(range(40))
+    assert (patches.turns(few, linked, draws.keys(1)) == patches.turns(few, linked, draws.keys(1))).all()
+    many = [shown] * 10 + [silent] * 30
+    for plan in (linked, PLAN):
+        every = patches.turns(many if plan is linked else few, plan, draws.keys(0))
+        assert every.tolist() == [i for i in range(40) for _ in range(plan.patches.per_case)]
+
+
+def test_a_case_of_which_nothing_is_known_tells_nothing() -> None:
+    silent = replace(volume(), labels={}, boxes={}, places=())
+    unknown = {"label": np.array([np.nan], np.float32)}
+    assert not patches.tells(Sample([silent])) and not patches.tells(Sample([silent, silent], unknown))
+    assert patches.tells(Sample([silent, volume()], unknown))
+    assert patches.tells(Sample([silent], {"label": np.array([1], np.float32)}))

@@ -173,6 +173,21 @@ def test_folds_are_asked_one_by_one_and_members_together(monkeypatch: pytest.Mon
     assert asked == [2, 2, 2]
 
 
+def test_what_is_found_is_as_sure_as_it_looks_and_as_its_class_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outlines keep their pixels, boxes their place: each is the less sure the likelier the class says nothing."""
+    p = probabilities((slice(2, 12), slice(3, 23), 0.9))
+    boxes = Boxes(torch.tensor([[0.0, 1, 2, 1, 11, 22]]), torch.tensor([0.8]), torch.tensor([0]))
+    image = Image(np.zeros((1, 1, *SIZE), np.uint8))
+    for question, said, sure in ((LESION, ({"mask": p}, {}), 0.9), (CELLS, ({}, {"boxes": boxes}), 0.8)):
+        found = []
+        for chance in (1.0, 0.25):
+            monkeypatch.setattr(localisation, "ask", lambda *_, c=chance, s=said: iter([Located(*s, chance=c)]))
+            (finding,) = places.answer(made(question), image)[question.task].findings
+            assert finding.probability == pytest.approx(sure * chance, abs=1e-3)
+            found.append(finding.box)
+        assert found[0] == found[1]
+
+
 LABEL = Question("label", "multiclass", ("normal", "benign"))
 
 

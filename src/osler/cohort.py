@@ -18,6 +18,7 @@ class Cohort:
     Attributes:
         root: the folder or file.
         entries, questions, grouping, problems, notes, modality: see :class:`osler.layouts.Listing`.
+        whole: the first question about the whole image, where only others are asked.
     """
 
     root: Path
@@ -27,6 +28,12 @@ class Cohort:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     modality: str = ""
+    whole: Question | None = None
+
+    @property
+    def balanced_by(self) -> Question:
+        """Of its answers each part and fold has alike shares, whatever is asked: so parts stay the same."""
+        return self.whole or next((question for question in self.questions if not question.dense), self.questions[0])
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ def asking(found: Cohort, tasks: object) -> tuple[Cohort, list[str]]:
     """
     if tasks == "all":
         return found, []
+    found = replace(found, whole=next((question for question in found.questions if not question.dense), None))
     if isinstance(tasks, str | list | tuple):
         names = [tasks] if isinstance(tasks, str) else [str(name) for name in tasks]
         known = {question.task: question for question in found.questions}
@@ -192,7 +200,7 @@ def split(cohort: Cohort, *, validation: float, calibration: float, test: float,
     Raises:
         Problem: one patient stands in two given parts, or nothing is left to train on.
     """
-    question = cohort.questions[0]
+    question = cohort.balanced_by
     roles: dict[str, set[str]] = defaultdict(set)
     for entry in cohort.entries:
         roles[entry.patient].add(entry.split or "train")

@@ -2,7 +2,9 @@
 
 A network that classes, outlines and boxes in one goes round once: first drafts of the outlines; boxes, which see the
 drafts; classes, which see the features of what was outlined or boxed beside those of the whole image; and the
-outlines in the end, which boxes and classes may raise or lower. Every link starts at nothing and is learned.
+outlines in the end, which boxes and classes may raise or lower. Every link starts at nothing and is learned. What a
+link hands on is evidence, not blame: no loss of one task reaches the answer of another through it, as between the
+stages of a detector (Girshick 2015, arXiv:1504.08083); they meet in the features.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -131,28 +133,30 @@ class Links(nn.Module):
         vector, first = alone
         outputs: dict[str, Any] = {}
         presence: dict[str, Tensor] = {}
+        evidence: dict[str, Tensor] = {}
 
         def look(names: Iterable[str], seen: Sequence[Tensor]) -> None:
             for name in names:
                 outputs[name] = heads[name](seen)
                 if self.dense[name].shows:
                     presence[name] = self.dense[name].presence(outputs[name])
+                    evidence[name] = presence[name].detach()
 
         look(self.drafted, maps)
         if self.to_boxes:
-            drafts = torch.cat([presence[name] for name in self.drafted if name in presence], 1)
+            drafts = torch.cat([evidence[name] for name in self.drafted if name in evidence], 1)
             maps = [m + told(resized(drafts, m.shape[2:])) for m, told in zip(maps, self.to_boxes, strict=True)]
         look(self.boxed, maps)
         opinions: list[Mapping[str, Tensor]] = [first]
         if self.summary is not None:
             # As the dense tasks are in the recipe, so that weights belong to what they were learned for.
-            where = [presence[name] for name in (*self.drafted, *self.boxed) if name in presence]
+            where = [evidence[name] for name in (*self.drafted, *self.boxed) if name in evidence]
             seen = self.dropout(self._summary(where, deepest, maps[self.middle], len(vector)))
             opinions.append({n: head(seen).float() for n, head in zip(self.whole, self.heads, strict=True)})
         answers = {name: torch.stack([each[name] for each in opinions]).mean(0) for name in first}
-        told_classes = self._told(answers)
+        told_classes = self._told({name: each.detach() for name, each in answers.items()})
         for number, name in enumerate(self.drafted):
-            gate = self._gate(number, told_classes, presence, maps[0])
+            gate = self._gate(number, told_classes, evidence, maps[0])
             if gate is not None:
                 outputs[name] = self.dense[name].gated(outputs[name], gate, draft=self.training)
         return Said({name: outputs[name] for name in self.dense}, answers, vector, opinions, presence)
@@ -196,7 +200,7 @@ class Links(nn.Module):
         return torch.cat(centred, 1)
 
     def _gate(
-        self, number: int, classes: Tensor, presence: Mapping[str, Tensor], finest: Tensor
+        self, number: int, classes: Tensor, evidence: Mapping[str, Tensor], finest: Tensor
     ) -> Float[Tensor, "bf o ..."] | None:
         """What is added to the draft of one task, everywhere and around boxes."""
         gate = None
@@ -205,7 +209,7 @@ class Links(nn.Module):
             told = self.by_classes[number](classes).repeat_interleave(each, 0)
             gate = told.reshape(*told.shape, *[1] * (finest.ndim - 2))
         if self.by_boxes:
-            boxes = torch.cat([presence[name] for name in self.boxed if name in presence], 1)
+            boxes = torch.cat([evidence[name] for name in self.boxed if name in evidence], 1)
             around = resized(self.by_boxes[number](boxes.to(finest.dtype)), finest.shape[2:])
             gate = around if gate is None else gate + around
         if gate is not None and self.training:
@@ -271,6 +275,18 @@ def cores(
         ball = z[:, None, None] ** 2 + y[:, None] ** 2 + x**2 <= 1
         inner[ball] = outlined.values[outlined.classes.index(boxed.classes[int(row[6])])][0]
     return np.where(inner != outlined.background, inner, labels)
+
+
+def chance(whole: Mapping[str, Classification], answers: Mapping[str, Float[Tensor, "1 o"]], plan: Recipe) -> float:
+    """That a case is of no class which means that nothing is there (``links.nothing``), as raw as outputs are.
+
+    What is found in it is as sure as it looks times this: where a network draws something, its class has a say.
+    """
+    found = 1.0
+    for name, classes in plan.links.nothing.items():
+        p = whole[name].probabilities(answers[name].float().cpu().numpy())[0]
+        found = min(found, 1 - float(sum(p[whole[name].question.classes.index(c)] for c in classes)))
+    return max(0.0, found)
 
 
 def contradiction(

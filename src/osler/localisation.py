@@ -1,7 +1,8 @@
 """Where it is: dense networks are fitted on windows of images, and asked about whole ones."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from osler.volumes import Volume
 
 # Windows that are watched after each epoch, and those that the normalisation is fitted on.
 WATCHED = 24
+# Of an epoch, which sample each window is cut from.
+Turns = Callable[[int], Sequence[Sample]]
 NORMALISED = 400
 
 
@@ -53,12 +56,18 @@ def fit(
         [samples[i] for i in many], draws.keys(plan.training.seed, 8, np.arange(len(many))), plan
     )
     targets = {name: np.stack([sample.answers[name] for sample in samples]) for name in samples[0].answers}
+
+    @lru_cache(1)
+    def turns(epoch: int) -> list[Sample]:
+        order = patches.turns(samples, plan, draws.keys(plan.training.seed, course.member, 4, epoch))
+        return [samples[i] for i in order]
+
     state = start(Examples(training[0], windows.numpy(), targets), plan, course.member)
     loop(
         state,
         plan,
         len(samples) * plan.patches.per_case,
-        lambda rows, steps: _step(state, samples, rows, plan, course.member, steps),
+        lambda rows, steps: _step(state, turns, rows, plan, course.member, steps),
         lambda: _watch(state, validation[1], plan),
         course,
     )
@@ -66,16 +75,14 @@ def fit(
     return state.network.eval().cpu()
 
 
-def _step(
-    state: State, samples: Sequence[Sample], rows: NDArray[np.intp], plan: Recipe, member: int, steps: int
-) -> float:
+def _step(state: State, turns: Turns, rows: NDArray[np.intp], plan: Recipe, member: int, steps: int) -> float:
     """One batch of windows forward and back."""
     network, chosen = state.network, plan.training
     device = next(network.parameters()).device
     torch.manual_seed(seed_of(chosen.seed, member, 2, state.epoch * steps + state.step))
     network.train()
     keys = draws.keys(chosen.seed, member, 3, state.epoch, rows)
-    x, truth = patches.batch([samples[row // plan.patches.per_case] for row in rows], keys, plan)
+    x, truth = patches.batch([turns(state.epoch)[row] for row in rows], keys, plan)
     x, truth = patches.augmented(network.normalise_patches(x.to(device)), truth, keys, plan)
     with statistics_of_taken_steps(state):
         with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
@@ -146,9 +153,11 @@ def fit_all(
 ) -> list[Network]:
     """A network for each pair of parts; ``samples_of`` holds what windows of each case are cut from, by its id.
 
-    Networks learn also from what follows from what is known of a case; everything else counts what readers said.
+    Networks learn also from what follows from what is known of a case; everything else counts what readers said. What
+    nobody said anything of, nothing is learned from.
     """
     learned = {case: [patches.completed(sample, plan) for sample in some] for case, some in samples_of.items()}
+    learned = {case: [sample for sample in some if patches.tells(sample)] for case, some in learned.items()}
     networks = []
     for number, (training, validation, _) in enumerate(pairs):
         seen = [s for entry in training.entries for s in learned.get(entry.id, [])]
@@ -178,10 +187,12 @@ class Located:
     Attributes:
         probabilities: of each segmentation ``(k, depth, height, width)``.
         boxes: of each detection.
+        chance: of linked tasks, that the class is none which means that there is nothing; as raw as the others.
     """
 
     probabilities: Mapping[str, NDArray[np.float32]]
     boxes: Mapping[str, Boxes]
+    chance: float = 1.0
 
 
 def ask(networks: Sequence[Network], moments: NDArray[np.float32], plan: Recipe) -> Iterator[Located]:
@@ -217,11 +228,13 @@ def _together(networks: Sequence[Network], moments: NDArray[np.float32], plan: R
     views = [(network, axes) for network in networks for axes in _views(plan)]
     dims = networks[0].dims
     probabilities: list[dict[str, NDArray[np.float32]]] = [{} for _ in moments]
+    chances = [0.0 for _ in moments]
     found: list[dict[str, list[Boxes]]] = [{} for _ in moments]
     for network, axes in views:
         seen = _whole(network, moments, plan, axes) if plan.linked else [_view(network, moments[0], plan, axes)]
         for number, said in enumerate(seen):
             total = probabilities[number]
+            chances[number] += said.chance / len(views)
             # One by one: the answers of all networks about a large volume do not fit into memory together.
             for name, values in said.probabilities.items():
                 values /= len(views)
@@ -230,8 +243,8 @@ def _together(networks: Sequence[Network], moments: NDArray[np.float32], plan: R
                 found[number].setdefault(name, []).append(places)
     fused = [{n: boxes.fuse(places, FUSED[dims]) for n, places in each.items()} for each in found]
     return [
-        Located(p, {n: boxes.suppress(b, OVERLAP[dims]) for n, b in each.items()})
-        for p, each in zip(probabilities, fused, strict=True)
+        Located(p, {n: boxes.suppress(b, OVERLAP[dims]) for n, b in each.items()}, chance)
+        for p, each, chance in zip(probabilities, fused, chances, strict=True)
     ]
 
 
@@ -293,7 +306,9 @@ def _whole(network: Network, moments: NDArray[np.float32], plan: Recipe, axes: t
     network.eval()
     seen = np.ascontiguousarray(np.flip(moments, tuple(axis + 2 for axis in axes)) if axes else moments)
     x = torch.from_numpy(seen)[None].to(next(network.parameters()).device)
-    said, size, count = network.say(network.normalise_patches(x)).places, plan.image.size, len(moments)
+    everything = network.say(network.normalise_patches(x))
+    said, size, count = everything.places, plan.image.size, len(moments)
+    chance = linking.chance(network.tasks, everything.answers, plan)
     probabilities: dict[str, NDArray[np.float32]] = {}
     found: dict[str, list[Boxes]] = {}
     for name, task in network.dense.items():
@@ -305,7 +320,7 @@ def _whole(network: Network, moments: NDArray[np.float32], plan: Recipe, axes: t
         elif isinstance(task, Detection):
             found[name] = [_unpadded(each, (0, 0, 0), size, axes) for each in task.decode(said[name], size)]
     return [
-        Located({n: p[i] for n, p in probabilities.items()}, {n: some[i] for n, some in found.items()})
+        Located({n: p[i] for n, p in probabilities.items()}, {n: some[i] for n, some in found.items()}, chance)
         for i in range(count)
     ]
 

@@ -76,6 +76,30 @@ def _completed(volume: Volume, plan: Recipe, *, nothing: bool) -> Volume:
     return replace(volume, labels=labels, boxes=boxes)
 
 
+def tells(sample: Sample) -> bool:
+    """Whether anything is known of it: a class, or where anything is."""
+    return any(np.isfinite(target).any() for target in sample.answers.values()) or any(
+        volume.labels or volume.boxes for volume in sample.moments
+    )
+
+
+def turns(samples: Sequence[Sample], plan: Recipe, key: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """Which sample each window of an epoch is cut from, ``(n patches.per_case,)``: each as often as the others.
+
+    Of linked tasks few samples may say where anything is: those are a share of ``patches.foreground`` at least, or
+    what is learned from the many others drowns it; of these some are left out, other ones in each epoch.
+    """
+    each, many = np.arange(len(samples)), len(samples) * plan.patches.per_case
+    every = each.repeat(plan.patches.per_case)
+    shown = each[[any(volume.places for volume in sample.moments) for sample in samples]]
+    least = round(plan.patches.foreground * many)
+    if not plan.linked or not len(shown) or len(shown) * plan.patches.per_case >= least:
+        return every
+    others = every[~np.isin(every, shown)]
+    left = others[draws.permutation(draws.keys(key, np.arange(1)), len(others))[: many - least]]
+    return np.asarray(np.concatenate([np.resize(shown, least), left]), np.intp)
+
+
 def starts(volume: Volume, plan: Recipe, key: NDArray[np.uint64]) -> tuple[int, int, int]:
     """Where the window of this key begins; below 0 where the image is smaller than the window.
 

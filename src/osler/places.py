@@ -61,7 +61,7 @@ def answer(
                 p = where.back(said.probabilities[name])
                 maps.setdefault(name, []).append(task.uncertainty(p))
                 largest = [c for c, yes in zip(task.question.classes, learned.largest, strict=True) if yes]
-                found = _outlined(task, p, image, frame, by, largest)
+                found = _outlined(task, replace(said, probabilities={name: p}), image, (frame, by), largest)
             else:
                 found = _boxed(task, said, where, frame, by)
             findings[name] += [doubt.applied(learned.doubt, f) for f in found]
@@ -75,11 +75,17 @@ def answer(
 
 
 def _outlined(
-    task: Segmentation, p: NDArray[np.float32], image: Image, frame: int, by: str, largest: Sequence[str]
+    task: Segmentation, said: Located, image: Image, of: tuple[int, str], largest: Sequence[str]
 ) -> list[Finding]:
-    labels = task.largest(task.decode(p), largest)
-    found = task.findings(labels, p, frame, by)
+    found = _stated(task, task.largest(task.decode(said.probabilities[task.question.task]), largest), said, *of)
     return [f if f.mask is None else replace(f, measurements=measure(f.mask, image)) for f in found]
+
+
+def _stated(
+    task: Segmentation, labels: NDArray[np.uint8], said: Located, frame: int = 0, by: str = "model"
+) -> list[Finding]:
+    found = task.findings(labels, said.probabilities[task.question.task], frame, by)
+    return [replace(f, probability=(f.probability or 0.0) * said.chance) for f in found]
 
 
 def _boxed(task: Detection, said: Located, where: Grid, frame: int, by: str) -> list[Finding]:
@@ -88,7 +94,7 @@ def _boxed(task: Detection, said: Located, where: Grid, frame: int, by: str) -> 
     rows = zip(places.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True)
     return [
         Finding(
-            task.question.task, task.question.classes[k], by, min(1.0, score), frame=frame,
+            task.question.task, task.question.classes[k], by, min(1.0, score) * said.chance, frame=frame,
             box=Box((place[0], place[1], place[2]), (place[3], place[4], place[5])),
         )
         for place, score, k in rows if all(a < b for a, b in zip(place[:3], place[3:], strict=True))
@@ -178,7 +184,7 @@ def calibrate(
             for name, task in dense.items():
                 for way, into in zip(ways[name], seen[name], strict=True):
                     if isinstance(task, Segmentation) and name in volume.labels:
-                        _compare_outlines(task, said.probabilities[name], volume, (case, patient), into, way)
+                        _compare_outlines(task, said, volume, (case, patient), into, way)
                     elif isinstance(task, Detection) and name in volume.boxes:
                         _compare_boxes(task, said, volume, (case, patient), into)
                 if plan.linked:
@@ -244,13 +250,13 @@ def _found(task: Dense, said: Located, volume: Volume, largest: Sequence[str]) -
         return _boxed(task, said, Grid(volume.size, volume.size), volume.frame, "model")
     assert isinstance(task, Segmentation)
     p = said.probabilities[task.question.task]
-    each = task.findings(task.largest(task.decode(p), largest), p, volume.frame)
+    each = _stated(task, task.largest(task.decode(p), largest), said, volume.frame)
     return [replace(f, mask=None) for f in each]
 
 
 def _compare_outlines(
     task: Segmentation,
-    p: NDArray[np.float32],
+    said: Located,
     volume: Volume,
     of: tuple[str, str],
     into: _Seen,
@@ -261,9 +267,9 @@ def _compare_outlines(
     into.cases.add(case)
     image = Image(np.asarray(volume.image)[None], volume.geometry)
     truth = volume.labels[task.question.task]
-    known = truth != task.question.unknown
+    known, p = truth != task.question.unknown, said.probabilities[task.question.task]
     labels = np.where(known, task.largest(task.decode(p), largest), task.background).astype(np.uint8)
-    found = [f for f in task.findings(labels, p) if f.mask is not None]
+    found = [f for f in _stated(task, labels, said) if f.mask is not None]
     readers = [f for f in task.findings(np.where(known, truth, task.background).astype(np.uint8), p) if f.mask]
     for name in task.question.classes:
         ours, theirs = task.of_class(labels, name), task.of_class(truth, name) & known
@@ -307,7 +313,7 @@ def _compare_boxes(task: Detection, said: Located, volume: Volume, of: tuple[str
             theirs, found.places.numpy()[ours].astype(float), found.scores.numpy()[ours].astype(float), [same]
         )
         for score, hit in zip(matched.score, matched.hit[:, 0], strict=True):
-            into.add(float(score), bool(hit), patient)
+            into.add(float(score) * said.chance, bool(hit), patient)
         into.missed += int((~matched.found[:, 0]).sum())
 
 

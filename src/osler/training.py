@@ -282,11 +282,10 @@ def assign(
     if not plan.training.folds:
         return [(splits.training, splits.validation, splits.calibration)] * plan.training.members
     pool = [*splits.training.entries, *splits.validation.entries, *splits.calibration.entries]
-    question = next(iter(plan.tasks.values()))
     # A fold is watched but never chosen by: its outputs stay out of fold.
     return [
         (training, Validation(held.entries), held)
-        for training, held in cohort.folds(pool, question, plan.training.folds, plan.training.seed)
+        for training, held in cohort.folds(pool, found.balanced_by, plan.training.folds, plan.training.seed)
     ]
 
 

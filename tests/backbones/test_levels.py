@@ -97,3 +97,15 @@ def test_no_convolution_looks_along_fewer_than_three_places(module: object, size
 def test_a_given_depth_is_the_depth() -> None:
     for depth in (2, 5, 7):
         assert len(stages_of((64, 64), (1.0, 1.0), depth)) == depth
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_groups_keep_how_much_of_a_channel_there_is_and_single_channels_do_not(dims: int) -> None:
+    """The mean of a channel over the places of a map, before the ramp: 0 of every image, or the image's own."""
+    x = torch.randn(3, 1, *(32,) * dims) + torch.arange(3.0).reshape(3, *(1,) * (dims + 1))
+    spread = {}
+    for norm in ("instance", "group"):
+        network = unet.build(unet.Options(width=8, depth=3, norm=norm), channels=1, dims=dims, size=(32,) * dims)
+        stage = network.stages[0]
+        spread[norm] = float(stage[4](stage[3](stage[:3](x))).flatten(2).mean(2).std(0).mean())
+    assert spread["instance"] < 1e-5 < 1e-2 < spread["group"]

@@ -4,12 +4,17 @@ The rising half is ``osler.decoder``, which works over the levels of any backbon
 """
 
 import itertools
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from osler.backbones import Backbone, Stage, convolution, initialise, instance_norm, stages_of
+
+# Channels of a group, as in the paper on group normalisation where it has 256 of them.
+_TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,9 @@ class Options:
         depth: stages; 0: as many as leave 4 places along an axis.
         aspect_y, aspect_z: distance between rows, and between slices, over that between columns; an axis with long
             pixels is halved, and looked along, only once the others are as coarse.
+        norm: what a convolution's output is normalised over: each channel of an image by itself (``instance``), or
+            about eight of them together (``group``; Wu and He, 2018, arXiv:1803.08494). Averages over a map of the
+            former hardly differ between images, so that classes are better told from the latter.
     """
 
     width: int = 32
@@ -29,18 +37,19 @@ class Options:
     depth: int = 0
     aspect_y: float = 1.0
     aspect_z: float = 1.0
+    norm: Literal["instance", "group"] = "instance"
 
 
 class UNet(Backbone):
-    """Stages of two convolutions, each with instance normalisation and a leaky ReLU; the first may have a stride."""
+    """Stages of two convolutions, each with a normalisation and a leaky ReLU; the first may have a stride."""
 
-    def __init__(self, channels: int, widths: list[int], stages: list[Stage]) -> None:
+    def __init__(self, channels: int, widths: list[int], stages: list[Stage], norm: str) -> None:
         super().__init__()
         dims = len(stages[0].kernel)
         self.stages = nn.ModuleList(
             nn.Sequential(
-                *_convolution(dims, entering, leaving, stage.kernel, stage.stride),
-                *_convolution(dims, leaving, leaving, stage.kernel, (1,) * dims),
+                *_convolution(norm, entering, leaving, stage.kernel, stage.stride),
+                *_convolution(norm, leaving, leaving, stage.kernel, (1,) * dims),
             )
             for stage, (entering, leaving) in zip(stages, itertools.pairwise([channels, *widths]), strict=True)
         )
@@ -59,12 +68,15 @@ class UNet(Backbone):
 
 
 def _convolution(
-    dims: int, entering: int, leaving: int, kernel: tuple[int, ...], stride: tuple[int, ...]
+    norm: str, entering: int, leaving: int, kernel: tuple[int, ...], stride: tuple[int, ...]
 ) -> list[nn.Module]:
+    dims = len(kernel)
     padding = tuple(k // 2 for k in kernel)
     # No bias: the normalisation would take it away again.
     layer = convolution(dims)(entering, leaving, kernel, stride=stride, padding=padding, bias=False)  # type: ignore[arg-type]
-    return [layer, instance_norm(dims)(leaving, affine=True), nn.LeakyReLU(0.01, inplace=True)]
+    single: nn.Module = instance_norm(dims)(leaving, affine=True)
+    normal = nn.GroupNorm(math.gcd(leaving, max(1, leaving // _TOGETHER)), leaving) if norm == "group" else single
+    return [layer, normal, nn.LeakyReLU(0.01, inplace=True)]
 
 
 def build(options: Options, *, channels: int, dims: int, size: tuple[int, ...]) -> UNet:
@@ -72,6 +84,6 @@ def build(options: Options, *, channels: int, dims: int, size: tuple[int, ...]) 
     aspects = (options.aspect_z, options.aspect_y, 1.0)[3 - dims :]
     stages = stages_of(size, aspects, options.depth)
     limit = options.limit or (512 if dims == 2 else 320)
-    network = UNet(channels, [min(limit, options.width * 2**n) for n in range(len(stages))], stages)
+    network = UNet(channels, [min(limit, options.width * 2**n) for n in range(len(stages))], stages, options.norm)
     initialise(network)
     return network

@@ -82,7 +82,8 @@ def answer_all(
         pixels, times = [], []
         for entry in part.entries[start : start + CHUNK]:
             try:
-                image = data.the_image(data.read_case(entry, moments=made.recipe.moments), made.recipe.image)
+                case = data.read_case(entry, moments=made.recipe.moments, names=made.recipe.image.modalities)
+                image = data.the_image(case, made.recipe.image)
                 digest, images = identity.of_each(image, made.recipe.moments)
                 if not seen.isdisjoint(map(identity.short, images)):
                     known += 1

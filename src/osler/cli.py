@@ -239,9 +239,10 @@ def diagnose(
 @app.command
 def explain(
     run: Path,
-    source: Path,
+    source: Path | None = None,
     *,
     out: Path,
+    image: tuple[str, ...] = (),
     method: Literal["gradcam", "occlusion", "integrated_gradients", "attention", "all"] = "gradcam",
     finding: str = "",
     covariate: tuple[str, ...] = (),
@@ -256,16 +257,21 @@ def explain(
         One image, or a folder with one series.
     out
         Folder for the pictures and explanation.json.
+    image
+        An image of a case of several modalities, as MODALITY=PATH, once for each, as for diagnose.
     method
         One method, or all of them.
     finding
-        The class to explain; the most probable one if left out.
+        The class to explain; the one that is decided if left out.
     covariate
         What is known of the person, as for diagnose; then each covariate's share is said, too.
     """
     from osler import explanation
 
-    for line in explanation.explain_path(run, source, out, method=method, finding=finding or None, known=covariate):
+    lines = explanation.explain_path(
+        run, source, out, method=method, finding=finding or None, known=covariate, images=image
+    )
+    for line in lines:
         print(line)
 
 
@@ -288,13 +294,17 @@ def serve(run: Path, *, port: int = 8765, host: str = "127.0.0.1") -> None:
 
 
 @app.command
-def import_weights(file: Path, *, backbone: str, out: Path, licence: str, source: str, channels: int = 3) -> None:
+def import_weights(
+    file: Path, *options: str, backbone: str, out: Path, licence: str, source: str, channels: int = 3
+) -> None:
     """Takes foreign weights (.pth) in, once: read in a child process, checked, stored as safetensors.
 
     Parameters
     ----------
     file
         The foreign file.
+    options
+        NAME=VALUE for options of the backbone that differ from the defaults, e.g. depth=34.
     backbone
         Whose weights they are, e.g. efficientnet_lite.
     out
@@ -306,9 +316,12 @@ def import_weights(file: Path, *, backbone: str, out: Path, licence: str, source
     channels
         Of the images they were trained on.
     """
-    from osler import weights
+    from osler import recipe, weights
 
-    path = weights.import_weights(file, backbone, out, licence=licence, source=source, channels=channels)
+    chosen = recipe.named_values(options)
+    path = weights.import_weights(
+        file, backbone, out, licence=licence, source=source, options=chosen, channels=channels
+    )
     print(f"weights {shown_path(path)}")
 
 

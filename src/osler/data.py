@@ -55,7 +55,9 @@ class Loaded:
     times: NDArray[np.float32]
 
 
-def read_case(entry: Entry, questions: Sequence[Question] = (), moments: int | None = None) -> Case:
+def read_case(
+    entry: Entry, questions: Sequence[Question] = (), moments: int | None = None, names: Sequence[str] = ()
+) -> Case:
     """The entry with its pixels, and with its outlines as far as they answer ``questions``.
 
     Args:
@@ -63,11 +65,14 @@ def read_case(entry: Entry, questions: Sequence[Question] = (), moments: int | N
         questions: what may be outlined in it.
         moments: at most so many of a sequence, see :func:`osler.formats.read`; for models that look at no more
             (``Recipe.moments``). All by default; outlines need all.
+        names: of several images those that are read (``ImagePlan.modalities``), where the case has any of them; all
+            by default. Outlines are on the first that is read.
 
     Raises:
         Problem: a file cannot be read, or an outline does not fit its image.
     """
-    images = {name: formats.read(source, moments) for name, source in entry.images.items()}
+    looked = {name: source for name, source in entry.images.items() if name in names} or entry.images
+    images = {name: formats.read(source, moments) for name, source in looked.items()}
     first = next(iter(images))
     found = outlines.read(entry, images[first], questions)
     if found.notes:
@@ -118,6 +123,9 @@ def the_image(case: Case, plan: ImagePlan | None = None) -> Image:
 
 def _together(case: Case, names: Sequence[str]) -> Image:
     there = {name: case.images[name] for name in names if name in case.images}
+    if len(names) == 1 and set(case.images) == {"image"}:
+        # A file that was given without a name, to a model that looks at one image.
+        return case.images["image"]
     if not there:
         looked, has = ", ".join(names), ", ".join(sorted(case.images))
         fix = f"say which image is which, e.g. --image {names[0]}=FILE"
@@ -375,7 +383,7 @@ def _prepared(entry: Entry, plan: ImagePlan, questions: Sequence[Question]) -> _
     # What asks where something is asks about every moment; whatever else looks at some of them.
     moments = None if any(question.dense for question in questions) else plan.frames
     try:
-        image = the_image(read_case(entry, questions, moments), plan)
+        image = the_image(read_case(entry, questions, moments, plan.modalities), plan)
         each = image.together or (image,)
         digest, images = identity.of_each(image, moments)
         code = "/".join("" if one is None else one.modality for one in each)

@@ -323,7 +323,7 @@ def review(
     began = last = time.monotonic()
     for number, entry in enumerate(part.entries):
         try:
-            case = data.read_case(entry, questions)
+            case = data.read_case(entry, questions, names=made.recipe.image.modalities)
             image = data.the_image(case, made.recipe.image)
             digest = identity.pixels(image)
             asked = networks(digest)

@@ -119,7 +119,9 @@ def diagnose_paths(
     plain: list[dict[str, Any]] = []
     names: list[str] = []
     failed = 0
-    given: list[Path | Entry] = [*inputs, *([_by_modality(made, images)] if images else [])]
+    given: list[Path | Entry] = list(inputs)
+    if images:
+        given.append(layouts.by_modality(made.recipe.image.modalities, images))
     for one in given:
         path = one if isinstance(one, Path) else next(iter(one.images.values())).path
         try:
@@ -139,7 +141,7 @@ def diagnose_paths(
             named = replace(entry, id=str(path.resolve() / entry.id) if len(entries) > 1 else str(path.resolve()))
             named = replace(named, covariates={**entry.covariates, **person}) if person else named
             try:
-                case = data.read_case(named, moments=made.recipe.moments)
+                case = data.read_case(named, moments=made.recipe.moments, names=made.recipe.image.modalities)
                 found = diagnose(made, case)
                 write_diagnosis(found, case, made, out, method)
             except Problem as problem:
@@ -155,27 +157,6 @@ def diagnose_paths(
         _replace_text(out / "diagnoses.json", json.dumps(plain, indent=1, ensure_ascii=False))
         report.diagnoses_page(done, out / "index.html", {d.case: f"{d.case}/diagnosis.html" for d in done})
     return len(done), failed
-
-
-def _by_modality(made: Model, words: Sequence[str]) -> Entry:
-    """``("flair=a.nii.gz", "t1=b.nii.gz")`` as one case.
-
-    Raises:
-        Problem: not ``modality=path``, one that the model does not look at or that is given twice, or no file there.
-    """
-    names, found = made.recipe.image.modalities, dict[str, Entry]()
-    for word in words:
-        name, equals, path = word.partition("=")
-        if not equals or not path:
-            raise Problem(f"{word!r} is no image", fix="write modality=path, e.g. flair=scan.nii.gz")
-        if name not in names:
-            looks = f"it looks at {', '.join(names)}" if names else "it looks at one image: give its path alone"
-            raise Problem(f"the model knows no modality {name!r}", fix=looks)
-        if name in found:
-            raise Problem(f"two images are given as {name}", fix="give one of each")
-        found[name] = layouts.single(Path(path))
-    first = next(iter(found.values()))
-    return replace(first, images={name: one.images["image"] for name, one in found.items()})
 
 
 def in_one_line(diagnosis: Diagnosis) -> str:
@@ -220,7 +201,14 @@ def _places_in_one_line(given: Answer) -> str:
 
 def to_json(diagnosis: Diagnosis, case: Case, made: Model) -> str:
     """The diagnosis as it is, under a pseudonym; places by numbers (see ``osler.writing``)."""
+    case = _looked_at(case, made)
     return json.dumps(writing.as_data(diagnosis, case, made.recipe.tasks), indent=1, ensure_ascii=False)
+
+
+def _looked_at(case: Case, made: Model) -> Case:
+    """The case with the images that the model looks at: places are on the grid of the first of them."""
+    names = made.recipe.image.modalities
+    return replace(case, images={name: one for name, one in case.images.items() if name in names} or case.images)
 
 
 def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, method: str = "auto") -> Path:
@@ -235,6 +223,7 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
 
     folder = out / pseudonym(diagnosis.case)
     folder.mkdir(parents=True, exist_ok=True)
+    case = _looked_at(case, made)
     image = data.the_image(case, made.recipe.image)
     decided = sorted(diagnosis.moments, key=lambda moment: -moment.share)[:_SHOWN]
     frame = image.place(decided[0].frame) if decided else None

@@ -261,12 +261,13 @@ def _predictions(made: Model, name: str, answers: Answers, source: str = "") -> 
     fitted = diagnosis.calibrated(made, name, source)
     number = question.kind == "regression"
     a = answers.alone[source] if source else answers.answered
+    plan = made.recipe.image
 
     def picture(row: int) -> NDArray[np.uint8]:
         from osler import explanation
 
-        case = data.read_case(answers.entries[row], moments=made.recipe.moments)
-        return explanation.picture(data.the_image(case, made.recipe.image))
+        case = data.read_case(answers.entries[row], moments=made.recipe.moments, names=plan.modalities)
+        return explanation.picture(data.the_image(case, plan))
 
     return Predictions(
         cases=tuple(pseudonym(e.id) for e in answers.entries),

@@ -165,7 +165,7 @@ def _in_order(found: Cohort, measures: Mapping[str, Measure]) -> Iterator[tuple[
 
 
 def _look(entry: Entry, questions: Sequence[Question], measures: Mapping[str, Measure]) -> Looked | Problem:
-    # Of several images the first by name: the others are seen when networks can take them.
+    # Of several images the first by name is looked at, here and in the thumbnails (docs/inspect.md).
     source = entry.images[min(entry.images)]
     try:
         # An outline must fit each moment of its image; everything else is looked at in some of them.

@@ -2,8 +2,9 @@
 
 import difflib
 import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from osler.case import Modality, Question
 from osler.problem import Problem
 
 Options = dict[str, bool | int | float | str]
+_WORDS = re.compile(r"\[\s*[A-Za-z][\w.-]*(\s*,\s*[A-Za-z][\w.-]*)*\s*\]")
 NONE = "none"  # no augmentation at all, whatever would be planned
 
 
@@ -489,6 +491,19 @@ def settings(words: tuple[str, ...]) -> dict[str, Any]:
     return content
 
 
+def named_values(words: Sequence[str]) -> dict[str, Any]:
+    """``("depth=34",)`` to ``{"depth": 34}``: options of one variant.
+
+    Raises:
+        Problem: not ``name=value``.
+    """
+    pairs = [word.partition("=") for word in words]
+    wrong = [word for word, (name, equals, _) in zip(words, pairs, strict=True) if not equals or not name]
+    if wrong:
+        raise Problem(f"{wrong[0]!r} is not an option", fix="write name=value, e.g. depth=34")
+    return {name: _value(text) for name, _, text in pairs}
+
+
 def _whole_key(key: str) -> list[str]:
     parts = key.split(".")
     sections = {f.name: set(get_type_hints(f.type)) for f in fields(Recipe) if is_dataclass(f.type)}
@@ -511,6 +526,9 @@ def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
+        # A shell takes the quotes of ["a", "b"] away.
+        if _WORDS.fullmatch(text):
+            return [word.strip() for word in text[1:-1].split(",")]
         return text
 
 

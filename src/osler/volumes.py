@@ -56,7 +56,7 @@ def read(case: Case, plan: Recipe, number: int = 0) -> list[Volume]:
     """The moments of a case.
 
     Raises:
-        Problem: the image has several files, channels that the network cannot take, or no millimetres where the
+        Problem: the case has several images and the recipe names none, channels that the network cannot take, or no millimetres where the
             recipe counts in them.
     """
     image = data.the_image(case, plan.image)
@@ -172,7 +172,7 @@ def _in_turn(entries: Sequence[Entry], plan: Recipe) -> Iterator[list[Volume] | 
     def one(number: int) -> list[Volume] | Problem:
         entry = entries[number]
         try:
-            return read(data.read_case(entry, questions), plan, number)
+            return read(data.read_case(entry, questions, names=plan.image.modalities), plan, number)
         except Problem as problem:
             return Problem(problem.what, path=problem.path or next(iter(entry.images.values())).path, fix=problem.fix)
 

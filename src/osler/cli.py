@@ -77,7 +77,8 @@ def train(
     Parameters
     ----------
     cohort
-        Class folders, a MedMNIST .npz, a folder with manifest.csv or cohort.toml, or a DICOM tree.
+        Class folders, a table (manifest.csv) or a cohort.toml, a MedMNIST .npz, nnU-Net raw, Pascal VOC, COCO, YOLO,
+        or a DICOM tree.
     settings
         key=value for anything in the recipe, e.g. epochs=20 folds=5 backbone=vgg network.options.depth=11.
     out

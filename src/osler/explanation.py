@@ -326,7 +326,8 @@ def explain_path(
         images: those of a case of several modalities, ``modality=path`` each.
 
     Raises:
-        Problem: no image is given or two ways, the model or the image cannot be read, or there is no such class or method.
+        Problem: no image is given, or in two ways; the model or the image cannot be read; there is no such class or
+            method.
     """
     from PIL import Image as Pillow
 

@@ -56,8 +56,8 @@ def read(case: Case, plan: Recipe, number: int = 0) -> list[Volume]:
     """The moments of a case.
 
     Raises:
-        Problem: the case has several images and the recipe names none, channels that the network cannot take, or no millimetres where the
-            recipe counts in them.
+        Problem: the case has several images and the recipe names none, channels that the network cannot take, or no
+            millimetres where the recipe counts in them.
     """
     image = data.the_image(case, plan.image)
     where, moved = on_grid(image, plan)

@@ -88,6 +88,8 @@ LAYERS = (
         "boxes",
         "subsets",
         "tensors",
+        "files",
+        "progress",
     ),
     ("problem", "draws"),
 )

@@ -136,6 +136,43 @@ def test_wrong_settings(
     refused(capsys, ["train", str(folder), "--out", str(tmp_path / "r"), setting], said)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["explain", "run", "a.png", "b.png", "c.png", "--out", "x"],
+            "explain takes one image; leave out b.png, c.png",
+        ),
+        (["doctor", "x"], "doctor takes no more words than its own; leave out x"),
+        (["train", "--out", "x"], "osler train needs COHORT; osler train --help says"),
+        (["train", "cohort"], "osler train needs --out; osler train --help says"),
+        (["train", "cohort", "--out", "x", "--bogus", "1"], "Unknown option: --bogus"),
+    ],
+)
+def test_wrong_words_are_said_in_a_sentence(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    refused(capsys, words, said)
+
+
+@pytest.mark.parametrize(("command", "said"), [("train", "osler train goes on"), ("evaluate", "")])
+def test_what_was_stopped_says_whether_it_goes_on(
+    command: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", stopped)
+    assert call([command, "cohort", "--out", "x"]) == 130
+    text = capsys.readouterr().err
+    assert (said in text) if said else text == "stopped\n"
+
+
+def test_a_problem_within_a_problem_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "manifest.csv").write_text("case,image,label\n1,gone.png,a\n2,also.png,b\n")
+    words = ["train", str(tmp_path / "c"), "--out", str(tmp_path / "r")]
+    refused(capsys, words, "(the first: gone.png: the table names this file, but it is not there", "table);")
+
+
 def test_names_in_a_list_need_no_quotes() -> None:
     """A shell takes them away."""
     from osler import recipe

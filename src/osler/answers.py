@@ -18,6 +18,7 @@ from osler.diagnosis import Answered
 from osler.image import Image
 from osler.model import Model
 from osler.problem import Problem
+from osler.progress import Progress
 
 Say = Callable[[str], None]
 CHUNK = 64
@@ -76,7 +77,7 @@ def answer_all(
     columns = made.recipe.covariates
     there: list[NDArray[np.bool_]] = []
     known = unread = 0
-    began = last = time.monotonic()
+    began, progress = time.monotonic(), Progress(len(part.entries), say)
     for start in range(0, len(part.entries), CHUNK):
         ready: list[tuple[Entry, Image, str, covariates.Encoded]] = []
         pixels, times = [], []
@@ -106,10 +107,7 @@ def answer_all(
                 digests.append(digest)
                 about.append(person)
                 diagnoses.append(diagnosis.conclude(made, entry.id, image, answered[""], row, 0.0, person))
-        if time.monotonic() - last > 10:
-            last = time.monotonic()
-            share = min(1.0, (start + CHUNK) / len(part.entries))
-            say(f"{share:.0%} of {len(part.entries)} cases, about {(last - began) * (1 / share - 1):.0f} s left")
+        progress(start + CHUNK)
     if not kept:
         return None, known, unread
     reasons = tuple("; ".join(d.reasons) for d in diagnoses)
@@ -155,7 +153,10 @@ def out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answer
     pairs = [(e, d, row_of[identity.short(d)]) for e, d in zip(loaded.entries, loaded.digests, strict=True)
              if identity.short(d) in row_of]  # fmt: skip
     if len(pairs) < 0.9 * len(row_of):
-        raise Problem("this is not the cohort that the run was trained on", path=found.root)
+        raise Problem(
+            "this is not the cohort that the run was trained on", path=found.root,
+            fix="give that cohort, or leave out --out-of-fold",
+        )  # fmt: skip
     rows = np.array([row for _, _, row in pairs])
     fold = held["fold"].numpy()
     patients = np.array([e.patient for e, _, _ in pairs])

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from cyclopts import App
-from cyclopts.exceptions import CycloptsError
+from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnusedCliTokensError
 
 from osler.allocator import keep_memory
 from osler.problem import Problem, shown_path
+
+# Commands that go on where they were.
+_GO_ON = ("demo", "train", "pretrain", "ablate", "download")
 
 app = App(
     name="osler",
@@ -390,7 +393,8 @@ def main(words: list[str] | None = None) -> None:
     try:
         app(given, exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
-        _say("stopped; osler train goes on where it was if you give the same command")
+        on = given[:1] and given[0] in _GO_ON
+        _say(f"stopped; osler {given[0]} goes on where it was if you give the same command" if on else "stopped")
         sys.exit(130)
     except (Problem, CycloptsError, OSError, MemoryError) as error:
         if debug:
@@ -410,4 +414,13 @@ def _sentence(error: BaseException) -> str:
         return f"{where}{(error.strerror or str(error)).lower()}."
     if isinstance(error, MemoryError):
         return "there is not enough memory; lower batch or image.size."
+    if isinstance(error, UnusedCliTokensError):
+        command = " ".join(error.command_chain or ())
+        takes = {"explain": "takes one image"}.get(command, "takes no more words than its own")
+        return f"{command} {takes}; leave out {', '.join(error.unused_tokens)}."
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        command, name = " ".join(error.command_chain or ()), error.argument.name
+        # What is given by its place is known by its name in the help.
+        what = name if error.argument.index is None else name.removeprefix("--").upper()
+        return f"osler {command} needs {what}; osler {command} --help says what that is."
     return str(error)

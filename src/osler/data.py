@@ -23,7 +23,6 @@ from osler.problem import Problem
 from osler.recipe import ImagePlan
 from osler.store import Pixels
 
-Progress = Callable[[int, int], None]
 # Squares of larger numbers are not finite in single precision.
 _LARGEST = 1e18
 
@@ -236,7 +235,10 @@ def with_channels(array: NDArray[np.generic], channels: int) -> NDArray[np.gener
         return _grey(array)
     if given == 1:
         return np.repeat(array, channels, 1)
-    raise Problem(f"the image has {given} channels where {channels} are expected")
+    raise Problem(
+        f"the image has {given} channels where {channels} {'is' if channels == 1 else 'are'} expected",
+        fix="save it in grey or in RGB, or leave it out",
+    )
 
 
 def require_numbers(array: NDArray[Any]) -> None:
@@ -283,7 +285,7 @@ class _Read:
 def load(
     entries: Sequence[Entry],
     plan: ImagePlan,
-    progress: Progress | None = None,
+    progress: Callable[[int], object] | None = None,
     file: Path | None = None,
     questions: Sequence[Question] = (),
 ) -> Loaded:
@@ -292,7 +294,7 @@ def load(
     Args:
         entries: the cases.
         plan: size, channels and frames.
-        progress: is told how many are read, of how many.
+        progress: is told how many are read (``osler.progress``).
         file: where pixels may go that are too many for the memory (see ``osler.store``); what was read there before,
             from the same files by the same plan, is taken from there.
         questions: cases whose outlines do not answer these become problems, too.
@@ -331,7 +333,7 @@ def load(
                     numbers.append(number)
                 number += 1
             if progress:
-                progress(number, len(entries))
+                progress(number)
             if read:
                 yield np.stack(read)
 
@@ -339,7 +341,7 @@ def load(
     if not numbers:
         if file is not None:
             store.remove(file)
-        first = f" (the first: {problems[0]})" if problems else ""
+        first = f" (the first: {problems[0].clause})" if problems else ""
         raise Problem(f"none of the {len(entries)} cases can be read{first}", fix="check the files")
     if file is not None and not store.in_memory(array):
         facts = store.Facts(numbers, digests, images, modalities, marks[: len(numbers)], times[: len(numbers)])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import catalog, covariates, data, layouts, linking, model, writing
+from osler import catalog, covariates, data, files, layouts, linking, model, writing
 from osler.case import DENSE, Answer, Case, Diagnosis, Entry
 from osler.diagnosis import diagnose
 from osler.model import Model
@@ -60,7 +60,7 @@ def cases_below(path: Path, *, loops: bool = False) -> tuple[list[Entry], list[P
         except Problem as problem:
             problems.append(problem)
     if not found:
-        first = f" (the first file: {problems[0]})" if problems else ""
+        first = f" (the first file: {problems[0].clause})" if problems else ""
         raise Problem(f"holds no image that can be read{first}", path=path, fix="give an image, a series or both")
     return found, problems
 
@@ -111,10 +111,7 @@ def diagnose_paths(
 
     made = model.load(run)
     person = covariates.named(made.recipe.covariates, known)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Problem(f"the folder cannot be made ({error.strerror})", path=out, fix="give another --out") from error
+    files.folder(out)
     done: list[Diagnosis] = []
     plain: list[dict[str, Any]] = []
     names: list[str] = []
@@ -154,7 +151,7 @@ def diagnose_paths(
             say(f"{shown_path(Path(entry.id) if len(entries) > 1 else path)}: {in_one_line(found)}")
     if done:
         remember(out, names)
-        _replace_text(out / "diagnoses.json", json.dumps(plain, indent=1, ensure_ascii=False))
+        files.replaced(out / "diagnoses.json", json.dumps(plain, indent=1, ensure_ascii=False))
         report.diagnoses_page(done, out / "index.html", {d.case: f"{d.case}/diagnosis.html" for d in done})
     return len(done), failed
 
@@ -221,8 +218,7 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
 
     from osler import explanation, report
 
-    folder = out / pseudonym(diagnosis.case)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = files.folder(out / pseudonym(diagnosis.case))
     case = _looked_at(case, made)
     image = data.the_image(case, made.recipe.image)
     decided = sorted(diagnosis.moments, key=lambda moment: -moment.share)[:_SHOWN]
@@ -241,7 +237,7 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
         caption = " ".join(why.sentences)
         overlays[why.method] = (explanation.overlay(shown, why.heatmap[plane], passed=why.passed), caption)
         Picture.fromarray(overlays[why.method][0]).save(folder / "overlay.png")
-    _replace_text(folder / "diagnosis.json", to_json(diagnosis, case, made))
+    files.replaced(folder / "diagnosis.json", to_json(diagnosis, case, made))
     unsure = {task: a.uncertainty for task, a in diagnosis.answers.items() if a.uncertainty is not None}
     unwritten = writing.write(diagnosis, case, folder, made.recipe.tasks, unsure) if made.recipe.dense else ()
     told = replace(diagnosis, case=pseudonym(diagnosis.case), notes=(*diagnosis.notes, *unwritten))
@@ -276,9 +272,3 @@ def _leads(given: Answer) -> str:
         return ""
     share = next(f.probability for f in given.findings if f.name == lead) or 0.0
     return f"{given.task} {lead} {share:.0%}" + ("" if given.decision else ", withheld")
-
-
-def _replace_text(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional
 
-from osler import catalog, covariates, data, diagnosis, draws, layouts, shares, targets
+from osler import catalog, covariates, data, diagnosis, draws, files, layouts, shares, targets
 from osler.case import Case, Entry, Finding
 from osler.display import picture as picture
 from osler.explanations import Target
@@ -342,7 +342,7 @@ def explain_path(
     named = None if finding is None else _named(made, finding)
     asked = targets.ask(made, case, named)
     methods = [method] if method != "all" else _fitting(asked)
-    out.mkdir(parents=True, exist_ok=True)
+    files.folder(out)
     content = []
     for one in methods:
         why = _by(one, asked)
@@ -365,7 +365,7 @@ def explain_path(
         told = {"shares": asdict(found)}
         yield shares.described(found)
     text = json.dumps(head | {"explanations": content} | told, indent=1, ensure_ascii=False)
-    (out / "explanation.json").write_text(text, encoding="utf-8")
+    files.replaced(out / "explanation.json", text)
 
 
 def _entry(source: Path | None, names: Sequence[str], images: Sequence[str]) -> Entry:

@@ -75,7 +75,8 @@ def look(cohort: Cohort, questions: Sequence[Question]) -> Structures:
             for name, side in _sides(case, question):
                 sides.setdefault((question.task, name), []).append(side)
     if not sizes:
-        raise Problem(f"no case can be read (the first: {first})", path=cohort.root, fix="check the files")
+        assert first is not None
+        raise Problem(f"no case can be read (the first: {first.clause})", path=cohort.root, fix="check the files")
     return Structures(
         np.array(sizes, float),
         np.array(spacings, float),

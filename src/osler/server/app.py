@@ -274,7 +274,8 @@ def page(
 
 
 def _body(plan: CovariatePlan) -> dict[str, Any]:
-    what = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MP4, MOV, AVI or .npy; or a zip with one of them or with the files of one DICOM series"
+    kinds = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MP4, MOV, AVI or .npy"
+    what = f"{kinds}; or a zip with one of them or with the files of one DICOM series"
     file = {"type": "string", "format": "binary", "description": what}
     fields: dict[str, Any] = {"file": file}
     for name in plan.columns:

@@ -155,11 +155,9 @@ def ablate(
             said, seconds = _answers(out / arm.folder, part, task, train)
             order = np.array([part.ids.index(i) for i in held.ids])
             statistics = _statistics({name: p[order] for name, p in said.items()}, held, task)
-            drawn = {name: _drawn(statistics[name], held.patients, bootstraps) for name in FIGURES}
+            row, drawn = _compared(arm, seconds, statistics, held, bootstraps, base)
             base = base or drawn
-            result["arms"].append(_row(arm, seconds, drawn, None if drawn is base else base))
-            every = np.ones(len(held.ids))
-            result["arms"][-1]["corrupted"] = {name: _plain(statistics[name](every)) for name in CORRUPTIONS}
+            result["arms"].append(row)
             _write(out, result)
     return result
 
@@ -326,6 +324,21 @@ def _about(plan: Recipe, held: HeldOut, task: Classification, bootstraps: int) -
         "corruptions": list(CORRUPTIONS),
         "arms": [],
     }
+
+
+def _compared(
+    arm: Arm,
+    seconds: float | None,
+    statistics: Mapping[str, measures.Statistic],
+    held: HeldOut,
+    bootstraps: int,
+    base: Drawn,
+) -> tuple[dict[str, Any], Drawn]:
+    """An arm's row of ``ablation.json``, and what was drawn of it; ``base``: of the base, empty where this is it."""
+    drawn = {name: _drawn(statistics[name], held.patients, bootstraps) for name in FIGURES}
+    every = np.ones(len(held.ids))
+    row = _row(arm, seconds, drawn, base or None)
+    return row | {"corrupted": {name: _plain(statistics[name](every)) for name in CORRUPTIONS}}, drawn
 
 
 def _row(arm: Arm, seconds: float | None, drawn: Drawn, base: Drawn | None) -> dict[str, Any]:

@@ -79,34 +79,28 @@ def answer_all(
     known = unread = 0
     began, progress = time.monotonic(), Progress(len(part.entries), say)
     for start in range(0, len(part.entries), CHUNK):
-        ready: list[tuple[Entry, Image, str, covariates.Encoded]] = []
-        pixels, times = [], []
+        ready: list[_Ready] = []
         for entry in part.entries[start : start + CHUNK]:
             try:
-                case = data.read_case(entry, moments=made.recipe.moments, names=made.recipe.image.modalities)
-                image = data.the_image(case, made.recipe.image)
-                digest, images = identity.of_each(image, made.recipe.moments)
-                if not seen.isdisjoint(map(identity.short, images)):
-                    known += 1
-                    continue
-                # As in training, which sees many cases too: one value that cannot be does not cost the case.
-                person = covariates.encode(columns, entry.covariates, refuse=False)
-                pixels.append(data.prepare(image, made.recipe.image))
-                times.append(data.timeline(image, made.recipe.image))
-                ready.append((entry, image, digest, person))
+                one = _ready(made, entry, seen)
             except Problem as problem:
                 unread += 1
                 say(f"left out: {problem}")
+                continue
+            known += one is None
+            ready += [] if one is None else [one]
         if ready:
-            rows = np.stack([person.row for *_, person in ready]) if columns.columns else None
-            answered = diagnosis.answer_each(made, np.stack(pixels), times=np.stack(times), known=rows)
+            times = np.stack([one.times for one in ready])
+            rows = np.stack([one.person.row for one in ready]) if columns.columns else None
+            answered = diagnosis.answer_each(made, np.stack([one.pixels for one in ready]), times=times, known=rows)
             pieces.append(answered)
-            there.append(subsets.present(len(ready), len(modalities.images(made)), np.stack(times), rows))
-            for row, (entry, image, digest, person) in enumerate(ready):
-                kept.append(entry)
-                digests.append(digest)
-                about.append(person)
-                diagnoses.append(diagnosis.conclude(made, entry.id, image, answered[""], row, 0.0, person))
+            there.append(subsets.present(len(ready), len(modalities.images(made)), times, rows))
+            for row, one in enumerate(ready):
+                kept.append(one.entry)
+                digests.append(one.digest)
+                about.append(one.person)
+                found = diagnosis.conclude(made, one.entry.id, one.image, answered[""], row, 0.0, one.person)
+                diagnoses.append(found)
         progress(start + CHUNK)
     if not kept:
         return None, known, unread
@@ -115,11 +109,39 @@ def answer_all(
     seconds = (time.monotonic() - began) / len(kept)
     joined = {source: _concatenate([piece[source] for piece in pieces]) for source in pieces[0]}
     persons = np.stack([person.row for person in about]) if columns.columns else None
-    found = Answers(
+    answers = Answers(
         tuple(kept), tuple(digests), joined.pop(""), abstained, reasons, seconds, alone=joined, known=persons,
         there=np.concatenate(there),
     )  # fmt: skip
-    return found, known, unread
+    return answers, known, unread
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A case as it is asked about."""
+
+    entry: Entry
+    image: Image
+    digest: str
+    pixels: NDArray[np.float32]
+    times: NDArray[np.float32]
+    person: covariates.Encoded
+
+
+def _ready(made: Model, entry: Entry, seen: frozenset[int]) -> _Ready | None:
+    """The case read and prepared; ``None`` where the model has seen an image of it.
+
+    Raises:
+        Problem: it cannot be read, or does not fit the model.
+    """
+    plan = made.recipe.image
+    image = data.the_image(data.read_case(entry, moments=made.recipe.moments, names=plan.modalities), plan)
+    digest, images = identity.of_each(image, made.recipe.moments)
+    if not seen.isdisjoint(map(identity.short, images)):
+        return None
+    # As in training, which sees many cases too: one value that cannot be does not cost the case.
+    person = covariates.encode(made.recipe.covariates, entry.covariates, refuse=False)
+    return _Ready(entry, image, digest, data.prepare(image, plan), data.timeline(image, plan), person)
 
 
 def _concatenate(pieces: Sequence[Answered]) -> Answered:

@@ -120,40 +120,51 @@ def diagnose_paths(
     if images:
         given.append(layouts.by_modality(made.recipe.image.modalities, images))
     for one in given:
-        path = one if isinstance(one, Path) else next(iter(one.images.values())).path
-        try:
-            loops = made.recipe.image.frames > 1
-            entries, problems = cases_below(one, loops=loops) if isinstance(one, Path) else ([one], [])
-            for problem in problems:
-                say(f"left out: {problem}")
-            failed += len(problems)
-        except Problem as problem:
+        listed, problems = _listed(one, loops=made.recipe.image.frames > 1)
+        for problem in problems:
             say(f"left out: {problem}")
-            failed += 1
-            continue
-        if person and len(given) * len(entries) > 1:
+        failed += len(problems)
+        if person and len(given) * len(listed) > 1:
             raise Problem("covariates are of one case, and several are given", fix="put them into a table")
-        for entry in entries:
-            # The whole path makes the name, so that two folders with an image.png each stay two cases.
-            named = replace(entry, id=str(path.resolve() / entry.id) if len(entries) > 1 else str(path.resolve()))
-            named = replace(named, covariates={**entry.covariates, **person}) if person else named
+        for shown, entry in listed:
+            named = replace(entry, covariates={**entry.covariates, **person}) if person else entry
             try:
-                case = data.read_case(named, moments=made.recipe.moments, names=made.recipe.image.modalities)
-                found = diagnose(made, case)
-                write_diagnosis(found, case, made, out, method)
+                found, content = _diagnosed(named, made, out, method)
             except Problem as problem:
                 say(f"left out: {problem}")
                 failed += 1
                 continue
             done.append(replace(found, case=pseudonym(found.case)))
-            plain.append(writing.as_data(found, case, made.recipe.tasks))
+            plain.append(content)
             names.append(named.id)
-            say(f"{shown_path(Path(entry.id) if len(entries) > 1 else path)}: {in_one_line(found)}")
+            say(f"{shown}: {in_one_line(found)}")
     if done:
         remember(out, names)
         files.replaced(out / "diagnoses.json", json.dumps(plain, indent=1, ensure_ascii=False))
         report.diagnoses_page(done, out / "index.html", {d.case: f"{d.case}/diagnosis.html" for d in done})
     return len(done), failed
+
+
+def _listed(one: Path | Entry, *, loops: bool) -> tuple[list[tuple[str, Entry]], list[Problem]]:
+    """The cases of what was given, each with the name that a terminal shows, and what is none and why."""
+    path = one if isinstance(one, Path) else next(iter(one.images.values())).path
+    try:
+        entries, problems = cases_below(one, loops=loops) if isinstance(one, Path) else ([one], [])
+    except Problem as problem:
+        return [], [problem]
+    # The whole path makes the name, so that two folders with an image.png each stay two cases.
+    if len(entries) == 1:
+        return [(shown_path(path), replace(entries[0], id=str(path.resolve())))], problems
+    named = [replace(entry, id=str(path.resolve() / entry.id)) for entry in entries]
+    return [(shown_path(Path(entry.id)), one) for entry, one in zip(entries, named, strict=True)], problems
+
+
+def _diagnosed(entry: Entry, made: Model, out: Path, method: str) -> tuple[Diagnosis, dict[str, Any]]:
+    """The diagnosis of one case, which is written, and the same as plain data."""
+    case = data.read_case(entry, moments=made.recipe.moments, names=made.recipe.image.modalities)
+    found = diagnose(made, case)
+    write_diagnosis(found, case, made, out, method)
+    return found, writing.as_data(found, case, made.recipe.tasks)
 
 
 def in_one_line(diagnosis: Diagnosis) -> str:

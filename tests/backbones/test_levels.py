@@ -110,3 +110,18 @@ def test_groups_keep_how_much_of_a_channel_there_is_and_single_channels_do_not(d
         normal = stage[4](stage[3](stage[:3](x))).detach()
         spread[norm] = float(normal.flatten(2).mean(2).std(0).mean())
     assert spread["instance"] < 1e-5 < 1e-2 < spread["group"]
+
+
+@pytest.mark.parametrize(("dims", "size"), [(2, (48, 40)), (3, (16, 24, 40))])
+def test_a_strided_first_stage_leaves_out_the_finest_maps(dims: int, size: tuple[int, ...]) -> None:
+    """Levels of the shapes that an image of half of the rows and columns has."""
+    for stride in (1, 2):
+        network = built("unet", dims, size, width=8, stride=stride)
+        levels = network.levels(torch.zeros(1, 1, *size))
+        assert tuple(levels[0].shape[2:]) == tuple(n // stride for n in size)
+        small = built("unet", dims, tuple(n // stride for n in size), width=8)
+        assert [level.shape for level in levels] == [
+            level.shape for level in small.levels(torch.zeros(1, 1, *(n // stride for n in size)))
+        ]
+    slices = built("unet", 3, (8, 32, 32), width=8, stride=2, aspect_z=4.0)
+    assert tuple(slices.levels(torch.zeros(1, 1, 8, 32, 32))[0].shape[2:]) == (8, 16, 16)

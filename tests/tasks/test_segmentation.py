@@ -74,6 +74,22 @@ def test_where_nothing_is_known_there_is_no_gradient(question: Question) -> None
     assert not raw.grad.any()
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_coarse_answer_is_judged_as_it_will_be_given(dims: int) -> None:
+    torch.manual_seed(0)
+    size = (1, 8, 12) if dims == 2 else (4, 8, 12)
+    targets = torch.from_numpy(np.random.default_rng(0).choice([0, 1, 2], (2, *size)).astype(np.uint8))
+    raw = torch.randn(2, 3, *(n // 2 for n in size[3 - dims :]), requires_grad=True)
+    task = Segmentation(ORGANS)
+    p = task.probabilities([raw.detach()], size)
+    fine = p.log() if dims == 3 else p[:, :, 0].log()
+    loss = task.loss([raw], targets)
+    # Softmax after enlarging, for both: the logarithm of a probability is an output like the one that it came from.
+    assert math.isclose(float(loss.detach()), float(task.loss([fine], targets)), rel_tol=1e-5)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert raw.grad is not None and bool((raw.grad != 0).all())
+
+
 def test_an_unknown_pixel_changes_nothing_whatever_is_said_of_it() -> None:
     task = Segmentation(ORGANS)
     targets = torch.from_numpy(np.random.default_rng(0).choice([0, 1, 2, 9], (2, 4, 6, 6)).astype(np.uint8))

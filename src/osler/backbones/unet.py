@@ -5,7 +5,7 @@ The rising half is ``osler.decoder``, which works over the levels of any backbon
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from jaxtyping import Float
@@ -27,6 +27,8 @@ class Options:
         depth: stages; 0: as many as leave 4 places along an axis.
         aspect_y, aspect_z: distance between rows, and between slices, over that between columns; an axis with long
             pixels is halved, and looked along, only once the others are as coarse.
+        stride: of the first stage, in pixels of the shortest axes: with 2 the finest map has half of the rows and
+            columns, and a step takes a quarter of the time.
         norm: what a convolution's output is normalised over: each channel of an image by itself (``instance``), or
             about eight of them together (``group``; Wu and He, 2018, arXiv:1803.08494). Averages over a map of the
             former hardly differ between images, so that classes are better told from the latter.
@@ -37,6 +39,7 @@ class Options:
     depth: int = 0
     aspect_y: float = 1.0
     aspect_z: float = 1.0
+    stride: Literal[1, 2] = 1
     norm: Literal["instance", "group"] = "instance"
 
 
@@ -59,7 +62,7 @@ class UNet(Backbone):
         return self.levels(x)[-1]
 
     def levels(self, x: Float[Tensor, "b c *size"]) -> list[Float[Tensor, "b k *smaller"]]:
-        """One map a stage; the first is as large as the input."""
+        """One map a stage; the first is as large as the input, or as its ``stride`` makes it."""
         maps = []
         for stage in self.stages:
             x = stage(x)
@@ -82,7 +85,11 @@ def _convolution(
 def build(options: Options, *, channels: int, dims: int, size: tuple[int, ...]) -> UNet:
     """The falling half of a U-Net; any size works."""
     aspects = (options.aspect_z, options.aspect_y, 1.0)[3 - dims :]
-    stages = stages_of(size, aspects, options.depth)
+    wide = tuple(options.stride if aspect < 2 * min(aspects) else 1 for aspect in aspects)
+    places = tuple(math.ceil(n / s) for n, s in zip(size, wide, strict=True))
+    lengths = tuple(aspect * s for aspect, s in zip(aspects, wide, strict=True))
+    first, *others = stages_of(places, lengths, options.depth)
+    stages = [replace(first, stride=wide), *others]
     limit = options.limit or (512 if dims == 2 else 320)
     network = UNet(channels, [min(limit, options.width * 2**n) for n in range(len(stages))], stages, options.norm)
     initialise(network)

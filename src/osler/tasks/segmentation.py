@@ -76,19 +76,23 @@ class Segmentation(Dense):
         """Cross-entropy of the known pixels and 1 - Dice of the batch, averaged over levels, in float32.
 
         Dice is that of each class over all pixels of the batch ("batch Dice"), averaged over the classes without the
-        background. Pixels of the question's value for unknown count in neither.
+        background. Pixels of the question's value for unknown count in neither. A finest map that is coarser than the
+        labels is enlarged to them, as it is for the answer; for the other levels labels are thinned out.
 
         Args:
             outputs: one map a level, finest first; in 2D ``b`` is ``n d``.
-            targets: label maps as they were read, as large as the finest level.
+            targets: label maps as they were read, on the grid of the image.
         """
         if outputs[0].ndim == 4:
             targets = targets.reshape(-1, *targets.shape[2:])
         weights = [0.5**level for level in range(len(outputs))]
         total = torch.zeros((), device=targets.device)
-        for weight, raw in zip(weights, outputs, strict=True):
+        for level, (weight, raw) in enumerate(zip(weights, outputs, strict=True)):
             seen = targets
-            if raw.shape[2:] != targets.shape[1:]:
+            if raw.shape[2:] != targets.shape[1:] and not level:
+                mode = "bilinear" if raw.ndim == 4 else "trilinear"
+                raw = functional.interpolate(raw.float(), targets.shape[1:], mode=mode, align_corners=False)
+            elif raw.shape[2:] != targets.shape[1:]:
                 seen = functional.interpolate(targets[:, None], raw.shape[2:], mode="nearest-exact")[:, 0]
             total = total + weight / sum(weights) * self._level(raw.float(), seen)
         return total

@@ -417,7 +417,7 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, UnusedCliTokensError):
         command = " ".join(error.command_chain or ())
         takes = {"explain": "takes one image"}.get(command, "takes no more words than its own")
-        return f"{command} {takes}; leave out {', '.join(error.unused_tokens)}."
+        return f"{command} {takes}; leave out {', '.join(error.unused_tokens or ())}."
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         command, name = " ".join(error.command_chain or ()), error.argument.name
         # What is given by its place is known by its name in the help.

@@ -127,7 +127,7 @@ def _together(case: Case, names: Sequence[str]) -> Image:
         return case.images["image"]
     if not there:
         looked, has = ", ".join(names), ", ".join(sorted(case.images))
-        fix = f"say which image is which, e.g. --image {names[0]}=FILE"
+        fix = f"say which image is which: --image {names[0]}=FILE, or a column image.{names[0]} of a table"
         raise Problem(f"the model looks at {looked}, and case {case.id} has none of them but {has}", fix=fix)
     first = next(iter(there.values()))
     if len(names) == 1:

@@ -191,11 +191,12 @@ def _samples(cases: _Cases, plan: Recipe, out: Path, say: Say) -> dict[str, list
     say("reading where things are")
     left: list[Problem] = []
     moments: dict[int, list[volumes.Volume]] = {}
-    for volume in volumes.load(cases.loaded.entries, plan, out / "volumes", left.append):
+    entries = cases.loaded.entries
+    for volume in volumes.load(entries, plan, out / "volumes", left.append, Progress(len(entries), say)):
         moments.setdefault(volume.case, []).append(volume)
     say_problems(left, say)
     return {
-        cases.loaded.entries[row].id: localisation.samples(
+        entries[row].id: localisation.samples(
             some, {name: values[row] for name, values in cases.targets.items()}, plan
         )
         for row, some in moments.items()

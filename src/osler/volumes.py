@@ -130,6 +130,7 @@ def load(
     plan: Recipe,
     folder: Path | None = None,
     say: Callable[[Problem], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> list[Volume]:
     """Reads cases whose images are known to be readable; ``Volume.case`` is the row of the entry.
 
@@ -138,13 +139,16 @@ def load(
         plan: the recipe.
         folder: for pixels that are too many for the memory.
         say: is told which case does not suit the recipe; that one is left out.
+        progress: is told how many are read (``osler.progress``).
 
     Raises:
         Problem: the disk is full; without ``say``, also where a case does not suit the recipe.
     """
     found: list[Volume] = []
     taken = 0
-    for volumes in _in_turn(entries, plan):
+    for done, volumes in enumerate(_in_turn(entries, plan), start=1):
+        if progress:
+            progress(done)
         if isinstance(volumes, Problem):
             if say is None:
                 raise volumes

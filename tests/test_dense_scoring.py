@@ -323,4 +323,8 @@ def test_the_result_is_json_of_the_published_schema(kind: str) -> None:
         "schema_version": 1, "date": "2026-01-01", "model": "0" * 64, "cohort": "1" * 64, "part": "test",
         "times_evaluated": 1, "cases": 6, "patients": 3, "notes": [], "tasks": {"mask": result},
     }  # fmt: skip
-    jsonschema.validate(json.loads(json.dumps(evaluation, allow_nan=False)), schema)
+    for part in ("test", "all", "unseen", "out of fold"):
+        told = evaluation | {"part": part, "refused_as_novel": None}
+        jsonschema.validate(json.loads(json.dumps(told, allow_nan=False)), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(evaluation | {"part": "some"}, schema)

@@ -136,6 +136,80 @@ def test_wrong_settings(
     refused(capsys, ["train", str(folder), "--out", str(tmp_path / "r"), setting], said)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["explain", "run", "a.png", "b.png", "c.png", "--out", "x"],
+            "explain takes one image; leave out b.png, c.png",
+        ),
+        (["doctor", "x"], "doctor takes no more words than its own; leave out x"),
+        (["train", "--out", "x"], "osler train needs COHORT; osler train --help says"),
+        (["train", "cohort"], "osler train needs --out; osler train --help says"),
+        (["train", "cohort", "--out", "x", "--bogus", "1"], "Unknown option: --bogus"),
+    ],
+)
+def test_wrong_words_are_said_in_a_sentence(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    refused(capsys, words, said)
+
+
+@pytest.mark.parametrize(("command", "said"), [("train", "osler train goes on"), ("evaluate", "")])
+def test_what_was_stopped_says_whether_it_goes_on(
+    command: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", stopped)
+    assert call([command, "cohort", "--out", "x"]) == 130
+    text = capsys.readouterr().err
+    assert (said in text) if said else text == "stopped\n"
+
+
+def test_a_problem_within_a_problem_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "manifest.csv").write_text("case,image,label\n1,gone.png,a\n2,also.png,b\n")
+    words = ["train", str(tmp_path / "c"), "--out", str(tmp_path / "r")]
+    refused(capsys, words, "(the first: gone.png: the table names this file, but it is not there", "table);")
+
+
+def test_names_in_a_list_need_no_quotes() -> None:
+    """A shell takes them away."""
+    from osler import recipe
+
+    assert recipe.settings(("image.modalities=[flair, t1c]",)) == {"image": {"modalities": ["flair", "t1c"]}}
+    assert recipe.settings(('covariates.columns=["age"]',)) == {"covariates": {"columns": ["age"]}}
+    assert recipe.settings(("image.size=[1,24,24]",)) == {"image": {"size": [1, 24, 24]}}
+
+
+def test_weights_are_imported_with_the_options_of_their_backbone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from safetensors import safe_open
+
+    from osler import catalog
+
+    module = catalog.find("backbones", "resnet")
+    state = module.build(module.Options(depth=34, width=4), channels=3, dims=2, size=(224, 224)).state_dict()
+    torch.save(state, tmp_path / "w.pth")
+    words = [
+        "import-weights",
+        str(tmp_path / "w.pth"),
+        "--backbone",
+        "resnet",
+        "--out",
+        str(tmp_path / "w.safetensors"),
+    ]
+    words += ["--licence", "CC0-1.0", "--source", "here"]
+    refused(capsys, [*words, "width=4"], "left over", "check the backbone's options")
+    assert call([*words, "depth=34", "width=4"]) == 0
+    with safe_open(tmp_path / "w.safetensors", framework="pt") as file:
+        assert {"depth": 34, "width": 4}.items() <= json.loads(file.metadata()["options"]).items()
+    refused(capsys, [*words, "dept=34"], "no option dept")
+    refused(capsys, [*words, "34"], "is not an option", "depth=34")
+
+
 def test_unknown_key_in_a_recipe(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "my.toml").write_text("[training]\nepoch = 3\n")
     words = ["train", str(folder), "--out", str(tmp_path / "r"), "--recipe", str(tmp_path / "my.toml")]

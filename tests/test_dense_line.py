@@ -203,3 +203,81 @@ def test_a_training_that_no_longer_gets_better_stops(cohort: Path, tmp_path: Pat
     training.train(cohort, tmp_path, settings, say=quiet)
     rows = (tmp_path / "history.csv").read_text().splitlines()[1:]
     assert len(rows) < 6
+
+
+# --- one of several images ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_images(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cohort with a column of images before its own, which show nothing and are of another size."""
+    import csv
+
+    from PIL import Image as Picture
+
+    folder = tmp_path_factory.mktemp("two")
+    for name in ("images", "masks"):
+        (folder / name).symlink_to(cohort / name)
+    with (cohort / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    (folder / "empty").mkdir()
+    named = []
+    for row in rows:
+        empty = f"empty/{row['case']}.png"
+        noise = np.random.default_rng(len(named)).integers(0, 9, (20, 24)).astype(np.uint8)
+        Picture.fromarray(noise).save(folder / empty)
+        named.append({"case": row["case"], "image.a": empty, "image.b": row["image"]} | row)
+        del named[-1]["image"]
+    with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, fieldnames=list(named[0]))
+        table.writeheader()
+        table.writerows(named)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_of_b(two_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run_of_b")
+    image = {**SMALL["image"], "modalities": ["b"]}
+    training.train(two_images, out, {**SMALL, "image": image}, say=quiet)
+    return out
+
+
+def test_of_two_images_one_has_to_be_chosen(two_images: Path, tmp_path: Path) -> None:
+    with pytest.raises(Problem, match=r"take one image, and cases have a, b; choose it: image.modalities=\[a\]"):
+        training.train(two_images, tmp_path / "none", SMALL, say=quiet)
+    for names, said in (
+        (["a", "b"], "take one image, and the recipe names a, b"),
+        (["c"], "no case has an image 'c'"),
+    ):
+        with pytest.raises(Problem, match=said):
+            training.train(two_images, tmp_path / "run", {**SMALL, "image": {"modalities": names}}, say=quiet)
+
+
+def test_the_chosen_image_goes_all_the_way_as_if_it_were_the_only_one(
+    cohort: Path, run: Path, two_images: Path, run_of_b: Path, tmp_path: Path
+) -> None:
+    alone, chosen = model.load(run), model.load(run_of_b)
+    assert chosen.recipe.image.modalities == ("b",)
+    for one, other in zip(alone.networks, chosen.networks, strict=True):
+        weights = other.state_dict()
+        assert all(value.equal(weights[name]) for name, value in one.state_dict().items())
+    told = [
+        evaluation.evaluate(*pair, tmp_path / str(n), draws=20, say=quiet)
+        for n, pair in enumerate(((run, cohort), (run_of_b, two_images)))
+    ]
+    assert told[0]["tasks"] == told[1]["tasks"] and told[0]["cases"] == told[1]["cases"]
+    path = sorted((cohort / "images").iterdir())[0]
+    case = data.read_case_at({"a": sorted((two_images / "empty").iterdir())[0], "b": path})
+    answers = [
+        diagnosis.diagnose(chosen, one).answers["mask"] for one in (case, data.read_case_at(path))
+    ] + [diagnosis.diagnose(alone, data.read_case_at(path)).answers["mask"]]  # fmt: skip
+    assert [f.probability for f in answers[0].findings] == [f.probability for f in answers[2].findings]
+    assert [f.probability for f in answers[1].findings] == [f.probability for f in answers[2].findings]
+    # Files are on the grid of the image that was looked at, not of the first.
+    folder = diagnoses.write_diagnosis(diagnosis.diagnose(chosen, case), case, chosen, tmp_path / "out", "none")
+    import nibabel
+
+    assert nibabel.load(folder / "mask-uncertainty.nii.gz").shape[:2] == (64, 64)  # type: ignore[attr-defined]
+    images = [f"b={path}"]
+    assert diagnoses.diagnose_paths(run_of_b, [], tmp_path / "x", images=images, method="none", say=quiet) == (1, 0)

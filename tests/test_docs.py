@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from osler import catalog, recipe
+from osler.case import Question
 from osler.cli import app
 from osler.layouts import cohort_toml
 from osler.pages.wording import FIGURES
@@ -220,6 +221,9 @@ def test_the_recipes_page_names_every_key() -> None:
         recipe.TrainingPlan,
         recipe.SplitPlan,
         recipe.InferencePlan,
+        recipe.PatchPlan,
+        recipe.LinkPlan,
+        Question,
     )
     wanted = [f.name for section in sections for f in fields(section)]
     for folder in ("backbones", "poolings", "sequences", "fusion", "transforms"):

@@ -279,7 +279,7 @@ def test_what_is_not_built_for_several_is_refused_in_a_sentence(run: Path, folde
     with pytest.raises(Problem, match="dropped onto the page, and this model looks at t1, t2"):
         server.serve(run, port=0)
     dense = {"spots": {"kind": "segmentation", "classes": ["spot"], "values": [[1]]}}
-    with pytest.raises(Problem, match="not built for several modalities"):
+    with pytest.raises(Problem, match="take one image, and the recipe names"):
         plan_of(tasks=dense)
 
 
@@ -436,6 +436,37 @@ def test_images_are_given_by_name(
             diagnoses.diagnose_paths(run, [], tmp_path / "w", images=[wrong], say=quiet)
     with pytest.raises(Problem, match="two images are given as t1"):
         diagnoses.diagnose_paths(run, [], tmp_path / "w", images=[words[0], words[0]], say=quiet)
+
+
+def test_images_are_explained_by_name(
+    run: Path, made: Model, whole: list[Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OSLER_HOME", str(tmp_path / "home"))
+    paths = {name: source.path for name, source in whole[0].images.items()}
+    words = [f"{name}={path}" for name, path in paths.items()]
+    said = list(explanation.explain_path(run, None, tmp_path / "x", images=words))
+    expected = explanation.explain(made, data.read_case_at(paths))
+    assert said == list(expected.sentences)
+    [content] = json.loads((tmp_path / "x" / "explanation.json").read_text())["explanations"]
+    assert content["modality"] == expected.modality and (tmp_path / "x" / "gradcam.png").exists()
+    with pytest.raises(Problem, match=r"--image t1=FILE"):
+        list(explanation.explain_path(run, paths["t1"], tmp_path / "x"))
+    with pytest.raises(Problem, match="no image is given"):
+        list(explanation.explain_path(run, None, tmp_path / "x"))
+    with pytest.raises(Problem, match="given twice"):
+        list(explanation.explain_path(run, paths["t1"], tmp_path / "x", images=words))
+
+
+def test_a_model_of_one_image_takes_a_file_without_a_name(whole: list[Entry]) -> None:
+    plan = recipe.ImagePlan((1, 16, 16), modalities=("t2",))
+    both = data.read_case(whole[0])
+    alone = data.read_case(whole[0], names=plan.modalities)
+    assert list(alone.images) == ["t2"]
+    case = data.read_case_at(whole[0].images["t2"].path)
+    for one in (both, alone, case):
+        assert np.array_equal(data.the_image(one, plan).array, both.images["t2"].array)
+    with pytest.raises(Problem, match="looks at t2"):
+        data.the_image(data.read_case(whole[0], names=("t1",)), plan)
 
 
 # --- many cases -----------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def test_what_is_drawn_is_a_part_of_what_is_there_and_every_part_comes() -> None
         (("covariates", "c"), False, False, "cannot be called 'covariates'"),
         (tuple("abcdefg"), False, False, "7 modalities.*at most 6"),
         (tuple("abcdef"), True, False, "6 modalities beside covariates.*at most 5"),
-        (("a", "b"), False, True, "not built for several modalities"),
+        (("a", "b"), False, True, "take one image, and the recipe names"),
     ],
 )
 def test_what_cannot_be_a_set_of_modalities_is_refused(

@@ -12,7 +12,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from osler import cohort, covariates, data, draws, identity, measures, model, recipe, report, run_folder, training
+from osler import (
+    cohort,
+    covariates,
+    data,
+    draws,
+    files,
+    identity,
+    measures,
+    model,
+    recipe,
+    report,
+    run_folder,
+    training,
+)
 from osler.case import Entry
 from osler.cohort import Cohort
 from osler.corruptions import CORRUPTIONS, corrupt
@@ -20,6 +33,7 @@ from osler.metrics.bootstrap import bootstrap
 from osler.metrics.rows import mean
 from osler.model import Model
 from osler.problem import Problem
+from osler.progress import Progress
 from osler.recipe import Recipe
 from osler.tasks.classification import Classification
 
@@ -110,9 +124,12 @@ def ablate(
         plan = replace(plan, training=replace(plan.training, patience=0))
         task = Classification(next(iter(plan.tasks.values())))
         if task.question.kind == "regression":
-            raise Problem("the arms are compared by AUROC, and a regression has none", path=found.root)
+            raise Problem(
+                "the arms are compared by AUROC, and a regression has none", path=found.root,
+                fix="give a cohort with classes, or tasks=NAME of a label with classes",
+            )  # fmt: skip
         arms = arms_of(plan)
-        loaded = data.load(found.entries, plan.image)
+        loaded = data.load(found.entries, plan.image, Progress(len(found.entries), say))
         known = covariates.digest(plan.covariates, loaded.entries) + data.times_digest(loaded)
         run_folder.same_pixels(out, cohort.digest(loaded.entries, loaded.digests) + known)
         held = held_out(found, loaded, plan, task)
@@ -138,20 +155,16 @@ def ablate(
             said, seconds = _answers(out / arm.folder, part, task, train)
             order = np.array([part.ids.index(i) for i in held.ids])
             statistics = _statistics({name: p[order] for name, p in said.items()}, held, task)
-            drawn = {name: _drawn(statistics[name], held.patients, bootstraps) for name in FIGURES}
+            row, drawn = _compared(arm, seconds, statistics, held, bootstraps, base)
             base = base or drawn
-            result["arms"].append(_row(arm, seconds, drawn, None if drawn is base else base))
-            every = np.ones(len(held.ids))
-            result["arms"][-1]["corrupted"] = {name: _plain(statistics[name](every)) for name in CORRUPTIONS}
+            result["arms"].append(row)
             _write(out, result)
     return result
 
 
 def _write(out: Path, result: Mapping[str, Any]) -> None:
-    part = out / "ablation.json.part"
     try:
-        part.write_text(json.dumps(result, indent=1, allow_nan=False), encoding="utf-8")
-        part.replace(out / "ablation.json")
+        files.replaced(out / "ablation.json", json.dumps(result, indent=1, allow_nan=False))
         report.ablation_page(result, out / "ablation.html")
     except OSError as error:
         raise Problem(f"cannot be written ({error.strerror})", path=out, fix="free some space") from error
@@ -311,6 +324,21 @@ def _about(plan: Recipe, held: HeldOut, task: Classification, bootstraps: int) -
         "corruptions": list(CORRUPTIONS),
         "arms": [],
     }
+
+
+def _compared(
+    arm: Arm,
+    seconds: float | None,
+    statistics: Mapping[str, measures.Statistic],
+    held: HeldOut,
+    bootstraps: int,
+    base: Drawn,
+) -> tuple[dict[str, Any], Drawn]:
+    """An arm's row of ``ablation.json``, and what was drawn of it; ``base``: of the base, empty where this is it."""
+    drawn = {name: _drawn(statistics[name], held.patients, bootstraps) for name in FIGURES}
+    every = np.ones(len(held.ids))
+    row = _row(arm, seconds, drawn, base or None)
+    return row | {"corrupted": {name: _plain(statistics[name](every)) for name in CORRUPTIONS}}, drawn
 
 
 def _row(arm: Arm, seconds: float | None, drawn: Drawn, base: Drawn | None) -> dict[str, Any]:

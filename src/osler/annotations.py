@@ -336,7 +336,8 @@ def listed(folder: Path, cell: str) -> list[Path]:
     paths = [folder / name.strip() for name in cell.split(";") if name.strip()]
     for path in paths:
         if not path.exists():
-            raise Problem("the table names this mask, but it is not there", path=path, root=folder)
+            fix = "correct its path, leave the cell blank (unknown), or write none (nothing is there)"
+            raise Problem("the table names this mask, but it is not there", path=path, root=folder, fix=fix)
     return paths
 
 

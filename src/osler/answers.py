@@ -18,6 +18,7 @@ from osler.diagnosis import Answered
 from osler.image import Image
 from osler.model import Model
 from osler.problem import Problem
+from osler.progress import Progress
 
 Say = Callable[[str], None]
 CHUNK = 64
@@ -76,39 +77,31 @@ def answer_all(
     columns = made.recipe.covariates
     there: list[NDArray[np.bool_]] = []
     known = unread = 0
-    began = last = time.monotonic()
+    began, progress = time.monotonic(), Progress(len(part.entries), say)
     for start in range(0, len(part.entries), CHUNK):
-        ready: list[tuple[Entry, Image, str, covariates.Encoded]] = []
-        pixels, times = [], []
+        ready: list[_Ready] = []
         for entry in part.entries[start : start + CHUNK]:
             try:
-                image = data.the_image(data.read_case(entry, moments=made.recipe.moments), made.recipe.image)
-                digest, images = identity.of_each(image, made.recipe.moments)
-                if not seen.isdisjoint(map(identity.short, images)):
-                    known += 1
-                    continue
-                # As in training, which sees many cases too: one value that cannot be does not cost the case.
-                person = covariates.encode(columns, entry.covariates, refuse=False)
-                pixels.append(data.prepare(image, made.recipe.image))
-                times.append(data.timeline(image, made.recipe.image))
-                ready.append((entry, image, digest, person))
+                one = _ready(made, entry, seen)
             except Problem as problem:
                 unread += 1
                 say(f"left out: {problem}")
+                continue
+            known += one is None
+            ready += [] if one is None else [one]
         if ready:
-            rows = np.stack([person.row for *_, person in ready]) if columns.columns else None
-            answered = diagnosis.answer_each(made, np.stack(pixels), times=np.stack(times), known=rows)
+            times = np.stack([one.times for one in ready])
+            rows = np.stack([one.person.row for one in ready]) if columns.columns else None
+            answered = diagnosis.answer_each(made, np.stack([one.pixels for one in ready]), times=times, known=rows)
             pieces.append(answered)
-            there.append(subsets.present(len(ready), len(modalities.images(made)), np.stack(times), rows))
-            for row, (entry, image, digest, person) in enumerate(ready):
-                kept.append(entry)
-                digests.append(digest)
-                about.append(person)
-                diagnoses.append(diagnosis.conclude(made, entry.id, image, answered[""], row, 0.0, person))
-        if time.monotonic() - last > 10:
-            last = time.monotonic()
-            share = min(1.0, (start + CHUNK) / len(part.entries))
-            say(f"{share:.0%} of {len(part.entries)} cases, about {(last - began) * (1 / share - 1):.0f} s left")
+            there.append(subsets.present(len(ready), len(modalities.images(made)), times, rows))
+            for row, one in enumerate(ready):
+                kept.append(one.entry)
+                digests.append(one.digest)
+                about.append(one.person)
+                found = diagnosis.conclude(made, one.entry.id, one.image, answered[""], row, 0.0, one.person)
+                diagnoses.append(found)
+        progress(start + CHUNK)
     if not kept:
         return None, known, unread
     reasons = tuple("; ".join(d.reasons) for d in diagnoses)
@@ -116,11 +109,39 @@ def answer_all(
     seconds = (time.monotonic() - began) / len(kept)
     joined = {source: _concatenate([piece[source] for piece in pieces]) for source in pieces[0]}
     persons = np.stack([person.row for person in about]) if columns.columns else None
-    found = Answers(
+    answers = Answers(
         tuple(kept), tuple(digests), joined.pop(""), abstained, reasons, seconds, alone=joined, known=persons,
         there=np.concatenate(there),
     )  # fmt: skip
-    return found, known, unread
+    return answers, known, unread
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A case as it is asked about."""
+
+    entry: Entry
+    image: Image
+    digest: str
+    pixels: NDArray[np.float32]
+    times: NDArray[np.float32]
+    person: covariates.Encoded
+
+
+def _ready(made: Model, entry: Entry, seen: frozenset[int]) -> _Ready | None:
+    """The case read and prepared; ``None`` where the model has seen an image of it.
+
+    Raises:
+        Problem: it cannot be read, or does not fit the model.
+    """
+    plan = made.recipe.image
+    image = data.the_image(data.read_case(entry, moments=made.recipe.moments, names=plan.modalities), plan)
+    digest, images = identity.of_each(image, made.recipe.moments)
+    if not seen.isdisjoint(map(identity.short, images)):
+        return None
+    # As in training, which sees many cases too: one value that cannot be does not cost the case.
+    person = covariates.encode(made.recipe.covariates, entry.covariates, refuse=False)
+    return _Ready(entry, image, digest, data.prepare(image, plan), data.timeline(image, plan), person)
 
 
 def _concatenate(pieces: Sequence[Answered]) -> Answered:
@@ -154,7 +175,10 @@ def out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answer
     pairs = [(e, d, row_of[identity.short(d)]) for e, d in zip(loaded.entries, loaded.digests, strict=True)
              if identity.short(d) in row_of]  # fmt: skip
     if len(pairs) < 0.9 * len(row_of):
-        raise Problem("this is not the cohort that the run was trained on", path=found.root)
+        raise Problem(
+            "this is not the cohort that the run was trained on", path=found.root,
+            fix="give that cohort, or leave out --out-of-fold",
+        )  # fmt: skip
     rows = np.array([row for _, _, row in pairs])
     fold = held["fold"].numpy()
     patients = np.array([e.patient for e, _, _ in pairs])

@@ -12,7 +12,7 @@ import torch
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
-from osler import model
+from osler import files, model
 from osler.model import Network
 from osler.problem import Problem
 
@@ -93,7 +93,7 @@ def write_history(out: Path, member: int, rows: Sequence[Mapping[str, float]]) -
     names = list(dict.fromkeys(key for row in [*others, *rows] for key in row))
     lines = [",".join(names)]
     lines += [",".join(str(row.get(name, "")) for name in names) for row in [*others, *rows]]
-    write_text(path, "\n".join(lines) + "\n")
+    files.replaced(path, "\n".join(lines) + "\n")
 
 
 def write_tensorboard(writer: SummaryWriter, row: Mapping[str, float]) -> None:
@@ -102,18 +102,3 @@ def write_tensorboard(writer: SummaryWriter, row: Mapping[str, float]) -> None:
         if name not in ("member", "epoch"):
             writer.add_scalar(name.replace(".", "/"), value, int(row["epoch"]))
     writer.flush()
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file that is there whole or not at all.
-
-    Raises:
-        Problem: it cannot be written.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise Problem(f"cannot be written ({error.strerror})", path=path, fix="free some space") from error

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from cyclopts import App
-from cyclopts.exceptions import CycloptsError
+from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnusedCliTokensError
 
 from osler.allocator import keep_memory
 from osler.problem import Problem, shown_path
+
+# Commands that go on where they were.
+_GO_ON = ("demo", "train", "pretrain", "ablate", "download")
 
 app = App(
     name="osler",
@@ -77,7 +80,8 @@ def train(
     Parameters
     ----------
     cohort
-        Class folders, a MedMNIST .npz, a folder with manifest.csv or cohort.toml, or a DICOM tree.
+        Class folders, a table (manifest.csv) or a cohort.toml, a MedMNIST .npz, nnU-Net raw, Pascal VOC, COCO, YOLO,
+        or a DICOM tree.
     settings
         key=value for anything in the recipe, e.g. epochs=20 folds=5 backbone=vgg network.options.depth=11.
     out
@@ -239,9 +243,10 @@ def diagnose(
 @app.command
 def explain(
     run: Path,
-    source: Path,
+    source: Path | None = None,
     *,
     out: Path,
+    image: tuple[str, ...] = (),
     method: Literal["gradcam", "occlusion", "integrated_gradients", "attention", "all"] = "gradcam",
     finding: str = "",
     covariate: tuple[str, ...] = (),
@@ -256,16 +261,21 @@ def explain(
         One image, or a folder with one series.
     out
         Folder for the pictures and explanation.json.
+    image
+        An image of a case of several modalities, as MODALITY=PATH, once for each, as for diagnose.
     method
         One method, or all of them.
     finding
-        The class to explain; the most probable one if left out.
+        The class to explain; the one that is decided if left out.
     covariate
         What is known of the person, as for diagnose; then each covariate's share is said, too.
     """
     from osler import explanation
 
-    for line in explanation.explain_path(run, source, out, method=method, finding=finding or None, known=covariate):
+    lines = explanation.explain_path(
+        run, source, out, method=method, finding=finding or None, known=covariate, images=image
+    )
+    for line in lines:
         print(line)
 
 
@@ -288,13 +298,17 @@ def serve(run: Path, *, port: int = 8765, host: str = "127.0.0.1") -> None:
 
 
 @app.command
-def import_weights(file: Path, *, backbone: str, out: Path, licence: str, source: str, channels: int = 3) -> None:
+def import_weights(
+    file: Path, *options: str, backbone: str, out: Path, licence: str, source: str, channels: int = 3
+) -> None:
     """Takes foreign weights (.pth) in, once: read in a child process, checked, stored as safetensors.
 
     Parameters
     ----------
     file
         The foreign file.
+    options
+        NAME=VALUE for options of the backbone that differ from the defaults, e.g. depth=34.
     backbone
         Whose weights they are, e.g. efficientnet_lite.
     out
@@ -306,9 +320,12 @@ def import_weights(file: Path, *, backbone: str, out: Path, licence: str, source
     channels
         Of the images they were trained on.
     """
-    from osler import weights
+    from osler import recipe, weights
 
-    path = weights.import_weights(file, backbone, out, licence=licence, source=source, channels=channels)
+    chosen = recipe.named_values(options)
+    path = weights.import_weights(
+        file, backbone, out, licence=licence, source=source, options=chosen, channels=channels
+    )
     print(f"weights {shown_path(path)}")
 
 
@@ -376,7 +393,8 @@ def main(words: list[str] | None = None) -> None:
     try:
         app(given, exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
-        _say("stopped; osler train goes on where it was if you give the same command")
+        on = given[:1] and given[0] in _GO_ON
+        _say(f"stopped; osler {given[0]} goes on where it was if you give the same command" if on else "stopped")
         sys.exit(130)
     except (Problem, CycloptsError, OSError, MemoryError) as error:
         if debug:
@@ -396,4 +414,13 @@ def _sentence(error: BaseException) -> str:
         return f"{where}{(error.strerror or str(error)).lower()}."
     if isinstance(error, MemoryError):
         return "there is not enough memory; lower batch or image.size."
+    if isinstance(error, UnusedCliTokensError):
+        command = " ".join(error.command_chain or ())
+        takes = {"explain": "takes one image"}.get(command, "takes no more words than its own")
+        return f"{command} {takes}; leave out {', '.join(error.unused_tokens or ())}."
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        command, name = " ".join(error.command_chain or ()), error.argument.name
+        # What is given by its place is known by its name in the help.
+        what = name if error.argument.index is None else name.removeprefix("--").upper()
+        return f"osler {command} needs {what}; osler {command} --help says what that is."
     return str(error)

@@ -89,7 +89,7 @@ def read(path: Path, cohort_file: Path | None = None) -> Cohort:
         raise Problem("there is no such file or folder", path=path, fix="check the path")
     listing = layouts.read(path, cohort_file)
     if not listing.entries:
-        first = f" (the first: {listing.problems[0]})" if listing.problems else ""
+        first = f" (the first: {listing.problems[0].clause})" if listing.problems else ""
         raise Problem(f"no usable case was found{first}", path=path, fix="see the docs page on cohorts")
     return Cohort(
         path, listing.entries, listing.questions, listing.grouping, listing.problems, listing.notes, listing.modality
@@ -115,7 +115,9 @@ def asking(found: Cohort, tasks: object) -> tuple[Cohort, list[str]]:
         known = {question.task: question for question in found.questions}
         for name in names:
             if name not in known:
-                raise Problem(f"nothing is known about {name!r}: the cohort has {', '.join(known)}", path=found.root)
+                raise Problem(
+                    f"nothing is known about {name!r}", path=found.root, fix=f"the cohort has {', '.join(known)}"
+                )
         return replace(found, questions=tuple(known[name] for name in names)), []
     if isinstance(tasks, Mapping):
         named = tuple(question for question in found.questions if question.task in tasks)

@@ -23,7 +23,6 @@ from osler.problem import Problem
 from osler.recipe import ImagePlan
 from osler.store import Pixels
 
-Progress = Callable[[int, int], None]
 # Squares of larger numbers are not finite in single precision.
 _LARGEST = 1e18
 
@@ -55,7 +54,9 @@ class Loaded:
     times: NDArray[np.float32]
 
 
-def read_case(entry: Entry, questions: Sequence[Question] = (), moments: int | None = None) -> Case:
+def read_case(
+    entry: Entry, questions: Sequence[Question] = (), moments: int | None = None, names: Sequence[str] = ()
+) -> Case:
     """The entry with its pixels, and with its outlines as far as they answer ``questions``.
 
     Args:
@@ -63,11 +64,14 @@ def read_case(entry: Entry, questions: Sequence[Question] = (), moments: int | N
         questions: what may be outlined in it.
         moments: at most so many of a sequence, see :func:`osler.formats.read`; for models that look at no more
             (``Recipe.moments``). All by default; outlines need all.
+        names: of several images those that are read (``ImagePlan.modalities``), where the case has any of them; all
+            by default. Outlines are on the first that is read.
 
     Raises:
         Problem: a file cannot be read, or an outline does not fit its image.
     """
-    images = {name: formats.read(source, moments) for name, source in entry.images.items()}
+    looked = {name: source for name, source in entry.images.items() if name in names} or entry.images
+    images = {name: formats.read(source, moments) for name, source in looked.items()}
     first = next(iter(images))
     found = outlines.read(entry, images[first], questions)
     if found.notes:
@@ -118,9 +122,12 @@ def the_image(case: Case, plan: ImagePlan | None = None) -> Image:
 
 def _together(case: Case, names: Sequence[str]) -> Image:
     there = {name: case.images[name] for name in names if name in case.images}
+    if len(names) == 1 and set(case.images) == {"image"}:
+        # A file that was given without a name, to a model that looks at one image.
+        return case.images["image"]
     if not there:
         looked, has = ", ".join(names), ", ".join(sorted(case.images))
-        fix = f"say which image is which, e.g. --image {names[0]}=FILE"
+        fix = f"say which image is which: --image {names[0]}=FILE, or a column image.{names[0]} of a table"
         raise Problem(f"the model looks at {looked}, and case {case.id} has none of them but {has}", fix=fix)
     first = next(iter(there.values()))
     if len(names) == 1:
@@ -228,7 +235,10 @@ def with_channels(array: NDArray[np.generic], channels: int) -> NDArray[np.gener
         return _grey(array)
     if given == 1:
         return np.repeat(array, channels, 1)
-    raise Problem(f"the image has {given} channels where {channels} are expected")
+    raise Problem(
+        f"the image has {given} channels where {channels} {'is' if channels == 1 else 'are'} expected",
+        fix="save it in grey or in RGB, or leave it out",
+    )
 
 
 def require_numbers(array: NDArray[Any]) -> None:
@@ -275,7 +285,7 @@ class _Read:
 def load(
     entries: Sequence[Entry],
     plan: ImagePlan,
-    progress: Progress | None = None,
+    progress: Callable[[int], object] | None = None,
     file: Path | None = None,
     questions: Sequence[Question] = (),
 ) -> Loaded:
@@ -284,7 +294,7 @@ def load(
     Args:
         entries: the cases.
         plan: size, channels and frames.
-        progress: is told how many are read, of how many.
+        progress: is told how many are read (``osler.progress``).
         file: where pixels may go that are too many for the memory (see ``osler.store``); what was read there before,
             from the same files by the same plan, is taken from there.
         questions: cases whose outlines do not answer these become problems, too.
@@ -323,7 +333,7 @@ def load(
                     numbers.append(number)
                 number += 1
             if progress:
-                progress(number, len(entries))
+                progress(number)
             if read:
                 yield np.stack(read)
 
@@ -331,7 +341,7 @@ def load(
     if not numbers:
         if file is not None:
             store.remove(file)
-        first = f" (the first: {problems[0]})" if problems else ""
+        first = f" (the first: {problems[0].clause})" if problems else ""
         raise Problem(f"none of the {len(entries)} cases can be read{first}", fix="check the files")
     if file is not None and not store.in_memory(array):
         facts = store.Facts(numbers, digests, images, modalities, marks[: len(numbers)], times[: len(numbers)])
@@ -375,7 +385,7 @@ def _prepared(entry: Entry, plan: ImagePlan, questions: Sequence[Question]) -> _
     # What asks where something is asks about every moment; whatever else looks at some of them.
     moments = None if any(question.dense for question in questions) else plan.frames
     try:
-        image = the_image(read_case(entry, questions, moments), plan)
+        image = the_image(read_case(entry, questions, moments, plan.modalities), plan)
         each = image.together or (image,)
         digest, images = identity.of_each(image, moments)
         code = "/".join("" if one is None else one.modality for one in each)

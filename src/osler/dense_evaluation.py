@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from osler import (
     diagnosis,
     doubt,
     evaluation,
+    files,
     identity,
     linking,
     model,
@@ -37,6 +37,7 @@ from osler.model import Model, Network
 from osler.pages import overlays
 from osler.pages.overlays import Example
 from osler.problem import Problem
+from osler.progress import Progress
 from osler.pseudonym import pseudonym, remember
 
 Say = Callable[[str], None]
@@ -91,36 +92,23 @@ def evaluate(
     for problem in found.problems[:5]:
         say(f"left out: {problem}")
     reviewed, notes = measure(run, made, found, out_of_fold=out_of_fold, say=say)
-    evaluation.make(out)
+    files.folder(out)
     digest = cohort.digest(reviewed.entries, reviewed.digests)
-    times = evaluation.log(run, digest, len(reviewed.entries))
+    named = "test" if any(entry.split == "test" for entry in found.entries) else "all"
+    part = "out of fold" if out_of_fold else "unseen" if reviewed.seen else named
     tasks = summaries(made, reviewed, draws)
-    result: dict[str, Any] = {
-        "schema_version": 1,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": made.sha256,
-        "cohort": digest,
-        "part": "out of fold" if out_of_fold else "unseen" if reviewed.seen else
-                "test" if any(e.split == "test" for e in found.entries) else "all",
-        "times_evaluated": times,
-        "cases": len(reviewed.entries),
-        "patients": len({entry.patient for entry in reviewed.entries}),
+    result = evaluation.head(run, made, found, reviewed.entries, digest, part) | {
         "abstained": sum(reviewed.abstained),
         "refused_as_novel": None,
-        "grouping": found.grouping or "each case its own patient",
         "seconds_per_case": reviewed.seconds / len(reviewed.entries),
         "notes": notes,
         "tasks": tasks,
-    }  # fmt: skip
+    }
     if against is not None:
         result["comparison"] = against_run(against, (made, reviewed), found, out_of_fold, draws)
     _write(out, result, reviewed)
-    for note in notes:
-        say(note)
-    for one in tasks.values():
-        for line in dense_scoring.describe(one):
-            say(line)
-    say(f"this cohort was evaluated {times} time{'s' if times > 1 else ''} with models of this run folder")
+    for line in evaluation.lines(result):
+        say(line)
     return result
 
 
@@ -134,7 +122,10 @@ def against_run(
     """
     theirs = model.load(other)
     if not set(theirs.networks[0].dense) & set(ours[0].networks[0].dense):
-        raise Problem("the other run looks for other things, so there is nothing to compare", path=other)
+        raise Problem(
+            "the other run looks for other things, so there is nothing to compare", path=other,
+            fix="compare with a run of the same tasks",
+        )  # fmt: skip
     shared = replace(found, questions=tuple(q for q in found.questions if q.task in theirs.recipe.tasks))
     reviewed, _ = measure(other, theirs, shared, out_of_fold=out_of_fold, say=lambda line: None)
     return {"model": theirs.sha256, "tasks": compare(ours, (theirs, reviewed), draws)}
@@ -242,14 +233,20 @@ def _asked(found: Cohort, made: Model) -> Cohort:
         given = known.get(name)
         if given is None or not given.dense:
             where = ", ".join(q.task for q in found.questions if q.dense) or "nothing of the kind"
-            raise Problem(f"the model answers {name!r}, the cohort says where of {where}", path=found.root)
+            raise Problem(
+                f"the model answers {name!r}, the cohort says where of {where}", path=found.root,
+                fix=f"name its masks or boxes {name}",
+            )  # fmt: skip
         strange = [c for c in given.classes if c not in task.question.classes]
         if strange:
             raise Problem(
-                f"the cohort has classes that the model does not know: {', '.join(strange)}", path=found.root
-            )
+                f"the cohort has classes that the model does not know: {', '.join(strange)}", path=found.root,
+                fix=f"rename them to {', '.join(task.question.classes)}, or leave them out",
+            )  # fmt: skip
         if task.question.kind == "segmentation" and given.kind == "detection":
-            raise Problem(f"the model outlines {name}, the cohort has boxes of it only", path=found.root)
+            raise Problem(
+                f"the model outlines {name}, the cohort has boxes of it only", path=found.root, fix="give it masks"
+            )
         asked.append(_in_its_values(given, task.question, found.root))
     return replace(found, questions=tuple(asked))
 
@@ -266,7 +263,10 @@ def _in_its_values(given: Question, wanted: Question, root: Path) -> Question:
     of_model, of_cohort = (dict(zip(q.classes, q.values, strict=False)) for q in (wanted, given))
     regions = len(set(values)) < len(values)
     if regions and any(of_model[name] != group for name, group in of_cohort.items()):
-        raise Problem(f"the regions of {wanted.task} are made up of other values than those of the model", path=root)
+        raise Problem(
+            f"the regions of {wanted.task} are made up of other values than those of the model", path=root,
+            fix="give them the values that the recipe of the model has in its tasks",
+        )  # fmt: skip
     there = [k for k, name in enumerate(wanted.classes) if name in given.classes]
     wanted = replace(
         wanted, classes=tuple(wanted.classes[k] for k in there),
@@ -320,10 +320,10 @@ def review(
         raise TypeError("a model is evaluated on Test, nothing else")
     tasks = dict(zip(made.networks[0].dense, questions, strict=True))
     result = Reviewed(rows={name: [] for name in tasks}, examples={name: [] for name in tasks})
-    began = last = time.monotonic()
-    for number, entry in enumerate(part.entries):
+    began, progress = time.monotonic(), Progress(len(part.entries), say)
+    for number, entry in enumerate(part.entries, start=1):
         try:
-            case = data.read_case(entry, questions)
+            case = data.read_case(entry, questions, names=made.recipe.image.modalities)
             image = data.the_image(case, made.recipe.image)
             digest = identity.pixels(image)
             asked = networks(digest)
@@ -348,10 +348,7 @@ def review(
                 quality = dense_rows.mean_quality(row, said.answers[name].threshold or 0.0)
                 drawn = overlays.example(shown, *answers[name], quality)
                 result.examples[name] = _thinned([*result.examples[name], drawn])
-        if time.monotonic() - last > 10:
-            last = time.monotonic()
-            share = (number + 1) / len(part.entries)
-            say(f"{share:.0%} of {len(part.entries)} cases, about {(last - began) * (1 / share - 1):.0f} s left")
+        progress(number)
     result.seconds = time.monotonic() - began
     return result
 
@@ -394,8 +391,8 @@ def _limit(made: Model, task: str) -> float:
 
 def _write(out: Path, result: dict[str, Any], reviewed: Reviewed) -> None:
     try:
-        evaluation.replace_text(out / "evaluation.json", json.dumps(result, indent=1, allow_nan=False))
-        evaluation.replace_text(out / "predictions.csv", csv_of(reviewed))
+        files.replaced(out / "evaluation.json", json.dumps(result, indent=1, allow_nan=False))
+        files.replaced(out / "predictions.csv", csv_of(reviewed))
         report.evaluation_page(result, [], out / "evaluation.html", reviewed.examples)
         remember(out, [entry.id for entry in reviewed.entries])
     except OSError as error:

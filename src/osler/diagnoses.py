@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import catalog, covariates, data, layouts, linking, model, writing
+from osler import catalog, covariates, data, files, layouts, linking, model, writing
 from osler.case import DENSE, Answer, Case, Diagnosis, Entry
 from osler.diagnosis import diagnose
 from osler.model import Model
@@ -60,7 +60,7 @@ def cases_below(path: Path, *, loops: bool = False) -> tuple[list[Entry], list[P
         except Problem as problem:
             problems.append(problem)
     if not found:
-        first = f" (the first file: {problems[0]})" if problems else ""
+        first = f" (the first file: {problems[0].clause})" if problems else ""
         raise Problem(f"holds no image that can be read{first}", path=path, fix="give an image, a series or both")
     return found, problems
 
@@ -111,71 +111,60 @@ def diagnose_paths(
 
     made = model.load(run)
     person = covariates.named(made.recipe.covariates, known)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Problem(f"the folder cannot be made ({error.strerror})", path=out, fix="give another --out") from error
+    files.folder(out)
     done: list[Diagnosis] = []
     plain: list[dict[str, Any]] = []
     names: list[str] = []
     failed = 0
-    given: list[Path | Entry] = [*inputs, *([_by_modality(made, images)] if images else [])]
+    given: list[Path | Entry] = list(inputs)
+    if images:
+        given.append(layouts.by_modality(made.recipe.image.modalities, images))
     for one in given:
-        path = one if isinstance(one, Path) else next(iter(one.images.values())).path
-        try:
-            loops = made.recipe.image.frames > 1
-            entries, problems = cases_below(one, loops=loops) if isinstance(one, Path) else ([one], [])
-            for problem in problems:
-                say(f"left out: {problem}")
-            failed += len(problems)
-        except Problem as problem:
+        listed, problems = _listed(one, loops=made.recipe.image.frames > 1)
+        for problem in problems:
             say(f"left out: {problem}")
-            failed += 1
-            continue
-        if person and len(given) * len(entries) > 1:
+        failed += len(problems)
+        if person and len(given) * len(listed) > 1:
             raise Problem("covariates are of one case, and several are given", fix="put them into a table")
-        for entry in entries:
-            # The whole path makes the name, so that two folders with an image.png each stay two cases.
-            named = replace(entry, id=str(path.resolve() / entry.id) if len(entries) > 1 else str(path.resolve()))
-            named = replace(named, covariates={**entry.covariates, **person}) if person else named
+        for shown, entry in listed:
+            named = replace(entry, covariates={**entry.covariates, **person}) if person else entry
             try:
-                case = data.read_case(named, moments=made.recipe.moments)
-                found = diagnose(made, case)
-                write_diagnosis(found, case, made, out, method)
+                found, content = _diagnosed(named, made, out, method)
             except Problem as problem:
                 say(f"left out: {problem}")
                 failed += 1
                 continue
             done.append(replace(found, case=pseudonym(found.case)))
-            plain.append(writing.as_data(found, case, made.recipe.tasks))
+            plain.append(content)
             names.append(named.id)
-            say(f"{shown_path(Path(entry.id) if len(entries) > 1 else path)}: {in_one_line(found)}")
+            say(f"{shown}: {in_one_line(found)}")
     if done:
         remember(out, names)
-        _replace_text(out / "diagnoses.json", json.dumps(plain, indent=1, ensure_ascii=False))
+        files.replaced(out / "diagnoses.json", json.dumps(plain, indent=1, ensure_ascii=False))
         report.diagnoses_page(done, out / "index.html", {d.case: f"{d.case}/diagnosis.html" for d in done})
     return len(done), failed
 
 
-def _by_modality(made: Model, words: Sequence[str]) -> Entry:
-    """``("flair=a.nii.gz", "t1=b.nii.gz")`` as one case.
+def _listed(one: Path | Entry, *, loops: bool) -> tuple[list[tuple[str, Entry]], list[Problem]]:
+    """The cases of what was given, each with the name that a terminal shows, and what is none and why."""
+    path = one if isinstance(one, Path) else next(iter(one.images.values())).path
+    try:
+        entries, problems = cases_below(one, loops=loops) if isinstance(one, Path) else ([one], [])
+    except Problem as problem:
+        return [], [problem]
+    # The whole path makes the name, so that two folders with an image.png each stay two cases.
+    if len(entries) == 1:
+        return [(shown_path(path), replace(entries[0], id=str(path.resolve())))], problems
+    named = [replace(entry, id=str(path.resolve() / entry.id)) for entry in entries]
+    return [(shown_path(Path(entry.id)), one) for entry, one in zip(entries, named, strict=True)], problems
 
-    Raises:
-        Problem: not ``modality=path``, one that the model does not look at or that is given twice, or no file there.
-    """
-    names, found = made.recipe.image.modalities, dict[str, Entry]()
-    for word in words:
-        name, equals, path = word.partition("=")
-        if not equals or not path:
-            raise Problem(f"{word!r} is no image", fix="write modality=path, e.g. flair=scan.nii.gz")
-        if name not in names:
-            looks = f"it looks at {', '.join(names)}" if names else "it looks at one image: give its path alone"
-            raise Problem(f"the model knows no modality {name!r}", fix=looks)
-        if name in found:
-            raise Problem(f"two images are given as {name}", fix="give one of each")
-        found[name] = layouts.single(Path(path))
-    first = next(iter(found.values()))
-    return replace(first, images={name: one.images["image"] for name, one in found.items()})
+
+def _diagnosed(entry: Entry, made: Model, out: Path, method: str) -> tuple[Diagnosis, dict[str, Any]]:
+    """The diagnosis of one case, which is written, and the same as plain data."""
+    case = data.read_case(entry, moments=made.recipe.moments, names=made.recipe.image.modalities)
+    found = diagnose(made, case)
+    write_diagnosis(found, case, made, out, method)
+    return found, writing.as_data(found, case, made.recipe.tasks)
 
 
 def in_one_line(diagnosis: Diagnosis) -> str:
@@ -220,7 +209,14 @@ def _places_in_one_line(given: Answer) -> str:
 
 def to_json(diagnosis: Diagnosis, case: Case, made: Model) -> str:
     """The diagnosis as it is, under a pseudonym; places by numbers (see ``osler.writing``)."""
+    case = _looked_at(case, made)
     return json.dumps(writing.as_data(diagnosis, case, made.recipe.tasks), indent=1, ensure_ascii=False)
+
+
+def _looked_at(case: Case, made: Model) -> Case:
+    """The case with the images that the model looks at: places are on the grid of the first of them."""
+    names = made.recipe.image.modalities
+    return replace(case, images={name: one for name, one in case.images.items() if name in names} or case.images)
 
 
 def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, method: str = "auto") -> Path:
@@ -233,8 +229,8 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
 
     from osler import explanation, report
 
-    folder = out / pseudonym(diagnosis.case)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = files.folder(out / pseudonym(diagnosis.case))
+    case = _looked_at(case, made)
     image = data.the_image(case, made.recipe.image)
     decided = sorted(diagnosis.moments, key=lambda moment: -moment.share)[:_SHOWN]
     frame = image.place(decided[0].frame) if decided else None
@@ -252,7 +248,7 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
         caption = " ".join(why.sentences)
         overlays[why.method] = (explanation.overlay(shown, why.heatmap[plane], passed=why.passed), caption)
         Picture.fromarray(overlays[why.method][0]).save(folder / "overlay.png")
-    _replace_text(folder / "diagnosis.json", to_json(diagnosis, case, made))
+    files.replaced(folder / "diagnosis.json", to_json(diagnosis, case, made))
     unsure = {task: a.uncertainty for task, a in diagnosis.answers.items() if a.uncertainty is not None}
     unwritten = writing.write(diagnosis, case, folder, made.recipe.tasks, unsure) if made.recipe.dense else ()
     told = replace(diagnosis, case=pseudonym(diagnosis.case), notes=(*diagnosis.notes, *unwritten))
@@ -287,9 +283,3 @@ def _leads(given: Answer) -> str:
         return ""
     share = next(f.probability for f in given.findings if f.name == lead) or 0.0
     return f"{given.task} {lead} {share:.0%}" + ("" if given.decision else ", withheld")
-
-
-def _replace_text(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -13,10 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import cohort, covariates, data, dense_scoring, diagnosis, modalities, model, report, scoring, sources
+from osler import (
+    cohort,
+    covariates,
+    data,
+    dense_scoring,
+    diagnosis,
+    files,
+    modalities,
+    model,
+    report,
+    scoring,
+    sources,
+)
 from osler.answers import Answers, answer_all, only
 from osler.answers import out_of_fold as folded_answers
-from osler.case import DENSE, Finding, Question
+from osler.case import DENSE, Entry, Finding, Question
 from osler.cohort import Cohort, Test
 from osler.model import Model
 from osler.predictions import Predictions
@@ -74,20 +86,11 @@ def evaluate(
     answers, more = folded_answers(made, run, found, say) if out_of_fold else _unseen(made, found, say)
     notes += [*more, *_refused_values(made, answers)]
     digest = cohort.digest(answers.entries, answers.digests)
-    make(out)
+    files.folder(out)
     tables = [_predictions(made, name, answers) for name in made.tasks]
-    result: dict[str, Any] = {
-        "schema_version": 1,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": made.sha256,
-        "cohort": digest,
-        "part": _part_name(found, out_of_fold, notes),
-        "times_evaluated": log(run, digest, len(answers.entries)),
-        "cases": len(answers.entries),
-        "patients": len({entry.patient for entry in answers.entries}),
+    result = head(run, made, found, answers.entries, digest, _part_name(found, out_of_fold, notes)) | {
         "abstained": int(answers.abstained.sum()),
         "refused_as_novel": None if out_of_fold else _refused(made, answers),
-        "grouping": found.grouping or "each case its own patient",
         "seconds_per_case": answers.seconds,
         "notes": notes,
         "tasks": {name: scoring.score(table, draws=draws) for name, table in zip(made.tasks, tables, strict=True)},
@@ -102,7 +105,7 @@ def evaluate(
         notes += [note for note in more if note not in notes]
         result["tasks"] |= dense_evaluation.summaries(made, reviewed, draws)
         result["concordance"] = dense_evaluation.concordance(reviewed, draws)
-        replace_text(out / "places.csv", dense_evaluation.csv_of(reviewed))
+        files.replaced(out / "places.csv", dense_evaluation.csv_of(reviewed))
     if other is not None:
         theirs = model.load(other)
         result["comparison"] = {"model": theirs.sha256, "tasks": {}}
@@ -112,12 +115,30 @@ def evaluate(
             compared = dense_evaluation.against_run(other, (made, reviewed), given, out_of_fold, draws)
             result["comparison"]["tasks"] |= compared["tasks"]
     _write(out, result, tables, answers, None if reviewed is None else reviewed.examples)
-    for line in _lines(result):
+    for line in lines(result):
         say(line)
     return result
 
 
-def _lines(result: Mapping[str, Any]) -> Iterator[str]:
+def head(run: Path, made: Model, found: Cohort, entries: Sequence[Entry], digest: str, part: str) -> dict[str, Any]:
+    """What ``evaluation.json`` begins with, of whatever is measured; the evaluation is noted beside the model.
+
+    ``entries``: those of the cohort that were answered, with the ``digest`` of them and their pixels.
+    """
+    return {
+        "schema_version": 1,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": made.sha256,
+        "cohort": digest,
+        "part": part,
+        "times_evaluated": log(run, digest, len(entries)),
+        "cases": len(entries),
+        "patients": len({entry.patient for entry in entries}),
+        "grouping": found.grouping or "each case its own patient",
+    }
+
+
+def lines(result: Mapping[str, Any]) -> Iterator[str]:
     """What an evaluation says."""
     yield from result["notes"]
     for one in result["tasks"].values():
@@ -192,7 +213,10 @@ def _in_the_models_words(found: Cohort, made: Model) -> tuple[Cohort, list[str]]
             notes.append(f"the cohort's {given.task} is taken for the model's {name}")
         if given is None:
             known = ", ".join(q.task for q in found.questions)
-            raise Problem(f"the model answers {name!r}, the cohort has labels for {known}", path=found.root)
+            raise Problem(
+                f"the model answers {name!r}, the cohort has labels for {known}", path=found.root,
+                fix=f"name the label {name}: a column label.{name}, or [label.{name}] in a cohort.toml",
+            )  # fmt: skip
         renamed[given.task] = name
         found, note = _same_classes(found, given, task.question)
         notes += note
@@ -261,12 +285,13 @@ def _predictions(made: Model, name: str, answers: Answers, source: str = "") -> 
     fitted = diagnosis.calibrated(made, name, source)
     number = question.kind == "regression"
     a = answers.alone[source] if source else answers.answered
+    plan = made.recipe.image
 
     def picture(row: int) -> NDArray[np.uint8]:
         from osler import explanation
 
-        case = data.read_case(answers.entries[row], moments=made.recipe.moments)
-        return explanation.picture(data.the_image(case, made.recipe.image))
+        case = data.read_case(answers.entries[row], moments=made.recipe.moments, names=plan.modalities)
+        return explanation.picture(data.the_image(case, plan))
 
     return Predictions(
         cases=tuple(pseudonym(e.id) for e in answers.entries),
@@ -338,7 +363,10 @@ def _compare(
         seen = frozenset(made.calibration.get("seen", np.empty(0, np.int64)).tolist())
         theirs, known, _ = answer_all(made, Test(answers.entries), say, seen)
     if theirs is None:
-        raise Problem("the other run has seen all of these cases, so there is nothing to compare", path=other)
+        raise Problem(
+            "the other run has seen all of these cases, so there is nothing to compare", path=other,
+            fix="compare on cases that neither was trained on",
+        )  # fmt: skip
     if known:
         say(f"compared without {known} cases that the other run has seen")
     place = {entry.id: i for i, entry in enumerate(answers.entries)}
@@ -354,14 +382,6 @@ def _compare(
 
 
 # --- what is written ---------------------------------------------------------------------------------------
-
-
-def make(out: Path) -> None:
-    """A folder for what is written."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Problem(f"the folder cannot be made ({error.strerror})", path=out, fix="give another --out") from error
 
 
 def log(run: Path, digest: str, cases: int) -> int:
@@ -388,8 +408,8 @@ def _write(
     out: Path, result: dict[str, Any], tables: Sequence[Predictions], answers: Answers, examples: Any = None
 ) -> None:
     try:
-        replace_text(out / "evaluation.json", json.dumps(result, indent=1, allow_nan=False, default=_plain))
-        replace_text(out / "predictions.csv", _csv(tables, answers))
+        files.replaced(out / "evaluation.json", json.dumps(result, indent=1, allow_nan=False, default=_plain))
+        files.replaced(out / "predictions.csv", _csv(tables, answers))
         remember(out, [entry.id for entry in answers.entries])
         report.evaluation_page(result, list(tables), out / "evaluation.html", examples)
     except OSError as error:
@@ -398,13 +418,6 @@ def _write(
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value.tolist()
-
-
-def replace_text(path: Path, text: str) -> None:
-    """A text file that is there whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _csv(tables: Sequence[Predictions], answers: Answers) -> str:

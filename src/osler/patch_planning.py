@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from osler import data, link_planning, modality, pace, planning, recipe
+from osler import data, link_planning, modality, pace, planning, recipe, subsets
 from osler.case import Case, Question
 from osler.cohort import Cohort
 from osler.problem import Problem
@@ -75,7 +75,8 @@ def look(cohort: Cohort, questions: Sequence[Question]) -> Structures:
             for name, side in _sides(case, question):
                 sides.setdefault((question.task, name), []).append(side)
     if not sizes:
-        raise Problem(f"no case can be read (the first: {first})", path=cohort.root, fix="check the files")
+        assert first is not None
+        raise Problem(f"no case can be read (the first: {first.clause})", path=cohort.root, fix="check the files")
     return Structures(
         np.array(sizes, float),
         np.array(spacings, float),
@@ -116,6 +117,7 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     """The recipe of a cohort that asks where things are; see :func:`osler.planning.derive`."""
     recipe.check_shape(given)
     planning.check(cohort)
+    cohort = _one_image(cohort, given.get("image", {}).get("modalities", ()))
     given = planning.with_weights(given)
     tables = {name: {"task": name, **value} for name, value in given.get("tasks", {}).items()}
     asked = {q.task: q for q in cohort.questions if not tables or q.task in tables}
@@ -162,6 +164,29 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     moments = (1 if linked else found.frames) * sum(entry.split != "test" for entry in cohort.entries)
     tested = any(entry.split == "test" for entry in cohort.entries)
     return _plan_time(plan, why, (moments, tested), rate, minutes, given)
+
+
+def _one_image(cohort: Cohort, names: Sequence[str]) -> Cohort:
+    """The cases with the image that is looked at and no other; those that lack it are not planned by.
+
+    Raises:
+        Problem: cases have several images and none is chosen, several are, or no case has the chosen one.
+    """
+    there = list(dict.fromkeys(name for entry in cohort.entries for name in entry.images))
+    has = f"cases have {', '.join(there)}"
+    if isinstance(names, str):
+        raise Problem(f"in the recipe, image.modalities = {names!r} is no list", fix="write image.modalities=[NAME]")
+    subsets.check(names, covariates=False, dense=True)
+    if not names:
+        if any(len(entry.images) > 1 for entry in cohort.entries):
+            fix = f"choose it: image.modalities=[{there[0]}]"
+            raise Problem(f"{subsets.ONE_IMAGE}, and {has}", path=cohort.root, fix=fix)
+        return cohort
+    (name,) = names
+    entries = tuple(replace(e, images={name: e.images[name]}) for e in cohort.entries if name in e.images)
+    if not entries:
+        raise Problem(f"no case has an image {name!r}", path=cohort.root, fix=f"choose another: {has}")
+    return replace(cohort, entries=entries)
 
 
 def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:

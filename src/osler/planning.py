@@ -90,7 +90,8 @@ def fingerprint(cohort: Cohort) -> Fingerprint:
         except Problem as problem:
             first = first or problem
     if not images:
-        raise Problem(f"no image can be read (the first: {first})", path=cohort.root, fix="check the files")
+        assert first is not None
+        raise Problem(f"no image can be read (the first: {first.clause})", path=cohort.root, fix="check the files")
     sizes = np.array([image.size for image in images])
     depth, height, width = np.median(sizes, axis=0).astype(int).tolist()
     aspects = sizes[:, 2] / sizes[:, 1]
@@ -226,8 +227,9 @@ def check_tasks(cohort: Cohort, plan: Recipe) -> None:
         outlined = asked.kind == "detection" and known[name].kind == "segmentation"
         if len(kinds) == 2 and kinds & {"regression", "multilabel", *DENSE} and not outlined:
             raise Problem(
-                f"the recipe takes {name} as {asked.kind}, the cohort as {known[name].kind}", path=cohort.root
-            )
+                f"the recipe takes {name} as {asked.kind}, the cohort as {known[name].kind}", path=cohort.root,
+                fix="say the same kind in both: in the recipe, or in a cohort.toml",
+            )  # fmt: skip
         missing = [label for label in known[name].classes if label not in asked.classes]
         if missing and asked.kind != "regression":
             raise Problem(

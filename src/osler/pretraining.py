@@ -31,6 +31,7 @@ from osler.fitting import Say
 from osler.model import Network
 from osler.planning import Fingerprint
 from osler.problem import Problem
+from osler.progress import Progress
 from osler.recipe import Recipe
 
 # What is asked of an image is the image itself: nobody has answered it, and the plan needs a question.
@@ -99,7 +100,7 @@ def pretrain(
 
 def _pretrain(found: Cohort, plan: Recipe, folder: Path, out: Path, say: Say) -> Path:
     say(f"reading {len(found.entries)} cases")
-    loaded = data.load(found.entries, plan.image)
+    loaded = data.load(found.entries, plan.image, Progress(len(found.entries), say))
     training.say_problems(loaded.problems, say)
     part, notes = learned(found, loaded, plan)
     row_of = {entry.id: i for i, entry in enumerate(loaded.entries)}

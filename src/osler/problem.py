@@ -26,6 +26,11 @@ class Problem(Exception):
         text = f"{shown}{what}{f'; {fix}' if fix else ''}"
         super().__init__(text if text.endswith("?") else f"{text}.")
 
+    @property
+    def clause(self) -> str:
+        """The sentence without its full stop, to stand inside of another."""
+        return str(self).removesuffix(".")
+
 
 def shown_path(path: Path, root: str | Path | None = None) -> str:
     """The path as it may be shown: relative to ``root`` (or to here) where it lies below it, else its name."""

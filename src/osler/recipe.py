@@ -2,8 +2,9 @@
 
 import difflib
 import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any, Literal, get_type_hints
 
 import pydantic
 
-from osler import catalog, preparations, subsets
+from osler import catalog, files, preparations, subsets
 from osler.case import Modality, Question
 from osler.problem import Problem
 
 Options = dict[str, bool | int | float | str]
+_WORDS = re.compile(r"\[\s*[A-Za-z][\w.-]*(\s*,\s*[A-Za-z][\w.-]*)*\s*\]")
 NONE = "none"  # no augmentation at all, whatever would be planned
 
 
@@ -276,7 +278,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise Problem(f"the recipe cannot be read ({error.strerror})", path=path) from error
+        raise Problem(f"the recipe cannot be read ({error.strerror})", path=path, fix="check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Problem(f"the recipe is not valid TOML ({error})", path=path, fix="correct that line") from error
 
@@ -324,7 +326,8 @@ def options(folder: str, name: str, given: Mapping[str, Any]) -> Any:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise Problem(f"in the recipe, the option {key} of {name} is wrong: {first['msg'].lower()}") from error
+        what = f"in the recipe, the option {key} of {name} is wrong: {first['msg'].lower()}"
+        raise Problem(what, fix="correct it") from error
 
 
 @cache
@@ -370,7 +373,9 @@ def _check_values(recipe: Recipe) -> None:
     }
     for key, (value, low, high) in limits.items():
         if not low <= value <= high:
-            raise Problem(f"in the recipe, {key} = {value} is outside {low} to {high}")
+            raise Problem(
+                f"in the recipe, {key} = {value} is outside {low} to {high}", fix="give a value between them"
+            )
     if recipe.split.validation + recipe.split.calibration + recipe.split.test >= 1:
         raise Problem("in the recipe, the held-out shares leave nothing to train on", fix="lower split.*")
     if plan.folds == 1:
@@ -489,6 +494,19 @@ def settings(words: tuple[str, ...]) -> dict[str, Any]:
     return content
 
 
+def named_values(words: Sequence[str]) -> dict[str, Any]:
+    """``("depth=34",)`` to ``{"depth": 34}``: options of one variant.
+
+    Raises:
+        Problem: not ``name=value``.
+    """
+    pairs = [word.partition("=") for word in words]
+    wrong = [word for word, (name, equals, _) in zip(words, pairs, strict=True) if not equals or not name]
+    if wrong:
+        raise Problem(f"{wrong[0]!r} is not an option", fix="write name=value, e.g. depth=34")
+    return {name: _value(text) for name, _, text in pairs}
+
+
 def _whole_key(key: str) -> list[str]:
     parts = key.split(".")
     sections = {f.name: set(get_type_hints(f.type)) for f in fields(Recipe) if is_dataclass(f.type)}
@@ -511,6 +529,9 @@ def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
+        # A shell takes the quotes of ["a", "b"] away.
+        if _WORDS.fullmatch(text):
+            return [word.strip() for word in text[1:-1].split(",")]
         return text
 
 
@@ -550,7 +571,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 def write(recipe: Recipe, reasons: Mapping[str, str], path: Path) -> None:
     """TOML with a comment beside each key that has a reason (keyed ``section.key``)."""
-    path.write_text(to_toml(to_dict(recipe), reasons), encoding="utf-8")
+    files.replaced(path, to_toml(to_dict(recipe), reasons))
 
 
 def to_toml(content: Mapping[str, Any], reasons: Mapping[str, str], where: str = "") -> str:

@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from osler import dense_scoring
+from osler import dense_scoring, files
 from osler.case import DENSE, Answer, Diagnosis
 from osler.pages import figures, modalities, persons
 from osler.pages.overlays import Example, chosen
@@ -44,7 +44,7 @@ def _templates() -> jinja2.Environment:
 
 
 def _write(path: str | Path, template: str, **content: Any) -> None:
-    Path(path).write_text(_templates().get_template(template).render(content), encoding="utf-8")
+    files.replaced(Path(path), _templates().get_template(template).render(content))
 
 
 def _data_uri(picture: Picture, side: int | None = None) -> str:

@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from osler import cohort, model, planning, recipe
-from osler.checkpoints import write_text
+from osler import cohort, files, model, planning, recipe
 from osler.cohort import Cohort
 from osler.fitting import Say
 from osler.model import Model
@@ -41,9 +40,8 @@ def settle(
     names = not isinstance(settings.get("tasks", {}), Mapping)
     given = {key: value for key, value in settings.items() if not (names and key == "tasks")}
     plan, reasons = derive(found, given, minutes)
-    recipe.write(plan, reasons, out / "recipe.toml.part")
-    (out / "recipe.toml.part").replace(recipe_file)
-    write_text(request_file, json.dumps(request, indent=1))
+    recipe.write(plan, reasons, recipe_file)
+    files.replaced(request_file, json.dumps(request, indent=1))
     size = " x ".join(str(n) for n in plan.image.size)
     say(
         f"plan: {plan.network.backbone} on {size}, {plan.training.epochs} epochs of {plan.training.batch}, "
@@ -66,7 +64,7 @@ def same_pixels(out: Path, digest: str) -> None:
     if path.exists() and path.read_text(encoding="utf-8").strip() != digest:
         what = "this run began with other images, labels, covariates or times"
         raise Problem(what, path=out, fix="give another --out")
-    write_text(path, digest + "\n")
+    files.replaced(path, digest + "\n")
 
 
 def finished(out: Path) -> Model | None:

@@ -17,6 +17,7 @@ from osler.problem import Problem
 PERSON = "covariates"
 # Of so many sources there are 63 subsets, each of which is calibrated.
 MOST = 6
+ONE_IMAGE = "tasks that ask where something is take one image"
 Mask = Bool[NDArray[np.bool_], " s"]
 
 
@@ -39,8 +40,8 @@ def check(modalities: Sequence[str], *, covariates: bool, dense: bool) -> None:
         )
     if dense and len(modalities) > 1:
         raise Problem(
-            f"a task asks where something is, which is not built for several modalities ({', '.join(modalities)})",
-            fix="give one image column, or ask of the whole image alone",
+            f"{ONE_IMAGE}, and the recipe names {', '.join(modalities)}",
+            fix=f"choose it: image.modalities=[{modalities[0]}]",
         )
 
 

@@ -22,6 +22,7 @@ from osler import (
     cohort,
     covariates,
     data,
+    files,
     frozen,
     held_out,
     identity,
@@ -35,13 +36,13 @@ from osler import (
 )
 from osler import places as where
 from osler.case import Answer
-from osler.checkpoints import write_text
 from osler.cohort import Calibration, Cohort, Splits, Training, Validation
 from osler.fitting import Course, Examples, Say, fit
 from osler.inspections import duplicates
 from osler.model import Model, Network
 from osler.patches import Sample
 from osler.problem import Problem
+from osler.progress import Progress
 from osler.recipe import Recipe
 from osler.run_folder import finished, locked, same_pixels, settle
 from osler.tasks.classification import Classification
@@ -119,7 +120,9 @@ class _Cases:
 
 def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
     say(f"reading {len(found.entries)} cases")
-    loaded = data.load(found.entries, plan.image, None, out / "pixels", tuple(plan.tasks.values()))
+    loaded = data.load(
+        found.entries, plan.image, Progress(len(found.entries), say), out / "pixels", tuple(plan.tasks.values())
+    )
     say_problems(loaded.problems, say)
     digest = cohort.digest(loaded.entries, loaded.digests)
     same_pixels(out, digest + covariates.digest(plan.covariates, loaded.entries) + data.times_digest(loaded))
@@ -188,11 +191,12 @@ def _samples(cases: _Cases, plan: Recipe, out: Path, say: Say) -> dict[str, list
     say("reading where things are")
     left: list[Problem] = []
     moments: dict[int, list[volumes.Volume]] = {}
-    for volume in volumes.load(cases.loaded.entries, plan, out / "volumes", left.append):
+    entries = cases.loaded.entries
+    for volume in volumes.load(entries, plan, out / "volumes", left.append, Progress(len(entries), say)):
         moments.setdefault(volume.case, []).append(volume)
     say_problems(left, say)
     return {
-        cases.loaded.entries[row].id: localisation.samples(
+        entries[row].id: localisation.samples(
             some, {name: values[row] for name, values in cases.targets.items()}, plan
         )
         for row, some in moments.items()
@@ -316,7 +320,7 @@ def _write_splits(path: Path, splits: Splits, cases: _Cases, plan: Recipe) -> No
         rows += [(digest, role, "") for digest in digests(getattr(splits, role))]
     for fold, (*_, held) in enumerate(cases.pairs if plan.training.folds else ()):
         rows += [(digest, "fold", str(fold)) for digest in digests(held)]
-    write_text(path, "sha256,part,fold\n" + "".join(",".join(row) + "\n" for row in rows))
+    files.replaced(path, "sha256,part,fold\n" + "".join(",".join(row) + "\n" for row in rows))
 
 
 def _training_page(out: Path, card: Mapping[str, Any], plan: Recipe) -> None:

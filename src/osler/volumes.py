@@ -56,8 +56,8 @@ def read(case: Case, plan: Recipe, number: int = 0) -> list[Volume]:
     """The moments of a case.
 
     Raises:
-        Problem: the image has several files, channels that the network cannot take, or no millimetres where the
-            recipe counts in them.
+        Problem: the case has several images and the recipe names none, channels that the network cannot take, or no
+            millimetres where the recipe counts in them.
     """
     image = data.the_image(case, plan.image)
     where, moved = on_grid(image, plan)
@@ -130,6 +130,7 @@ def load(
     plan: Recipe,
     folder: Path | None = None,
     say: Callable[[Problem], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> list[Volume]:
     """Reads cases whose images are known to be readable; ``Volume.case`` is the row of the entry.
 
@@ -138,13 +139,16 @@ def load(
         plan: the recipe.
         folder: for pixels that are too many for the memory.
         say: is told which case does not suit the recipe; that one is left out.
+        progress: is told how many are read (``osler.progress``).
 
     Raises:
         Problem: the disk is full; without ``say``, also where a case does not suit the recipe.
     """
     found: list[Volume] = []
     taken = 0
-    for volumes in _in_turn(entries, plan):
+    for done, volumes in enumerate(_in_turn(entries, plan), start=1):
+        if progress:
+            progress(done)
         if isinstance(volumes, Problem):
             if say is None:
                 raise volumes
@@ -172,7 +176,7 @@ def _in_turn(entries: Sequence[Entry], plan: Recipe) -> Iterator[list[Volume] | 
     def one(number: int) -> list[Volume] | Problem:
         entry = entries[number]
         try:
-            return read(data.read_case(entry, questions), plan, number)
+            return read(data.read_case(entry, questions, names=plan.image.modalities), plan, number)
         except Problem as problem:
             return Problem(problem.what, path=problem.path or next(iter(entry.images.values())).path, fix=problem.fix)
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 from numpy.typing import NDArray
 
-from osler import display, formats
+from osler import display, files, formats
 from osler.case import DENSE, Answer, Box, Case, Diagnosis, Finding, Question, Source
 from osler.formats import dicom, nifti
 from osler.formats.dicom.writing import Drawn, Maker
@@ -83,9 +83,9 @@ def write(
             _volume(folder / f"{_plain(task)}-uncertainty.nii.gz", uncertainty[task], image)
         notes += _segmentation(diagnosis, answer, question, (image, source), folder)
         for frame, picture in pictures([(answer, question)], image).items():
-            _replace(folder / f"{_plain(task)}{f'-{frame}' if image.frames > 1 else ''}.png", picture)
+            files.replaced(folder / f"{_plain(task)}{f'-{frame}' if image.frames > 1 else ''}.png", picture)
     if any(answer.kind in DENSE for answer in diagnosis.answers.values()):
-        _replace(folder / TABLE, table(diagnosis).encode())
+        files.replaced(folder / TABLE, table(diagnosis))
     return tuple(notes)
 
 
@@ -330,9 +330,3 @@ def _plain(name: str) -> str:
 
 def _volume(path: Path, values: NDArray[np.generic], image: Image) -> None:
     nifti.write(replace(image, array=values[:, None]), path)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)

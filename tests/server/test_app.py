@@ -15,9 +15,11 @@ import pytest
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
-from osler import data, diagnoses, diagnosis, layouts
-from osler.model import Model
+from osler import cache, data, diagnoses, diagnosis, layouts
+from osler.case import Question
+from osler.model import Model, Network
 from osler.pseudonym import pseudonym
+from osler.recipe import ImagePlan, NetworkPlan, Recipe
 from osler.server import app
 from osler.server.uploads import Limits
 
@@ -206,6 +208,30 @@ def test_names_are_neither_kept_nor_logged(
     assert {line.get("case") for line in own} == {pseudonym(NAME), None}
     assert own[-1]["route"] == "other"
     assert not [record for record in caplog.records if record.name != "httpx" and "Mustermann" in record.getMessage()]
+
+
+@pytest.mark.parametrize("page", [True, False])
+def test_nothing_that_is_computed_of_an_image_is_kept(
+    page: bool, png: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N4 keeps its fields on the disk, of images of this user; those of a visitor leave nothing."""
+    pytest.importorskip("SimpleITK")
+    monkeypatch.setenv("OSLER_CACHE", "1")
+    plan = Recipe(
+        ImagePlan((1, 32, 32), intensity="image", modality="MR", prepare=("n4",)),
+        {"diagnosis": Question("diagnosis", "multiclass", ("benign", "malignant"))},
+        NetworkPlan("reference_cnn", pooling="neck"),
+    )
+    made = Model(plan, [Network(plan).eval()])
+    prepared = Client(app.build(made))
+    assert prepared.post("/diagnoses", files=files(png), headers=PAGE if page else {}).status_code == 200
+    cache.settle()
+    assert cache.contents().files == 0
+    # Without the server the same image leaves its field.
+    (tmp_path / "image.png").write_bytes(png)
+    directly(made, tmp_path / "image.png")
+    cache.settle()
+    assert cache.contents().files == 1
 
 
 def test_what_is_unexpected_has_a_number_and_no_traceback(

@@ -4,7 +4,8 @@ Every file holds ``matches(path) -> bool`` (cheap) and ``read(path) -> Listing``
 tables but no pixels.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from osler import catalog, formats
@@ -83,3 +84,24 @@ def single(path: Path) -> Entry:
     for suffix in (".gz", ".nii", path.suffix) if path.is_file() else ():
         name = name.removesuffix(suffix)
     return Entry(name, name, {"image": Source(path)})
+
+
+def by_modality(names: Sequence[str], words: Sequence[str]) -> Entry:
+    """``("flair=a.nii.gz", "t1=b.nii.gz")`` as one case, for a model that looks at images of these names.
+
+    Raises:
+        Problem: not ``modality=path``, one that the model does not look at or that is given twice, or no file there.
+    """
+    found: dict[str, Entry] = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not equals or not path:
+            raise Problem(f"{word!r} is no image", fix="write modality=path, e.g. flair=scan.nii.gz")
+        if name not in names:
+            looks = f"it looks at {', '.join(names)}" if names else "it looks at one image: give its path alone"
+            raise Problem(f"the model knows no modality {name!r}", fix=looks)
+        if name in found:
+            raise Problem(f"two images are given as {name}", fix="give one of each")
+        found[name] = single(Path(path))
+    first = next(iter(found.values()))
+    return replace(first, images={name: one.images["image"] for name, one in found.items()})

@@ -160,7 +160,7 @@ def read_with(path: Path, file: Path) -> Listing:
 
     cases = drawn.add(table.cases(drawn.data, roles, looked))
     if not cases.entries:
-        first = f" (the first: {cases.problems[0]})" if cases.problems else ""
+        first = f" (the first: {cases.problems[0].clause})" if cases.problems else ""
         raise Problem(f"none of the images that the cohort file describes is there{first}", path=path, fix="check it")
     problems, notes = cases.problems + series.problems, cases.notes + series.notes
     return Listing(cases.entries, cases.questions, cases.grouping, problems, notes, plan.modality)
@@ -320,7 +320,10 @@ def _drawn(path: Path, pattern: str, missing: frozenset[str], row: table.Row) ->
             return found
     elif (path / name).exists():
         return [path / name]
-    raise Problem("the cohort file describes this mask, but it is not there", path=path / name, root=path)
+    raise Problem(
+        "the cohort file describes this mask, but it is not there", path=path / name, root=path,
+        fix="correct the pattern of the mask, or put the file there",
+    )  # fmt: skip
 
 
 def _filled(pattern: str, row: Mapping[str, str]) -> str:
@@ -343,7 +346,10 @@ def _boxes(data: table.Table, task: str, boxes: _Boxes, file: Path) -> annotatio
 def _table(folder: Path, name: str) -> table.Table:
     path = folder / name
     if not path.is_file():
-        raise Problem("the cohort file names this table, but it is not there", path=path, root=folder)
+        raise Problem(
+            "the cohort file names this table, but it is not there", path=path, root=folder,
+            fix="correct its path, which is relative to the cohort's folder",
+        )  # fmt: skip
     return table.read(path)
 
 
@@ -362,8 +368,9 @@ def _sources(
             continue
         path = folder / _filled(pattern, row)
         if not path.exists():
-            raise Problem("the cohort file describes this file, but it is not there", path=path, root=folder)
+            fix = "correct the pattern of the image, or put the file there"
+            raise Problem("the cohort file describes this file, but it is not there", path=path, root=folder, fix=fix)
         sources[modality] = Source(path, frame=frame)
     if not sources:
-        raise Problem("a row of the table names no image", path=folder)
+        raise Problem("a row of the table names no image", path=folder, fix="name one in it, or delete the row")
     return sources

@@ -80,7 +80,7 @@ def read(path: Path) -> Listing:
             raise Problem("the table has no column label or label.<task>", path=path, fix=fix)
     cases = drawn.add(table.cases(drawn.data, roles, partial(_looked, path.parent, images, series, drawn)))
     if not cases.entries:
-        first = f" (the first: {cases.problems[0]})" if cases.problems else ""
+        first = f" (the first: {cases.problems[0].clause})" if cases.problems else ""
         what = f"none of the {len(data.rows)} cases has its files{first}"
         raise Problem(what, path=path, fix="paths are relative to the table")
     problems, notes = cases.problems + series.problems, cases.notes + series.notes
@@ -111,8 +111,9 @@ def _sources(folder: Path, columns: list[str], row: table.Row) -> Mapping[str, S
             continue
         path = folder / row[column]
         if not path.exists():
-            raise Problem("the table names this file, but it is not there", path=path, root=folder)
+            fix = "put it there, or correct its path, which is relative to the table"
+            raise Problem("the table names this file, but it is not there", path=path, root=folder, fix=fix)
         sources[column.partition(".")[2] or "image"] = Source(path)
     if not sources:
-        raise Problem("a row of the table names no image", path=folder)
+        raise Problem("a row of the table names no image", path=folder, fix="name one in it, or delete the row")
     return sources

@@ -56,7 +56,7 @@ def read(path: Path) -> Listing:
         count = len(_files(path / "imagesTs", said.ending))
         notes.append(f"{count} files in imagesTs have no labels beside them (labelsTs) and were left out.")
     if not entries:
-        first = f" (the first: {problems[0]})" if problems else ""
+        first = f" (the first: {problems[0].clause})" if problems else ""
         what = f"imagesTr and labelsTr have no case in common{first}"
         raise Problem(what, path=path, fix=f"put the images there as CASE_0000{said.ending}")
     entries.sort(key=lambda entry: entry.id)

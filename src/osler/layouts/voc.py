@@ -52,7 +52,7 @@ def read(path: Path) -> Listing:
             problems.append(problem)
     classes = tuple(sorted({one[0] for said in read.values() for one in said.boxes}))
     if not classes:
-        first = f" (the first: {problems[0]})" if problems else ""
+        first = f" (the first: {problems[0].clause})" if problems else ""
         raise Problem(f"no file in Annotations has a box that can be used{first}", path=path, fix="check them")
     entries = []
     for name, said in read.items():

@@ -125,7 +125,7 @@ def read(path: Path) -> Listing:
     used = {one.name for _, said in read.values() for one in said}
     classes = tuple(name for name in names if name in used)
     if not classes:
-        first = f" (the first: {problems[0]})" if problems else ""
+        first = f" (the first: {problems[0].clause})" if problems else ""
         raise Problem(f"no image has an object with a label{first}", path=path, fix="put labels beside the images")
     outlined = [len(one.corners) > 2 for _, said in read.values() for one in said]
     masked = all(outlined)

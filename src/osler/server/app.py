@@ -92,14 +92,15 @@ class Desk:
             person = covariates.named(self.made.recipe.covariates, known)
             path = uploads.store(upload, filename, Path(folder), self.limits)
             # The case is called "image" until the answer is there, so that no message can hold the file's name.
-            # Nothing of what is dropped onto the page stays.
+            # Nothing of what is dropped onto the page stays: neither what is decoded, nor what a preparation or an
+            # explanation keeps of it.
             with copies.bypassed():
                 named = replace(layouts.single(path), id="image", patient="image", covariates=person)
                 case = data.read_case(named, moments=self.made.recipe.moments)
-            found = replace(diagnosis.diagnose(self.made, case), case=uploads.case_name(filename))
-            if not as_page:
-                return diagnoses.to_json(found, case, self.made)
-            written = diagnoses.write_diagnosis(found, case, self.made, Path(folder) / "answer")
+                found = replace(diagnosis.diagnose(self.made, case), case=uploads.case_name(filename))
+                if not as_page:
+                    return diagnoses.to_json(found, case, self.made)
+                written = diagnoses.write_diagnosis(found, case, self.made, Path(folder) / "answer")
             return (written / "diagnosis.html").read_text(encoding="utf-8")
 
 
@@ -273,7 +274,8 @@ def page(
 
 
 def _body(plan: CovariatePlan) -> dict[str, Any]:
-    what = "PNG, JPEG, TIFF, BMP, DICOM or NIfTI; or a zip with one of them or with the files of one DICOM series"
+    kinds = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MP4, MOV, AVI or .npy"
+    what = f"{kinds}; or a zip with one of them or with the files of one DICOM series"
     file = {"type": "string", "format": "binary", "description": what}
     fields: dict[str, Any] = {"file": file}
     for name in plan.columns:

@@ -7,9 +7,10 @@ means 2D. Each image's result depends on its own pixels and its own key only, ne
 The batch that was handed in is never changed; where nothing is to be done it is returned itself.
 
 A file whose transform moves pixels also holds ``move_masks(masks, options, key) -> masks``, which moves labels of
-any type along with the images of the same keys; each pixel takes the label of the nearest. A file may compute with
-the loops of ``osler.kernels`` where :func:`loops` finds them, and must give the same numbers without them, but for
-rounding.
+any type along with the images of the same keys; each pixel takes the label of the nearest; and
+``move_boxes(boxes, options, key, size) -> boxes``, which moves the boxes ``(n, 7)`` of one image of that size (edges
+and class) and drops those of which too little is left. A file may compute with the loops of ``osler.kernels`` where
+:func:`loops` finds them, and must give the same numbers without them, but for rounding.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Do tasks that are linked help each other? One linked model against a model for each task, on the same cases.
 
     python benchmarks/linking.py COHORT --out FOLDER [--cohort-file FILE] [--label NAME --mask NAME]
-                                 [--scenario full|masks|boxes] [--arms linked label mask boxes ...]
-                                 [--epochs N] [--size PIXELS] [--width N] [--against FOLDER] [--print]
+                                 [--scenario full|masks|boxes] [--as-it-is] [--arms linked label mask boxes ...]
+                                 [--epochs N] [--size PIXELS] [--backbone NAME] [--width N] [--against FOLDER]
 
 The cohort needs a class for each case and outlines of lesions. Arms:
 
@@ -18,6 +18,7 @@ asks for nothing else sees these as much more often. Where the cohort names no t
 of five folds by patient, the same ones for all arms. Scenarios: `full`; `masks`: outlines (and boxes) of a tenth of
 the patients only, classes of all; `boxes`: half of the patients have boxes instead of outlines. Measured is always on
 everything. `--against` compares the linked model with that of another folder of this command, e.g. of `full`.
+`--as-it-is` asks the cohort's own tasks, of whatever classes and moments: those named by --label and --mask.
 
 Prints each arm's figures, the paired differences (bootstrap over patients), the false outlines on images without any,
 and how often the class is wrong where answers agree and where they do not. An arm that is done is not done again, and
@@ -90,10 +91,10 @@ def settings_of(arm: str, linked: Recipe | None, table: Path, args: argparse.Nam
     """What is fixed of the recipe of an arm; the linked one is planned first, and the others do as it does."""
     if arm == "linked":
         return {
-            "tasks": "all",
+            "tasks": [args.label, args.mask] if args.as_it_is else "all",
             "training": {"epochs": args.epochs, "batch": args.batch},
             "image": {"size": [args.depth, args.size, args.size]},
-            "network": {"backbone": "unet", "options": {"width": args.width}},
+            "network": {"backbone": args.backbone, "options": {"width": args.width}},
             "patches": {"per_case": 1},
         }
     if linked is None:
@@ -104,13 +105,13 @@ def settings_of(arm: str, linked: Recipe | None, table: Path, args: argparse.Nam
         content["links"] |= {key: 0.0 if key == "consistency" else False for key in cut}
         return content
     del content["links"]
-    content["tasks"] = {arm: content["tasks"][arm]}
+    content["tasks"] = {name: content["tasks"][name] for name in [named(arm, args)]}
     content["patches"]["longest"] = args.size
     # What is planned for classes alone would stay beside what is given.
     content["augmentation"].setdefault("bias", {"probability": 0.0})
-    with table.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("split") != "test"]
-    if arm != "label":
+    if arm != "label" and not args.as_it_is:
+        with table.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("split") != "test"]
         content["patches"]["per_case"] = round(len(rows) / sum(bool(row[COLUMN[arm]]) for row in rows))
     want = parameters(linked)
     for width in range(args.width, 4 * args.width):
@@ -118,6 +119,11 @@ def settings_of(arm: str, linked: Recipe | None, table: Path, args: argparse.Nam
         if parameters(recipe.build(content)) >= want:
             break
     return content
+
+
+def named(arm: str, args: argparse.Namespace) -> str:
+    """The task of an arm that asks for one."""
+    return {"label": args.label, "mask": args.mask}.get(arm, arm) if args.as_it_is else arm
 
 
 def parameters(plan: Recipe) -> int:
@@ -129,7 +135,8 @@ def run(arm: str, table: Path, args: argparse.Namespace, say: Callable[[str], No
     linked = args.out / "linked" / "recipe.toml"
     plan = recipe.build(recipe.read(linked)) if linked.exists() and arm != "linked" else None
     began = time.monotonic()
-    training.train(table, folder, settings_of(arm, plan, table, args), say=say)
+    file = args.cohort_file if args.as_it_is else None
+    training.train(table, folder, settings_of(arm, plan, table, args), cohort_file=file, say=say)
     note = folder / "seconds.json"
     before = json.loads(note.read_text()) if note.exists() else 0
     note.write_text(json.dumps(before + time.monotonic() - began))
@@ -151,6 +158,13 @@ WANTED = {
 
 
 def report(full: Path, args: argparse.Namespace, say: Callable[[str], None]) -> None:
+    file = args.cohort_file if args.as_it_is else None
+
+    def measured(run: Path, place: Path, against: Path | None = None) -> dict[str, Any]:
+        return osler.evaluate(
+            run, full, place, cohort_file=file, against=against, out_of_fold=folded, say=lambda line: None
+        )
+
     folded = model.load(args.out / "linked").recipe.training.folds > 0
     done = [arm for arm in args.arms if (args.out / arm / "model.safetensors").exists()]
     told: dict[str, Any] = {}
@@ -159,11 +173,9 @@ def report(full: Path, args: argparse.Namespace, say: Callable[[str], None]) -> 
         run_of = args.out / ("linked" if against else arm)
         place = args.out / f"evaluation-{arm}"
         if not (place / "evaluation.json").exists():
-            osler.evaluate(run_of, full, place, against=against, out_of_fold=folded, say=lambda line: None)
+            measured(run_of, place, against)
             if against:
-                osler.evaluate(
-                    against, full, args.out / f"evaluation-{arm}-own", out_of_fold=folded, say=lambda line: None
-                )
+                measured(against, args.out / f"evaluation-{arm}-own")
         told[arm] = json.loads((place / "evaluation.json").read_text())
     for arm, result in told.items():
         own = args.out / (f"evaluation-{arm}-own" if arm != "linked" else "evaluation-linked")
@@ -171,21 +183,21 @@ def report(full: Path, args: argparse.Namespace, say: Callable[[str], None]) -> 
         size = parameters(model.load(args.out / arm).recipe)
         seconds = json.loads((args.out / arm / "seconds.json").read_text())
         say(f"{arm}: {size:,} parameters a network, {seconds / 60:.0f} minutes")
-        for task, names in WANTED.items():
+        for kind, names in WANTED.items():
+            task = named(kind, args)
             for name in names if task in tasks else ():
+                if name not in tasks[task]["metrics"]:
+                    continue
                 say(f"  {task} {name} {figure(tasks[task]['metrics'][name])}")
                 if arm != "linked":
                     change = result["comparison"]["tasks"].get(task, {}).get("differences", {}).get(name)
                     say(f"    linked less {arm}: {figure(change)}" if change else "    no paired difference")
     if args.against is not None:
-        place = args.out / "evaluation-against"
-        other = args.against / "linked"
-        found = osler.evaluate(
-            args.out / "linked", full, place, against=other, out_of_fold=folded, say=lambda line: None
-        )
+        found = measured(args.out / "linked", args.out / "evaluation-against", args.against / "linked")
         say(f"linked less linked of {args.against.name}")
-        for task, names in WANTED.items():
+        for kind, names in WANTED.items():
             for name in names:
+                task = named(kind, args)
                 change = found["comparison"]["tasks"].get(task, {}).get("differences", {}).get(name)
                 say(f"  {task} {name} {figure(change)}" if change else f"  {task} {name} no paired difference")
     found = told["linked"]["concordance"]
@@ -202,11 +214,15 @@ def main() -> None:
     parser.add_argument("--mask", default="mask", help="the task that outlines")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scenario", choices=SHARES, default="full")
+    parser.add_argument(
+        "--as-it-is", action="store_true", help="no table is made of the cohort; --scenario full only"
+    )
     parser.add_argument("--arms", nargs="*", default=["linked", *SINGLE])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--depth", type=int, default=1)
-    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--backbone", default="resnet", help="of every arm; as wide as --width, or wider")
+    parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--against", type=Path, help="the --out of another scenario")
     parser.add_argument("--print", action="store_true", dest="only_print")
@@ -217,7 +233,11 @@ def main() -> None:
     if before.exists() and before.read_text() != args.scenario:
         raise SystemExit(f"{args.out} holds the scenario {before.read_text()}: give another --out")
     before.write_text(args.scenario)
-    if not full.exists():
+    if args.as_it_is:
+        if args.scenario != "full":
+            raise SystemExit("--as-it-is takes nothing away: leave out --scenario")
+        full = table = args.cohort
+    elif not full.exists():
         table_of(found, args.label, args.mask, args.scenario, table)
         table_of(found, args.label, args.mask, "full", full)
 

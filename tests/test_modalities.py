@@ -536,5 +536,5 @@ def test_real_series_are_read_beside_each_other(real_data: Path) -> None:
     assert seen.answers["label"][1] != pytest.approx(seen.alone["t1c"]["label"][1])
     # What is outlined there cannot be asked of several series yet.
     dense = {"tumour": found.questions[0]}
-    with pytest.raises(Problem, match="give one image column"):
+    with pytest.raises(Problem, match=r"take one image.*choose it: image\.modalities"):
         recipe.build({"image": {**vars(plan)}, "tasks": dense})

@@ -140,6 +140,19 @@ def test_what_is_thin_is_seen_as_it_is_and_what_is_thick_at_a_smaller_size(tmp_p
     assert (thin.patches.unit, thin.image.intensity, thin.image.channels) == ("px", "cohort", 3)
 
 
+def test_what_is_thick_on_the_grid_is_outlined_on_a_coarse_map_where_there_is_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for thick, device, backbone in ((40, "cpu", "resnet"), (4, "cpu", "unet"), (40, "cuda", "unet")):
+        monkeypatch.setattr(patch_planning, "_device", lambda device=device: device)
+        plan, why = derived(pictures(tmp_path / f"{thick}{device}", 160, thick))
+        assert plan.network.backbone == backbone
+        assert ("pixels thick" in why["network.backbone"]) is (backbone == "resnet")
+        assert plan.patches.deep == 3
+    volume, _ = derived(volumes(tmp_path / "v", (24, 96, 96)))
+    assert volume.network.backbone == "unet"
+
+
 def test_minutes_become_epochs_and_test_cases_take_none_of_them(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "set", 256, 40)
     short, _ = derived(folder, 20)

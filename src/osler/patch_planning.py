@@ -141,7 +141,10 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
         link_planning.plan_whole(base, why, (seen.sizes, seen.spacings), found)
     else:
         _plan_patch(base, why, seen, {**base["patches"], **given.get("patches", {})}, whole=boxes)
-    _plan_network(base, why, seen, questions, given.get("network", {}))
+    longest = seen.sizes[:, 1:].max(1)
+    grid = np.full(len(longest), max(base["image"]["size"])) if linked else _on_grid(seen, base["patches"]).max(1)
+    thick = seen.thickness * float(np.median(grid / longest))
+    _plan_network(base, why, thick, questions, given.get("network", {}))
     _plan_training(base, why, found, questions)
     _plan_augmentation(base, why, tuple(asked.values()))
     if linked:
@@ -306,16 +309,19 @@ def _on_grid(seen: Structures, patches: Mapping[str, Any]) -> NDArray[np.float64
 def _plan_network(
     base: dict[str, Any],
     why: dict[str, str],
-    seen: Structures,
+    thick: float,
     questions: Sequence[Question],
     given: Mapping[str, Any],
 ) -> None:
-    network = base["network"]
-    flat_boxes = base["image"]["dims"] == 2 and all(q.kind == "detection" for q in questions)
-    network["backbone"] = given.get("backbone", "resnet" if flat_boxes else "unet")
+    """``thick``: pixels of the working grid across what is outlined, see :class:`Structures`."""
+    network, flat = base["network"], base["image"]["dims"] == 2
+    boxes = all(q.kind == "detection" for q in questions)
+    coarse = flat and (boxes or (thick >= 2 * _THIN and _device() == "cpu"))
+    network["backbone"] = given.get("backbone", "resnet" if coarse else "unet")
+    what = "boxes need" if boxes else f"what is outlined is {thick:.0f} pixels thick, and needs"
     why["network.backbone"] = (
-        "ResNet-18: boxes need no map finer than a fourth of the pixels, where a U-Net spends most of its time"
-        if flat_boxes
+        f"ResNet-18: {what} no map finer than a fourth of the rows and columns, where a U-Net spends most of its time"
+        if coarse
         else "U-Net: hard to beat where it is planned well (Isensee 2024)"
     )
     network["pooling"], network["dropout"] = "average", 0.0

@@ -225,8 +225,8 @@ class _Told:
 def described(found: Shares) -> str:
     """The shares in words, the largest first."""
     ordered = sorted(found.shares, key=lambda one: -abs(one.share))
-    parts = [f"{_named(one)} {one.share:+.2f}" for one in ordered if one.source == "image" or one.value is not None]
-    way = f"from {found.nothing:+.2f} (nothing known) to {found.all:+.2f}"
+    parts = [f"{_named(one)} {one.share:+z.2f}" for one in ordered if one.source == "image" or one.value is not None]
+    way = f"from {found.nothing:+z.2f} (nothing known) to {found.all:+z.2f}"
     return f"{found.task}: the evidence for {found.name} goes {way} ({found.unit}): {', '.join(parts)}."
 
 

@@ -43,10 +43,10 @@ def shares(found: Shares) -> dict[str, Any]:
         "task": found.task,
         "name": found.name,
         "unit": found.unit,
-        "nothing": f"{found.nothing:+.2f}",
-        "all": f"{found.all:+.2f}",
+        "nothing": f"{found.nothing:+z.2f}",
+        "all": f"{found.all:+z.2f}",
         "rows": [
-            {"source": one.source, "value": _given(one), "bar": _bar(one.share / most), "share": f"{one.share:+.2f}"}
+            {"source": one.source, "value": _given(one), "bar": _bar(one.share / most), "share": f"{one.share:+z.2f}"}
             for one in ordered
         ],
         "method": how,

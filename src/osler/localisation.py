@@ -234,7 +234,7 @@ def _together(networks: Sequence[Network], moments: NDArray[np.float32], plan: R
         seen = _whole(network, moments, plan, axes) if plan.linked else [_view(network, moments[0], plan, axes)]
         for number, said in enumerate(seen):
             total = probabilities[number]
-            chances[number] += said.chance / len(views)
+            chances[number] += said.chance
             # One by one: the answers of all networks about a large volume do not fit into memory together.
             for name, values in said.probabilities.items():
                 values /= len(views)
@@ -243,7 +243,7 @@ def _together(networks: Sequence[Network], moments: NDArray[np.float32], plan: R
                 found[number].setdefault(name, []).append(places)
     fused = [{n: boxes.fuse(places, FUSED[dims]) for n, places in each.items()} for each in found]
     return [
-        Located(p, {n: boxes.suppress(b, OVERLAP[dims]) for n, b in each.items()}, chance)
+        Located(p, {n: boxes.suppress(b, OVERLAP[dims]) for n, b in each.items()}, chance / len(views))
         for p, each, chance in zip(probabilities, fused, chances, strict=True)
     ]
 

@@ -124,10 +124,13 @@ def test_nothing_is_mirrored_where_a_name_tells_left_from_right(tmp_path: Path) 
 def test_pictures_are_mirrored_and_outlined_volumes_are_not(tmp_path: Path) -> None:
     flat, _ = derived(pictures(tmp_path / "flat", 256, 40))
     deep, _ = derived(volumes(tmp_path / "deep"))
+    thick, _ = derived(volumes(tmp_path / "thick", (10, 128, 128), (10.0, 1.5, 1.5)))
+    assert thick.image.dims == 2
     assert flat.patches.mirror
     assert flat.augmentation["spatial"]["flip_x"]
-    assert not deep.patches.mirror
-    assert not deep.augmentation["spatial"]["flip_x"]
+    for plan in (deep, thick):
+        assert not plan.patches.mirror
+        assert not plan.augmentation["spatial"]["flip_x"]
 
 
 def test_what_is_thin_is_seen_as_it_is_and_what_is_thick_at_a_smaller_size(tmp_path: Path) -> None:
@@ -143,10 +146,12 @@ def test_what_is_thin_is_seen_as_it_is_and_what_is_thick_at_a_smaller_size(tmp_p
 def test_what_is_thick_on_the_grid_is_outlined_on_a_coarse_map_where_there_is_no_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for thick, device, backbone in ((40, "cpu", "resnet"), (4, "cpu", "unet"), (40, "cuda", "unet")):
+    chosen = {(40, "cpu"): ("resnet", None), (8, "cpu"): ("unet", 2), (4, "cpu"): ("unet", None)}
+    chosen |= {(40, "cuda"): ("unet", None), (8, "cuda"): ("unet", None)}
+    for (thick, device), (backbone, stride) in chosen.items():
         monkeypatch.setattr(patch_planning, "_device", lambda device=device: device)
         plan, why = derived(pictures(tmp_path / f"{thick}{device}", 160, thick))
-        assert plan.network.backbone == backbone
+        assert (plan.network.backbone, plan.network.options.get("stride")) == (backbone, stride)
         assert ("pixels thick" in why["network.backbone"]) is (backbone == "resnet")
         assert plan.patches.deep == 3
     volume, _ = derived(volumes(tmp_path / "v", (24, 96, 96)))

@@ -325,10 +325,13 @@ def test_a_copy_of_any_image_joins_its_cases_and_was_seen(folder: Path, made: Mo
     assert known == 2
     assert fresh is not None
     assert [entry.id for entry in fresh.entries] == [c.id, d.id]
+    # Models of before kept a digest of all images of a case together.
+    _, known, _ = answers.answer_all(made, Test((a, c)), seen=frozenset([identity.short(loaded.digests[0])]))
+    assert known == 1
 
 
-def test_of_a_cohort_with_a_shared_second_image_no_part_knows_anothers(folder: Path, tmp_path: Path) -> None:
-    """Along the whole line: what a run kept as seen holds each image of each case."""
+def test_of_a_cohort_with_a_shared_second_image_no_part_knows_anothers(folder: Path, made: Model) -> None:
+    """And what a run kept as seen holds each image of what it was trained on."""
     found = cohort.read(folder)
     twice = next(e for e in found.entries if e.split == "train" and len(e.images) == 2)
     spy = next(e for e in found.entries if e.split == "test" and len(e.images) == 2)
@@ -341,6 +344,8 @@ def test_of_a_cohort_with_a_shared_second_image_no_part_knows_anothers(folder: P
     splits, notes = training.divide(replace(found, entries=entries), loaded, plan)
     assert twice.id not in {e.id for e in splits.training.entries}
     assert any("copies" in note for note in notes)
+    second = data.the_image(data.read_case(twice, names=["t2"]))
+    assert identity.short(identity.pixels(second)) in made.calibration["seen"]
 
 
 def test_every_set_has_a_calibration_of_its_own_and_the_card_says_how_good_it_is(made: Model) -> None:

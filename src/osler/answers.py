@@ -62,7 +62,7 @@ def answer_all(
         made: the model.
         part: what is evaluated.
         say: takes one line at a time.
-        seen: cases of which an image has one of these digests (``identity.short``) are not answered.
+        seen: cases that have one of these digests (``identity.short``), or an image of them has, are not answered.
 
     Returns:
         The answers (``None`` where none is left), how many cases were seen before, and how many are unreadable.
@@ -137,7 +137,8 @@ def _ready(made: Model, entry: Entry, seen: frozenset[int]) -> _Ready | None:
     plan = made.recipe.image
     image = data.the_image(data.read_case(entry, moments=made.recipe.moments, names=plan.modalities), plan)
     digest, images = identity.of_each(image, made.recipe.moments)
-    if not seen.isdisjoint(map(identity.short, images)):
+    # Models of before kept the digest of the whole case.
+    if not seen.isdisjoint(map(identity.short, (digest, *images))):
         return None
     # As in training, which sees many cases too: one value that cannot be does not cost the case.
     person = covariates.encode(made.recipe.covariates, entry.covariates, refuse=False)

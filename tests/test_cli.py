@@ -178,6 +178,7 @@ def test_names_in_a_list_need_no_quotes() -> None:
     from osler import recipe
 
     assert recipe.settings(("image.modalities=[flair, t1c]",)) == {"image": {"modalities": ["flair", "t1c"]}}
+    assert recipe.settings(("image.modalities=[4ch, T2 FLAIR,]",)) == {"image": {"modalities": ["4ch", "T2 FLAIR"]}}
     assert recipe.settings(('covariates.columns=["age"]',)) == {"covariates": {"columns": ["age"]}}
     assert recipe.settings(("image.size=[1,24,24]",)) == {"image": {"size": [1, 24, 24]}}
 

@@ -199,7 +199,9 @@ def test_linked_slices_that_know_their_distances_are_planned(tmp_path: Path) -> 
     folder, names = tmp_path / "set", []
     volumes(folder, (10, 48, 48), (9.0, 1.5, 1.5))
     for number in range(10):
-        names.append(f"{number},imagesTr/case_{number:03d}_0000.nii.gz,labelsTr/case_{number:03d}.nii.gz,{number % 2}")
+        names.append(
+            f"{number},imagesTr/case_{number:03d}_0000.nii.gz,labelsTr/case_{number:03d}.nii.gz,{number % 2}"
+        )
     (folder / "dataset.json").unlink()
     (folder / "manifest.csv").write_text("\n".join(["case,image,mask,label", *names]) + "\n")
     plan, _ = derived(folder)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from osler import calibration, covariates, data, diagnosis, identity, modalities, model, novelty, subsets
+from osler import calibration, covariates, data, diagnosis, identity, modalities, model, novelty, origins, subsets
 from osler.case import Diagnosis, Entry
 from osler.cohort import Cohort, Test
 from osler.diagnosis import Answered
@@ -82,7 +82,8 @@ def answer_all(
         ready: list[_Ready] = []
         for entry in part.entries[start : start + CHUNK]:
             try:
-                one = _ready(made, entry, seen)
+                with origins.named(entry, made.recipe.image.modalities):
+                    one = _ready(made, entry, seen)
             except Problem as problem:
                 unread += 1
                 say(f"left out: {problem}")

@@ -27,6 +27,7 @@ from osler import (
     modality_phantom,
     modality_planning,
     model,
+    planning,
     pretraining,
     recipe,
     subsets,
@@ -256,6 +257,21 @@ def test_the_plan_names_the_modalities_and_says_why(run: Path) -> None:
     text = (run / "recipe.toml").read_text()
     assert re.search(r"modalities = .*  # \d+ of \d+ cases have t1; \d+ of \d+ cases have t2", text)
     assert "under 2000, images alike teach one backbone" in text
+
+
+def test_a_plan_looks_at_the_images_that_the_network_is_given(tmp_path: Path) -> None:
+    """The others are larger and coloured; some cases have only these."""
+    random, rows = np.random.default_rng(4), ["case,image.flair,image.photo,label"]
+    for number in range(20):
+        Picture.fromarray(random.integers(0, 255, (16, 24)).astype(np.uint8)).save(tmp_path / f"f{number}.png")
+        Picture.fromarray(random.integers(0, 255, (48, 40, 3)).astype(np.uint8)).save(tmp_path / f"p{number}.png")
+        rows.append(f"{number},{f'f{number}.png' if number % 3 else ''},p{number}.png,{'ab'[number % 2]}")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
+    found = cohort.read(tmp_path)
+    plan, why = planning.derive(found, {"image": {"modalities": ["flair"]}, "training": SMALL["training"]}, 1.0)
+    assert plan.image.modalities == ("flair",) and why["image.modalities"] == "given"
+    assert (plan.image.size, plan.image.channels) == ((1, 16, 24), 1)
+    assert planning.fingerprint(found).channels == 3
 
 
 def test_what_hardly_any_case_has_is_left_out_and_what_differs_shares_nothing() -> None:
@@ -520,6 +536,11 @@ def test_folds_covariates_and_backbones_of_their_own_go_together(
     result = evaluation.evaluate(tmp_path / "run", folder, tmp_path / "e", out_of_fold=True, draws=20, say=quiet)
     found = result["modalities"]["label"]["subsets"]
     assert len(found) == 7 and found["covariates"]["n"] == 40 and found["t1+t2"]["n"] < 60
+    entry = next(e for e in cohort.read(folder).entries if len(e.images) == 2)
+    images = [f"{name}={source.path}" for name, source in entry.images.items()]
+    said = list(explanation.explain_path(tmp_path / "run", None, tmp_path / "x", images=images, known=["age=41"]))
+    assert any("what the covariates add is not told" in line for line in said)
+    assert "shares" not in json.loads((tmp_path / "x" / "explanation.json").read_text())
 
 
 @pytest.mark.real_data

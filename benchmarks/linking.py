@@ -18,7 +18,8 @@ asks for nothing else sees these as much more often. Where the cohort names no t
 of five folds by patient, the same ones for all arms. Scenarios: `full`; `masks`: outlines (and boxes) of a tenth of
 the patients only, classes of all; `boxes`: half of the patients have boxes instead of outlines. Measured is always on
 everything. `--against` compares the linked model with that of another folder of this command, e.g. of `full`.
-`--as-it-is` asks the cohort's own tasks, of whatever classes and moments: those named by --label and --mask.
+`--as-it-is` asks the cohort's own tasks, of whatever classes and moments: those named by --label and --mask;
+there is no arm `boxes`.
 
 Prints each arm's figures, the paired differences (bootstrap over patients), the false outlines on images without any,
 and how often the class is wrong where answers agree and where they do not. An arm that is done is not done again, and
@@ -217,7 +218,7 @@ def main() -> None:
     parser.add_argument(
         "--as-it-is", action="store_true", help="no table is made of the cohort; --scenario full only"
     )
-    parser.add_argument("--arms", nargs="*", default=["linked", *SINGLE])
+    parser.add_argument("--arms", nargs="*", help="all by default; a cohort as it is has no arm boxes")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--depth", type=int, default=1)
@@ -232,10 +233,16 @@ def main() -> None:
     full, table, before = args.out / "full.csv", args.out / "table.csv", args.out / "scenario.txt"
     if before.exists() and before.read_text() != args.scenario:
         raise SystemExit(f"{args.out} holds the scenario {before.read_text()}: give another --out")
+    if args.as_it_is and args.scenario != "full":
+        raise SystemExit("--as-it-is takes nothing away: leave out --scenario")
+    if args.arms is None:
+        args.arms = ["linked", *SINGLE]
+        if args.as_it_is:
+            args.arms.remove("boxes")
+    if args.as_it_is and "boxes" in args.arms:
+        raise SystemExit("--as-it-is asks for a class and an outline: leave boxes out of --arms")
     before.write_text(args.scenario)
     if args.as_it_is:
-        if args.scenario != "full":
-            raise SystemExit("--as-it-is takes nothing away: leave out --scenario")
         full = table = args.cohort
     elif not full.exists():
         table_of(found, args.label, args.mask, args.scenario, table)

@@ -73,7 +73,7 @@ LAYERS = (
         "polygons",
         "dense_rows",
     ),
-    ("doubt", "measurement", "display", "identity"),
+    ("doubt", "measurement", "display", "identity", "origins"),
     ("metrics", "case", "cache", "max_relu", "resampling"),
     (
         "image",

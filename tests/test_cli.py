@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,7 @@ def test_names_in_a_list_need_no_quotes() -> None:
     from osler import recipe
 
     assert recipe.settings(("image.modalities=[flair, t1c]",)) == {"image": {"modalities": ["flair", "t1c"]}}
+    assert recipe.settings(("image.modalities=[4ch, T2 FLAIR,]",)) == {"image": {"modalities": ["4ch", "T2 FLAIR"]}}
     assert recipe.settings(('covariates.columns=["age"]',)) == {"covariates": {"columns": ["age"]}}
     assert recipe.settings(("image.size=[1,24,24]",)) == {"image": {"size": [1, 24, 24]}}
 
@@ -318,6 +320,10 @@ def test_evaluate_counts_how_often_and_leaves_out_what_was_seen(
     assert call(["evaluate", str(run), str(bare), "--out", str(tmp_path / "e2")]) == 0
     again = json.loads((tmp_path / "e2" / "evaluation.json").read_text())
     assert again["cases"] == found["cases"]
+    # What was never told is not counted.
+    log = (run / "evaluations.jsonl").read_text()
+    assert call(["evaluate", str(run), str(folder), "--out", str(tmp_path / "e3"), "--against", str(tmp_path)]) == 2
+    assert (run / "evaluations.jsonl").read_text() == log
     assert again["tasks"]["label"]["metrics"]["auroc"]["value"] == pytest.approx(metric["value"], abs=1e-9)
     assert any("the model saw their pixels" in note for note in again["notes"])
 
@@ -335,6 +341,19 @@ def test_a_batch_of_one_gives_the_same_answer(run: Path, folder: Path) -> None:
         alone = osler.diagnose(made, osler.read_case(entry.images["image"].path, dict(entry.covariates)))
         for k, finding in enumerate(alone.answers["label"].findings):
             assert finding.probability == pytest.approx(together.probability["label"][i, k], abs=1e-6)
+
+
+def test_an_evaluation_says_which_file_does_not_fit(run: Path, folder: Path, tmp_path: Path) -> None:
+    import osler
+    from osler import cohort, evaluation
+    from osler.case import Source
+
+    np.save(tmp_path / "two.npy", np.ones((1, 2, 1, 24, 24), np.float32))
+    good = cohort.read(folder).entries[0]
+    bad = replace(good, id="bad", images={"image": Source(tmp_path / "two.npy")})
+    said: list[str] = []
+    _, _, unread = evaluation.answer_all(osler.load_model(run), cohort.Test((good, bad)), said.append)
+    assert unread == 1 and any("two.npy: the image has 2 channels" in line for line in said)
 
 
 def test_scikit_learn_wrapper() -> None:

@@ -78,3 +78,19 @@ def test_folds_and_parts_are_the_same_whatever_is_asked() -> None:
         parts.append([[e.id for e in getattr(splits, role).entries] for role in ("training", "calibration", "test")])
         folds.append([[e.id for e in held.entries] for _, held in cohort.folds(entries, asked.balanced_by, 5, 0)])
     assert all(part == parts[0] for part in parts) and all(fold == folds[0] for fold in folds)
+
+
+def test_of_two_labels_the_asked_one_is_stratified() -> None:
+    """The table names another label first, and of the one that is asked there are few."""
+    questions = tuple(Question(name, "multiclass", ("no", "yes")) for name in ("sex", "cancer"))
+    entries = tuple(
+        Entry(f"c{i}", f"p{i}", {}, (Finding("sex", ("no", "yes")[i % 2], probability=1.0),
+                                     Finding("cancer", ("no", "yes")[i % 25 == 0], probability=1.0)))
+        for i in range(300)
+    )  # fmt: skip
+    asked, _ = cohort.asking(Cohort(Path(), entries, questions, "column p"), "cancer")
+    held = [fold for _, fold in cohort.folds(entries, asked.balanced_by, 5, 0)]
+    # 12 of 300 have it: in each fold as many as in any other, but for one.
+    assert sorted(sum(cohort.label_of(e, questions[1]) == "yes" for e in fold.entries) for fold in held) == [
+        2, 2, 2, 3, 3,
+    ]  # fmt: skip

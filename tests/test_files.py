@@ -31,6 +31,18 @@ def test_what_cannot_be_written_leaves_the_old_file_and_nothing_half_done(
     assert (tmp_path / "a.txt").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_what_may_not_be_written_is_no_matter_of_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that is read-only nothing is removed either."""
+
+    def refuse(path: Path, *given: object, **named: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(Problem, match=r"\(Read-only file system\); check the rights, or give another place"):
+        files.replaced(tmp_path / "a.txt", "new")
+
+
 def test_a_folder_is_made_or_it_is_said_why_not(tmp_path: Path) -> None:
     assert files.folder(tmp_path / "a" / "b").is_dir() and files.folder(tmp_path / "a").is_dir()
     (tmp_path / "file").touch()

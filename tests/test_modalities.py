@@ -27,6 +27,7 @@ from osler import (
     modality_phantom,
     modality_planning,
     model,
+    planning,
     pretraining,
     recipe,
     subsets,
@@ -258,6 +259,21 @@ def test_the_plan_names_the_modalities_and_says_why(run: Path) -> None:
     assert "under 2000, images alike teach one backbone" in text
 
 
+def test_a_plan_looks_at_the_images_that_the_network_is_given(tmp_path: Path) -> None:
+    """The others are larger and coloured; some cases have only these."""
+    random, rows = np.random.default_rng(4), ["case,image.flair,image.photo,label"]
+    for number in range(20):
+        Picture.fromarray(random.integers(0, 255, (16, 24)).astype(np.uint8)).save(tmp_path / f"f{number}.png")
+        Picture.fromarray(random.integers(0, 255, (48, 40, 3)).astype(np.uint8)).save(tmp_path / f"p{number}.png")
+        rows.append(f"{number},{f'f{number}.png' if number % 3 else ''},p{number}.png,{'ab'[number % 2]}")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
+    found = cohort.read(tmp_path)
+    plan, why = planning.derive(found, {"image": {"modalities": ["flair"]}, "training": SMALL["training"]}, 1.0)
+    assert plan.image.modalities == ("flair",) and why["image.modalities"] == "given"
+    assert (plan.image.size, plan.image.channels) == ((1, 16, 24), 1)
+    assert planning.fingerprint(found).channels == 3
+
+
 def test_what_hardly_any_case_has_is_left_out_and_what_differs_shares_nothing() -> None:
     def entry(number: int) -> Entry:
         names = ["ct", "mr", *(["pet"] if number < 3 else [])]
@@ -325,10 +341,13 @@ def test_a_copy_of_any_image_joins_its_cases_and_was_seen(folder: Path, made: Mo
     assert known == 2
     assert fresh is not None
     assert [entry.id for entry in fresh.entries] == [c.id, d.id]
+    # Models of before kept a digest of all images of a case together.
+    _, known, _ = answers.answer_all(made, Test((a, c)), seen=frozenset([identity.short(loaded.digests[0])]))
+    assert known == 1
 
 
-def test_of_a_cohort_with_a_shared_second_image_no_part_knows_anothers(folder: Path, tmp_path: Path) -> None:
-    """Along the whole line: what a run kept as seen holds each image of each case."""
+def test_of_a_cohort_with_a_shared_second_image_no_part_knows_anothers(folder: Path, made: Model) -> None:
+    """And what a run kept as seen holds each image of what it was trained on."""
     found = cohort.read(folder)
     twice = next(e for e in found.entries if e.split == "train" and len(e.images) == 2)
     spy = next(e for e in found.entries if e.split == "test" and len(e.images) == 2)
@@ -341,6 +360,8 @@ def test_of_a_cohort_with_a_shared_second_image_no_part_knows_anothers(folder: P
     splits, notes = training.divide(replace(found, entries=entries), loaded, plan)
     assert twice.id not in {e.id for e in splits.training.entries}
     assert any("copies" in note for note in notes)
+    second = data.the_image(data.read_case(twice, names=["t2"]))
+    assert identity.short(identity.pixels(second)) in made.calibration["seen"]
 
 
 def test_every_set_has_a_calibration_of_its_own_and_the_card_says_how_good_it_is(made: Model) -> None:
@@ -515,6 +536,11 @@ def test_folds_covariates_and_backbones_of_their_own_go_together(
     result = evaluation.evaluate(tmp_path / "run", folder, tmp_path / "e", out_of_fold=True, draws=20, say=quiet)
     found = result["modalities"]["label"]["subsets"]
     assert len(found) == 7 and found["covariates"]["n"] == 40 and found["t1+t2"]["n"] < 60
+    entry = next(e for e in cohort.read(folder).entries if len(e.images) == 2)
+    images = [f"{name}={source.path}" for name, source in entry.images.items()]
+    said = list(explanation.explain_path(tmp_path / "run", None, tmp_path / "x", images=images, known=["age=41"]))
+    assert any("what the covariates add is not told" in line for line in said)
+    assert "shares" not in json.loads((tmp_path / "x" / "explanation.json").read_text())
 
 
 @pytest.mark.real_data

@@ -72,6 +72,13 @@ def pictures(folder: Path, side: int, thick: int, count: int = 20) -> Path:
     return folder
 
 
+def beside(folder: Path, column: str, values: list[str]) -> None:
+    """Adds a column to the table of :func:`pictures`."""
+    head, *rows = (folder / "manifest.csv").read_text().splitlines()
+    lines = [f"{head},{column}", *(f"{row},{value}" for row, value in zip(rows, values, strict=True))]
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+
+
 def derived(folder: Path, minutes: float = 30, **given: Any) -> tuple[Recipe, dict[str, str]]:
     return patch_planning.derive(cohort.read(folder), given, minutes)
 
@@ -156,6 +163,85 @@ def test_what_is_thick_on_the_grid_is_outlined_on_a_coarse_map_where_there_is_no
         assert plan.patches.deep == 3
     volume, _ = derived(volumes(tmp_path / "v", (24, 96, 96)))
     assert volume.network.backbone == "unet"
+
+
+def test_what_is_given_decides_how_thick_things_are_on_the_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """40 of 160 pixels are 10 of 40: too thin for a coarse map, alone or beside a class that sees 40 pixels."""
+    monkeypatch.setattr(patch_planning, "_device", lambda: "cpu")
+    folder = pictures(tmp_path / "set", 160, 40)
+    assert derived(folder)[0].network.backbone == "resnet"
+    assert derived(folder, patches={"longest": 32})[0].network.backbone == "unet"
+    beside(folder, "label", ["ab"[number % 2] for number in range(20)])
+    for side, backbone in ((160, "resnet"), (32, "unet")):
+        plan, _ = derived(folder, image={"size": [1, side, side]})
+        assert plan.linked and plan.network.backbone == backbone
+
+
+def test_how_thick_things_are_is_seen_where_they_are_outlined_or_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patch_planning, "_device", lambda: "cpu")
+    empty = pictures(tmp_path / "empty", 160, 0)
+    plan, why = derived(empty)
+    assert plan.network.backbone == "unet" and "inf" not in why["network.backbone"]
+    # Few of many are outlined, and none of those that a step over all of them would meet.
+    few = pictures(tmp_path / "few", 160, 40, count=200)
+    table = few / "manifest.csv"
+    head, *rows = table.read_text().splitlines()
+    kept = [
+        row.replace(",test", ",train") if number % 20 == 1 else row.replace(f"masks/{number}.png", "")
+        for number, row in enumerate(rows)
+    ]
+    table.write_text("\n".join([head, *kept]) + "\n")
+    found = cohort.read(few)
+    seen = patch_planning.look(found, found.questions)
+    assert len(seen.sizes) == 10 and seen.thickness == pytest.approx(41, abs=1)
+
+
+def test_linked_slices_that_know_their_distances_are_planned(tmp_path: Path) -> None:
+    folder, names = tmp_path / "set", []
+    volumes(folder, (10, 48, 48), (9.0, 1.5, 1.5))
+    for number in range(10):
+        names.append(
+            f"{number},imagesTr/case_{number:03d}_0000.nii.gz,labelsTr/case_{number:03d}.nii.gz,{number % 2}"
+        )
+    (folder / "dataset.json").unlink()
+    (folder / "manifest.csv").write_text("\n".join(["case,image,mask,label", *names]) + "\n")
+    plan, _ = derived(folder)
+    assert plan.linked and plan.image.dims == 2 and plan.image.size == (10, 64, 64)
+
+
+def test_images_of_two_kinds_are_never_taken_for_the_same(tmp_path: Path) -> None:
+    """Also where each case has one of them only."""
+    folder = pictures(tmp_path / "set", 64, 8)
+    table = folder / "manifest.csv"
+    rows = [row.split(",") for row in table.read_text().splitlines()[1:]]
+    lines = [
+        ",".join([case, *([image, ""] if number % 2 else ["", image]), mask, part])
+        for number, (case, image, mask, part) in enumerate(rows)
+    ]
+    table.write_text("\n".join(["case,image.4ch,image.t1,mask,split", *lines]) + "\n")
+    with pytest.raises(Problem, match=r"take one image, and cases have .*; choose it: .*image.modalities="):
+        derived(folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"image": {"modalities": [1]}}, r"image\.modalities\.0 is wrong: .*string; write it in quotes"),
+        ({"image": {"modalities": 5}}, r"image\.modalities is wrong: .*; write a list"),
+        ({"image": {"modalities": "flair"}}, r"image\.modalities is wrong: .*; write a list"),
+        ({"image": {"size": 64}}, r"image\.size is wrong: .*; write a list"),
+        ({"patches": {"longest": "wide"}}, r"patches\.longest is wrong: .*; correct it"),
+    ],
+)
+def test_what_is_given_is_of_the_right_type_before_anything_is_planned(
+    tmp_path: Path, given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(Problem, match=said):
+        derived(pictures(tmp_path / "set", 64, 8), **given)
 
 
 def test_minutes_become_epochs_and_test_cases_take_none_of_them(tmp_path: Path) -> None:

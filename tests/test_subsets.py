@@ -1,9 +1,11 @@
 """Parts of the sources of a case: which there are, what they are called, and which a case has."""
 
+import shlex
+
 import numpy as np
 import pytest
 
-from osler import draws, subsets
+from osler import draws, recipe, subsets
 from osler.problem import Problem
 
 FOUR = ("t1", "t1c", "t2", "flair")
@@ -51,3 +53,9 @@ def test_what_cannot_be_a_set_of_modalities_is_refused(
 ) -> None:
     with pytest.raises(Problem, match=said):
         subsets.check(names, covariates=covariates, dense=dense)
+
+
+@pytest.mark.parametrize("names", [["flair"], ["flair", "t1c"], ["4ch"], ["T2 FLAIR", "it's"], ["1"], ["true"]])
+def test_what_is_advised_means_the_same_when_it_is_typed(names: list[str]) -> None:
+    (word,) = shlex.split(subsets.chosen(names))
+    assert recipe.settings((word,)) == {"image": {"modalities": names}}

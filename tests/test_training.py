@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,23 @@ def test_a_finished_run_is_not_trained_again(folder: Path, finished: Path) -> No
 def test_another_request_for_the_same_folder_is_refused(folder: Path, finished: Path) -> None:
     with pytest.raises(Problem, match="other settings"):
         training.train(folder, finished, recipe.merge(SMALL, {"training": {"seed": 5}}), say=quiet)
+
+
+def test_an_unfinished_run_goes_on_with_the_parts_that_it_began_with_or_not_at_all(
+    folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    """Another version may draw other parts: a network would be measured on what it has seen."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "model.safetensors").unlink()
+    training.train(folder, out, SMALL, say=quiet)
+    (out / "model.safetensors").unlink()
+    head, *rows = (out / "splits.csv").read_text().splitlines()
+    moved = [row.replace(",calibration,", ",training,") for row in rows]
+    assert moved != rows
+    (out / "splits.csv").write_text("\n".join([head, *moved]) + "\n")
+    with pytest.raises(Problem, match=r"splits.csv: this run began with other parts .*; give another --out"):
+        training.train(folder, out, SMALL, say=quiet)
 
 
 def test_normalisation_is_fitted_on_the_training_part_only() -> None:

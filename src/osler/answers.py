@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from osler import calibration, covariates, data, diagnosis, identity, modalities, model, novelty, subsets
+from osler import calibration, covariates, data, diagnosis, identity, modalities, model, novelty, origins, subsets
 from osler.case import Diagnosis, Entry
 from osler.cohort import Cohort, Test
 from osler.diagnosis import Answered
@@ -62,7 +62,7 @@ def answer_all(
         made: the model.
         part: what is evaluated.
         say: takes one line at a time.
-        seen: cases of which an image has one of these digests (``identity.short``) are not answered.
+        seen: cases that have one of these digests (``identity.short``), or an image of them has, are not answered.
 
     Returns:
         The answers (``None`` where none is left), how many cases were seen before, and how many are unreadable.
@@ -82,7 +82,8 @@ def answer_all(
         ready: list[_Ready] = []
         for entry in part.entries[start : start + CHUNK]:
             try:
-                one = _ready(made, entry, seen)
+                with origins.named(entry, made.recipe.image.modalities):
+                    one = _ready(made, entry, seen)
             except Problem as problem:
                 unread += 1
                 say(f"left out: {problem}")
@@ -137,7 +138,8 @@ def _ready(made: Model, entry: Entry, seen: frozenset[int]) -> _Ready | None:
     plan = made.recipe.image
     image = data.the_image(data.read_case(entry, moments=made.recipe.moments, names=plan.modalities), plan)
     digest, images = identity.of_each(image, made.recipe.moments)
-    if not seen.isdisjoint(map(identity.short, images)):
+    # Models of before kept the digest of the whole case.
+    if not seen.isdisjoint(map(identity.short, (digest, *images))):
         return None
     # As in training, which sees many cases too: one value that cannot be does not cost the case.
     person = covariates.encode(made.recipe.covariates, entry.covariates, refuse=False)

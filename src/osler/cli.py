@@ -268,7 +268,8 @@ def explain(
     finding
         The class to explain; the one that is decided if left out.
     covariate
-        What is known of the person, as for diagnose; then each covariate's share is said, too.
+        What is known of the person, as for diagnose; then each covariate's share is said, too, but by models of
+        several modalities.
     """
     from osler import explanation
 

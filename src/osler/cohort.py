@@ -18,7 +18,7 @@ class Cohort:
     Attributes:
         root: the folder or file.
         entries, questions, grouping, problems, notes, modality: see :class:`osler.layouts.Listing`.
-        whole: the first question about the whole image, where only others are asked.
+        whole: the first question about the whole image that the cohort has, asked or not.
     """
 
     root: Path
@@ -32,8 +32,12 @@ class Cohort:
 
     @property
     def balanced_by(self) -> Question:
-        """Of its answers each part and fold has alike shares, whatever is asked: so parts stay the same."""
-        return self.whole or next((question for question in self.questions if not question.dense), self.questions[0])
+        """Of its answers each part and fold has alike shares: the first asked about the whole image.
+
+        Where only places are asked for it is ``whole``: so a model of them has the parts of one of the class.
+        """
+        asked = next((question for question in self.questions if not question.dense), None)
+        return asked or self.whole or self.questions[0]
 
 
 @dataclass(frozen=True)

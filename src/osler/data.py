@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import formats, grid, identity, layouts, outlines, preparations, store
+from osler import formats, grid, identity, layouts, origins, outlines, preparations, store
 from osler.case import Case, Entry, Moment, Question
 from osler.image import Image, evenly
 from osler.inspections import duplicates, plane
@@ -70,8 +70,7 @@ def read_case(
     Raises:
         Problem: a file cannot be read, or an outline does not fit its image.
     """
-    looked = {name: source for name, source in entry.images.items() if name in names} or entry.images
-    images = {name: formats.read(source, moments) for name, source in looked.items()}
+    images = {name: formats.read(source, moments) for name, source in origins.looked_at(entry, names).items()}
     first = next(iter(images))
     found = outlines.read(entry, images[first], questions)
     if found.notes:
@@ -385,13 +384,14 @@ def _prepared(entry: Entry, plan: ImagePlan, questions: Sequence[Question]) -> _
     # What asks where something is asks about every moment; whatever else looks at some of them.
     moments = None if any(question.dense for question in questions) else plan.frames
     try:
-        image = the_image(read_case(entry, questions, moments, plan.modalities), plan)
-        each = image.together or (image,)
-        digest, images = identity.of_each(image, moments)
-        code = "/".join("" if one is None else one.modality for one in each)
-        nothing = np.zeros((), duplicates.MARK)
-        marks = np.stack([nothing if one is None else duplicates.mark(one, plane(one)) for one in each])
-        return _Read(prepare(image, plan), digest, images, code, marks, timeline(image, plan))
+        with origins.named(entry, plan.modalities):
+            image = the_image(read_case(entry, questions, moments, plan.modalities), plan)
+            each = image.together or (image,)
+            digest, images = identity.of_each(image, moments)
+            code = "/".join("" if one is None else one.modality for one in each)
+            nothing = np.zeros((), duplicates.MARK)
+            marks = np.stack([nothing if one is None else duplicates.mark(one, plane(one)) for one in each])
+            return _Read(prepare(image, plan), digest, images, code, marks, timeline(image, plan))
     except Problem as problem:
         return problem
     except MemoryError:

@@ -24,6 +24,7 @@ from osler import (
     identity,
     linking,
     model,
+    origins,
     places,
     report,
     scoring,
@@ -96,16 +97,17 @@ def evaluate(
     digest = cohort.digest(reviewed.entries, reviewed.digests)
     named = "test" if any(entry.split == "test" for entry in found.entries) else "all"
     part = "out of fold" if out_of_fold else "unseen" if reviewed.seen else named
-    tasks = summaries(made, reviewed, draws)
-    result = evaluation.head(run, made, found, reviewed.entries, digest, part) | {
+    told: dict[str, Any] = {
         "abstained": sum(reviewed.abstained),
         "refused_as_novel": None,
         "seconds_per_case": reviewed.seconds / len(reviewed.entries),
         "notes": notes,
-        "tasks": tasks,
+        "tasks": summaries(made, reviewed, draws),
     }
     if against is not None:
-        result["comparison"] = against_run(against, (made, reviewed), found, out_of_fold, draws)
+        told["comparison"] = against_run(against, (made, reviewed), found, out_of_fold, draws)
+    times = evaluation.log(run, digest, len(reviewed.entries))
+    result = evaluation.head(made, found, reviewed.entries, digest, part, times) | told
     _write(out, result, reviewed)
     for line in evaluation.lines(result):
         say(line)
@@ -323,16 +325,17 @@ def review(
     began, progress = time.monotonic(), Progress(len(part.entries), say)
     for number, entry in enumerate(part.entries, start=1):
         try:
-            case = data.read_case(entry, questions, names=made.recipe.image.modalities)
-            image = data.the_image(case, made.recipe.image)
-            digest = identity.pixels(image)
-            asked = networks(digest)
-            if asked is None:
-                result.seen += 1
-                continue
-            said = diagnosis.diagnose(made, case, asked)
-            answers = {name: (image, _about(said.answers[name], q), q) for name, q in tasks.items()}
-            rows = {name: dense_rows.of_case(case, *answer) for name, answer in answers.items()}
+            with origins.named(entry, made.recipe.image.modalities):
+                case = data.read_case(entry, questions, names=made.recipe.image.modalities)
+                image = data.the_image(case, made.recipe.image)
+                digest = identity.pixels(image)
+                asked = networks(digest)
+                if asked is None:
+                    result.seen += 1
+                    continue
+                said = diagnosis.diagnose(made, case, asked)
+                answers = {name: (image, _about(said.answers[name], q), q) for name, q in tasks.items()}
+                rows = {name: dense_rows.of_case(case, *answer) for name, answer in answers.items()}
         except Problem as problem:
             result.unread += 1
             say(f"left out: {problem}")

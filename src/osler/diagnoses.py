@@ -156,7 +156,7 @@ def _listed(one: Path | Entry, *, loops: bool) -> tuple[list[tuple[str, Entry]],
     if len(entries) == 1:
         return [(shown_path(path), replace(entries[0], id=str(path.resolve())))], problems
     named = [replace(entry, id=str(path.resolve() / entry.id)) for entry in entries]
-    return [(shown_path(Path(entry.id)), one) for entry, one in zip(entries, named, strict=True)], problems
+    return [(shown_path(Path(e.id)), long) for e, long in zip(entries, named, strict=True)], problems
 
 
 def _diagnosed(entry: Entry, made: Model, out: Path, method: str) -> tuple[Diagnosis, dict[str, Any]]:

@@ -88,7 +88,8 @@ def evaluate(
     digest = cohort.digest(answers.entries, answers.digests)
     files.folder(out)
     tables = [_predictions(made, name, answers) for name in made.tasks]
-    result = head(run, made, found, answers.entries, digest, _part_name(found, out_of_fold, notes)) | {
+    part = _part_name(found, out_of_fold, notes)
+    told: dict[str, Any] = {
         "abstained": int(answers.abstained.sum()),
         "refused_as_novel": None if out_of_fold else _refused(made, answers),
         "seconds_per_case": answers.seconds,
@@ -96,34 +97,37 @@ def evaluate(
         "tasks": {name: scoring.score(table, draws=draws) for name, table in zip(made.tasks, tables, strict=True)},
     }
     if made.networks[0].sources == model.ALONE:
-        result["covariates"] = _sources(made, run, answers, tables, draws)
+        told["covariates"] = _sources(made, run, answers, tables, draws)
     elif answers.alone:
-        result["modalities"] = _modalities(made, answers, tables, draws)
+        told["modalities"] = _modalities(made, answers, tables, draws)
     reviewed = None
     if made.recipe.linked:
         reviewed, more = dense_evaluation.measure(run, made, given, out_of_fold=out_of_fold, say=say)
         notes += [note for note in more if note not in notes]
-        result["tasks"] |= dense_evaluation.summaries(made, reviewed, draws)
-        result["concordance"] = dense_evaluation.concordance(reviewed, draws)
+        told["tasks"] |= dense_evaluation.summaries(made, reviewed, draws)
+        told["concordance"] = dense_evaluation.concordance(reviewed, draws)
         files.replaced(out / "places.csv", dense_evaluation.csv_of(reviewed))
     if other is not None:
         theirs = model.load(other)
-        result["comparison"] = {"model": theirs.sha256, "tasks": {}}
+        told["comparison"] = {"model": theirs.sha256, "tasks": {}}
         if theirs.tasks:
-            result["comparison"] = _compare(other, answers, tables, say, found if out_of_fold else None)
+            told["comparison"] = _compare(other, answers, tables, say, found if out_of_fold else None)
         if reviewed is not None and theirs.recipe.dense:
             compared = dense_evaluation.against_run(other, (made, reviewed), given, out_of_fold, draws)
-            result["comparison"]["tasks"] |= compared["tasks"]
+            told["comparison"]["tasks"] |= compared["tasks"]
+    # Counted once it is measured: what ended in an error told nobody anything.
+    result = head(made, found, answers.entries, digest, part, log(run, digest, len(answers.entries))) | told
     _write(out, result, tables, answers, None if reviewed is None else reviewed.examples)
     for line in lines(result):
         say(line)
     return result
 
 
-def head(run: Path, made: Model, found: Cohort, entries: Sequence[Entry], digest: str, part: str) -> dict[str, Any]:
-    """What ``evaluation.json`` begins with, of whatever is measured; the evaluation is noted beside the model.
+def head(made: Model, found: Cohort, entries: Sequence[Entry], digest: str, part: str, times: int) -> dict[str, Any]:
+    """What ``evaluation.json`` begins with, of whatever is measured.
 
-    ``entries``: those of the cohort that were answered, with the ``digest`` of them and their pixels.
+    ``entries``: those of the cohort that were answered, with the ``digest`` of them and their pixels; ``times``: how
+    often that was evaluated (:func:`log`).
     """
     return {
         "schema_version": 1,
@@ -131,7 +135,7 @@ def head(run: Path, made: Model, found: Cohort, entries: Sequence[Entry], digest
         "model": made.sha256,
         "cohort": digest,
         "part": part,
-        "times_evaluated": log(run, digest, len(entries)),
+        "times_evaluated": times,
         "cases": len(entries),
         "patients": len({entry.patient for entry in entries}),
         "grouping": found.grouping or "each case its own patient",
@@ -396,11 +400,8 @@ def log(run: Path, digest: str, cases: int) -> int:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     except OSError as error:
-        raise Problem(
-            f"the log of evaluations cannot be written ({error.strerror})",
-            path=path,
-            fix="make the run folder writable",
-        ) from error
+        what = f"the log of evaluations cannot be written ({error.strerror})"
+        raise Problem(what, path=path, fix="make the run folder writable") from error
     return 1 + len([entry for entry in before if entry["cohort"] == digest])
 
 

@@ -359,8 +359,10 @@ def explain_path(
         yield from why.sentences
     head = {"schema_version": 1, "case": pseudonym(case.id), "model": made.sha256}
     told: dict[str, object] = {}
-    # What each of several modalities adds is not told apart from covariates yet.
-    if any(value not in (None, "") for value in person.values()) and len(plan.modalities) < 2:
+    something = any(value not in (None, "") for value in person.values())
+    if something and len(plan.modalities) > 1:
+        yield "what the covariates add is not told: beside several modalities it cannot be told apart yet"
+    elif something:
         found = diagnosis.shared(made, case, asked.task, asked.name)
         told = {"shares": asdict(found)}
         yield shares.described(found)

@@ -1,5 +1,7 @@
 """Files that are there whole or not at all, and folders for them."""
 
+import contextlib
+import errno
 from pathlib import Path
 
 from osler.problem import Problem
@@ -29,5 +31,9 @@ def replaced(path: Path, content: bytes | str) -> None:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise Problem(f"cannot be written ({error.strerror})", path=path, fix="free some space") from error
+        # Where nothing can be written nothing may be removed either, and the first error is the one to tell.
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fix = "free some space" if full else "check the rights, or give another place"
+        raise Problem(f"cannot be written ({error.strerror})", path=path, fix=fix) from error

@@ -43,7 +43,7 @@ def plan_whole(
         size = size * min(1.0, (VOXELS["cuda" if torch.cuda.is_available() else "cpu"] / size.prod()) ** (1 / 3))
         image["size"] = [8 * math.ceil(min(n, m) / 8) for n, m in zip(size, (depth, height, width), strict=True)]
     else:
-        longest = patches["longest"] or min(256, planning.multiple(int(max(height, width)), 32))
+        longest = patches.get("longest") or min(256, planning.multiple(int(max(height, width)), 32))
         sides = [planning.multiple(int(n * longest / max(height, width)), 32) for n in (height, width)]
         slices = min(_SLICES, math.ceil(np.quantile(sizes[:, 0], 0.9)))
         image["size"] = [slices, *sides]

@@ -26,10 +26,11 @@ from osler.tasks.segmentation import Segmentation
 from osler.volumes import Volume
 
 # Windows that are watched after each epoch, and those that the normalisation is fitted on.
-WATCHED = 24
+WATCHED, NORMALISED = 24, 400
+# Epochs whose cases the weights of classes are fitted on: a rare class may be left out of one of them.
+WEIGHED = 10
 # Of an epoch, which sample each window is cut from.
 Turns = Callable[[int], Sequence[Sample]]
-NORMALISED = 400
 
 
 def fit(
@@ -55,13 +56,15 @@ def fit(
     windows, _ = patches.batch(
         [samples[i] for i in many], draws.keys(plan.training.seed, 8, np.arange(len(many))), plan
     )
-    targets = {name: np.stack([sample.answers[name] for sample in samples]) for name in samples[0].answers}
 
     @lru_cache(1)
     def turns(epoch: int) -> list[Sample]:
         order = patches.turns(samples, plan, draws.keys(plan.training.seed, course.member, 4, epoch))
         return [samples[i] for i in order]
 
+    # A class weighs by how often it comes, which is not how many cases have it: see ``patches.turns``.
+    met = [sample.answers for epoch in range(WEIGHED) for sample in turns(epoch)] if samples[0].answers else []
+    targets = {name: np.stack([answers[name] for answers in met]) for name in samples[0].answers}
     state = start(Examples(training[0], windows.numpy(), targets), plan, course.member)
     loop(
         state,

@@ -217,7 +217,7 @@ def write_loop_phantom(folder: Path, spec: LoopPhantom, cases: int, form: Form =
     if form not in FORMS:
         raise Problem(f"loops cannot be written as {form!r}", fix=f"choose one of {', '.join(FORMS)}")
     if cases < 1:
-        raise Problem(f"a cohort needs at least one case; {cases} were asked for")
+        raise Problem(f"a cohort needs at least one case, and {cases} were asked for", fix="ask for more")
     if folder.exists() and any(folder.iterdir()):
         raise Problem("the folder is not empty", path=folder, fix="name a new one")
     (folder / "loops").mkdir(parents=True)

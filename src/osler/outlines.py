@@ -296,4 +296,8 @@ def _check(entry: Entry, image: Image, question: Question) -> None:
                 fix="check that they belong together",
             )
         if finding.frame >= image.frames:
-            raise Problem(f"case {entry.id}: there is no frame {finding.frame} among {image.frames}")
+            raise Problem(
+                f"case {entry.id}: there is no frame {finding.frame} among {image.frames}",
+                path=next(iter(entry.images.values())).path,
+                fix="check that they belong together",
+            )

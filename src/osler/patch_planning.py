@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from osler import data, link_planning, modality, pace, planning, recipe, subsets
 from osler.case import Case, Question
-from osler.cohort import Cohort
+from osler.cohort import Cohort, is_known
 from osler.problem import Problem
 from osler.recipe import Recipe
 
@@ -53,13 +53,16 @@ class Structures:
 def look(cohort: Cohort, questions: Sequence[Question]) -> Structures:
     """Reads up to 63 cases, evenly spread, with what is outlined in them; none of a test part that has a name.
 
+    Where it is known of some cases only, of these.
+
     Raises:
         Problem: none of them can be read.
     """
     sizes, spacings, thick = [], [], []
     sides: dict[tuple[str, str], list[float]] = {}
     first: Problem | None = None
-    entries = [entry for entry in cohort.entries if entry.split != "test"] or cohort.entries
+    entries = [entry for entry in cohort.entries if entry.split != "test"] or list(cohort.entries)
+    entries = [entry for entry in entries if any(is_known(entry, q) for q in questions if q.dense)] or entries
     for entry in entries[:: max(1, len(entries) // SAMPLE)]:
         try:
             case = data.read_case(entry, questions)
@@ -141,9 +144,13 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
         link_planning.plan_whole(base, why, (seen.sizes, seen.spacings), found)
     else:
         _plan_patch(base, why, seen, {**base["patches"], **given.get("patches", {})}, whole=boxes)
-    longest = seen.sizes[:, 1:].max(1)
-    grid = np.full(len(longest), max(base["image"]["size"])) if linked else _on_grid(seen, base["patches"]).max(1)
-    thick = seen.thickness * float(np.median(grid / longest))
+    image, patches = ({**base[key], **given.get(key, {})} for key in ("image", "patches"))
+    if linked:
+        scale = (np.array(image["size"])[1:] / seen.sizes[:, 1:]).min(1)
+    else:
+        scale = _on_grid(seen, patches)[:, 1:].max(1) / seen.sizes[:, 1:].max(1)
+    # Of what nobody outlined nothing is known to be thick.
+    thick = seen.thickness * float(np.median(scale)) if math.isfinite(seen.thickness) else 0.0
     _plan_network(base, why, thick, questions, given.get("network", {}))
     _plan_training(base, why, found, questions)
     _plan_augmentation(base, why, tuple(asked.values()), slices=bool(np.median(seen.sizes[:, 0]) > 1))
@@ -170,16 +177,15 @@ def _one_image(cohort: Cohort, names: Sequence[str]) -> Cohort:
     """The cases with the image that is looked at and no other; those that lack it are not planned by.
 
     Raises:
-        Problem: cases have several images and none is chosen, several are, or no case has the chosen one.
+        Problem: there are several images and none is chosen, several are, or no case has the chosen one.
     """
     there = list(dict.fromkeys(name for entry in cohort.entries for name in entry.images))
     has = f"cases have {', '.join(there)}"
-    if isinstance(names, str):
-        raise Problem(f"in the recipe, image.modalities = {names!r} is no list", fix="write image.modalities=[NAME]")
     subsets.check(names, covariates=False, dense=True)
     if not names:
-        if any(len(entry.images) > 1 for entry in cohort.entries):
-            fix = f"choose it: image.modalities=[{there[0]}]"
+        # Also where each case has one of them: the network would take them for the same.
+        if len(there) > 1:
+            fix = f"choose it: {subsets.chosen(there[:1])}"
             raise Problem(f"{subsets.ONE_IMAGE}, and {has}", path=cohort.root, fix=fix)
         return cohort
     (name,) = names

@@ -217,7 +217,7 @@ def write_phantom(folder: Path, spec: Phantom, cases: int) -> Path:
         Problem: the folder holds files already, or no case is asked for.
     """
     if cases < 1:
-        raise Problem(f"a cohort needs at least one case; {cases} were asked for")
+        raise Problem(f"a cohort needs at least one case, and {cases} were asked for", fix="ask for more")
     if folder.exists() and any(folder.iterdir()):
         raise Problem("the folder is not empty", path=folder, fix="name a new one")
     for name in ("images", "masks"):

@@ -43,7 +43,7 @@ def write_dense_phantom(folder: Path, spec: DensePhantom, cases: int, layout: La
     """
     writer = _WRITERS[layout]
     if cases < 1:
-        raise Problem(f"a cohort needs at least one case; {cases} were asked for")
+        raise Problem(f"a cohort needs at least one case, and {cases} were asked for", fix="ask for more")
     if folder.exists() and any(folder.iterdir()):
         raise Problem("the folder is not empty", path=folder, fix="name a new one")
     if layout in ("coco", "voc", "yolo") and not spec.flat:

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,18 +75,23 @@ def _facts(image: Image) -> _Facts:
     return _Facts(image.size, image.length, image.channels, coloured, image.modality, image.unit, dtype)
 
 
-def fingerprint(cohort: Cohort) -> Fingerprint:
-    """Reads up to 48 images, evenly spread over the cohort, and all labels.
+def fingerprint(cohort: Cohort, names: Sequence[str] = ()) -> Fingerprint:
+    """Reads the images of up to 48 cases, evenly spread over the cohort, and all labels.
+
+    Args:
+        cohort: the cohort.
+        names: of several images of a case those that the network will be given; all by default.
 
     Raises:
         Problem: none of the sample can be read.
     """
-    step = max(1, len(cohort.entries) // SAMPLE)
+    # A case without any of them is no example of what the network will see.
+    entries = [entry for entry in cohort.entries if not entry.images.keys().isdisjoint(names)] or cohort.entries
     images: list[_Facts] = []
     first: Problem | None = None
-    for entry in cohort.entries[::step]:
+    for entry in entries[:: max(1, len(entries) // SAMPLE)]:
         try:
-            images += [_facts(image) for image in data.read_case(entry, moments=_LOOKED).images.values()]
+            images += [_facts(image) for image in data.read_case(entry, (), _LOOKED, names).images.values()]
         except Problem as problem:
             first = first or problem
     if not images:
@@ -166,7 +171,8 @@ def derive(
         cohort = replace(cohort, questions=whole or cohort.questions)
         check(cohort)
     given = with_weights(given)
-    found = fingerprint(cohort)
+    names, told = modality_planning.images(cohort)
+    found = fingerprint(cohort, given.get("image", {}).get("modalities", names))
     base: dict[str, Any] = {
         "tasks": {q.task: q for q in cohort.questions},
         "image": {}, "network": {}, "training": {}, "split": {}, "inference": {}, "augmentation": {},
@@ -177,7 +183,6 @@ def derive(
     if weights:
         _plan_learned_size(base["image"], reasons, Path(weights))
     base["image"]["modality"], reasons["image.modality"] = modality.decide(found.modalities, cohort.modality)
-    names, told = modality_planning.images(cohort)
     if names:
         base["image"]["modalities"], reasons["image.modalities"] = names, told
     image = {**base["image"], **given.get("image", {})}

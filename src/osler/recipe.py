@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -17,7 +16,8 @@ from osler.case import Modality, Question
 from osler.problem import Problem
 
 Options = dict[str, bool | int | float | str]
-_WORDS = re.compile(r"\[\s*[A-Za-z][\w.-]*(\s*,\s*[A-Za-z][\w.-]*)*\s*\]")
+# What to do about a value of a wrong type, by pydantic's name of the error.
+_ADVICE = {"tuple_type": "write a list: [A, B]", "string_type": "write it in quotes, within others: 'KEY=[\"1\"]'"}
 NONE = "none"  # no augmentation at all, whatever would be planned
 
 
@@ -68,7 +68,8 @@ class PatchPlan:
         longest: with ``px``: pixels of the longer of height and width on that grid, instead of ``spacing``; 0 leaves
             them as they are.
         per_case: patches of each case in an epoch.
-        foreground: share of patches that are taken around something.
+        foreground: share of patches that are taken around something; of linked tasks also that of cases which say
+            where anything is, at least.
         overlap: of neighbouring patches when an image is answered, as a share of the patch.
         mirror: whether the answers to mirrored images are averaged.
         deep: how many levels of the decoder have a loss of their own (Lee 2015); 1 is only the finest.
@@ -297,12 +298,7 @@ def build(content: Mapping[str, Any]) -> Recipe:
     }
     if content.get("augmentation") == NONE:
         content["augmentation"] = {}
-    try:
-        recipe: Recipe = _reader(Recipe).validate_python(content)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise Problem(f"in the recipe, {key} is wrong: {first['msg'].lower()}", fix="correct it") from error
+    recipe: Recipe = _validated(Recipe, content)
     options("backbones", recipe.network.backbone, recipe.network.options)
     if recipe.network.pooling != "neck":
         options("poolings", recipe.network.pooling, recipe.network.pooling_options)
@@ -321,17 +317,22 @@ def options(folder: str, name: str, given: Mapping[str, Any]) -> Any:
     """The options of one variant, validated: an instance of the ``Options`` of its file."""
     schema = catalog.find(folder, name).Options
     _check_keys(given, schema, f"{name}.")
+    return _validated(schema, dict(given), f"the option {{}} of {name}")
+
+
+def _validated(schema: Any, content: Any, where: str = "{}") -> Any:
+    """The content as this type; ``where`` says of a wrong value what it is, ``{}`` being its key."""
     try:
-        return _reader(schema).validate_python(dict(given))
+        return _reader(schema).validate_python(content)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        what = f"in the recipe, the option {key} of {name} is wrong: {first['msg'].lower()}"
-        raise Problem(what, fix="correct it") from error
+        what = where.format(".".join(map(str, first["loc"]))).rstrip(".")
+        fix = _ADVICE.get(first["type"], "correct it")
+        raise Problem(f"in the recipe, {what} is wrong: {first['msg'].lower()}", fix=fix) from error
 
 
 @cache
-def _reader(schema: type) -> Any:
+def _reader(schema: Any) -> Any:
     """Made once: a training reads the options of each transform in every step, and making one takes milliseconds."""
     return pydantic.TypeAdapter(schema)
 
@@ -436,10 +437,10 @@ def _check_questions(recipe: Recipe) -> None:
 
 
 def check_shape(content: Mapping[str, Any]) -> None:
-    """Sections are tables, and keys are known: what can be told before the rest is planned.
+    """Sections are tables, keys are known and values of their type: what can be told before the rest is planned.
 
     Raises:
-        Problem: a section that is a plain value, or an unknown key.
+        Problem: a section that is a plain value, an unknown key, or a value of a wrong type.
     """
     for key, value in content.items():
         if (key, value) == ("augmentation", NONE):
@@ -458,6 +459,9 @@ def check_shape(content: Mapping[str, Any]) -> None:
             if key == "tasks" and isinstance(value, Mapping):
                 _check_keys(value, Question, f"tasks.{name}.")
     _check_keys(content, Recipe, "")
+    for section, schema in get_type_hints(Recipe).items():
+        for key, value in content.get(section, {}).items() if is_dataclass(schema) else ():
+            _validated(get_type_hints(schema)[key], value, f"{section}.{key}.{{}}")
 
 
 def _check_keys(content: Mapping[str, Any], schema: type, where: str) -> None:
@@ -530,8 +534,8 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         # A shell takes the quotes of ["a", "b"] away.
-        if _WORDS.fullmatch(text):
-            return [word.strip() for word in text[1:-1].split(",")]
+        if text.startswith("[") and text.endswith("]"):
+            return [word.strip() for word in text[1:-1].split(",") if word.strip()]
         return text
 
 

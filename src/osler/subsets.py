@@ -4,6 +4,9 @@ A source is an image (``image``, or the name of a modality), or what is known of
 of all is named by the empty text, any other by its members: ``flair+t1``.
 """
 
+import json
+import re
+import shlex
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -36,13 +39,21 @@ def check(modalities: Sequence[str], *, covariates: bool, dense: bool) -> None:
         beside = " beside covariates" if covariates else ""
         raise Problem(
             f"the recipe has {len(modalities)} modalities{beside}, and every subset of them is calibrated by itself",
-            fix=f"name at most {MOST - covariates} of them, image.modalities={list(modalities[: MOST - covariates])}",
+            fix=f"name at most {MOST - covariates} of them: {chosen(modalities[: MOST - covariates])}",
         )
     if dense and len(modalities) > 1:
         raise Problem(
             f"{ONE_IMAGE}, and the recipe names {', '.join(modalities)}",
-            fix=f"choose it: image.modalities=[{modalities[0]}]",
+            fix=f"choose it: {chosen(modalities[:1])}",
         )
+
+
+def chosen(names: Sequence[str]) -> str:
+    """The setting that chooses these images, as it is typed in a shell."""
+    # What is no word has to keep its quotes, or it becomes a number or several words.
+    if all(re.fullmatch(r"(?!(true|false|inf|nan)$)[A-Za-z][\w.-]*", name) for name in names):
+        return f"image.modalities=[{','.join(names)}]"
+    return shlex.quote(f"image.modalities={json.dumps(list(names), ensure_ascii=False)}")
 
 
 def of(sources: Sequence[str]) -> dict[str, Mask]:

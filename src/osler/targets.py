@@ -212,7 +212,7 @@ def ask(made: Model, case: Case, finding: Finding | None = None) -> Asked:
 
     Args:
         made: the model.
-        case: with one image.
+        case: with the images that the model looks at; of several the one that counts most is explained.
         finding: see :func:`osler.explanation.explain`.
 
     Raises:

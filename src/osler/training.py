@@ -310,7 +310,12 @@ def _write_table(path: Path, cases: _Cases, plan: Recipe) -> None:
 
 
 def _write_splits(path: Path, splits: Splits, cases: _Cases, plan: Recipe) -> None:
-    """Which case went where, by digest of its pixels (no names)."""
+    """Which case went where, by digest of its pixels (no names).
+
+    Raises:
+        Problem: an unfinished run was begun with other parts, by another version of osler: its networks have seen
+            what would be held out now.
+    """
 
     def digests(part: Any) -> list[str]:
         return [cases.loaded.digests[cases.row_of[entry.id]] for entry in part.entries]
@@ -320,7 +325,10 @@ def _write_splits(path: Path, splits: Splits, cases: _Cases, plan: Recipe) -> No
         rows += [(digest, role, "") for digest in digests(getattr(splits, role))]
     for fold, (*_, held) in enumerate(cases.pairs if plan.training.folds else ()):
         rows += [(digest, "fold", str(fold)) for digest in digests(held)]
-    files.replaced(path, "sha256,part,fold\n" + "".join(",".join(row) + "\n" for row in rows))
+    content = "sha256,part,fold\n" + "".join(",".join(row) + "\n" for row in rows)
+    if path.exists() and path.read_text(encoding="utf-8") != content:
+        raise Problem("this run began with other parts of the cohort", path=path, fix="give another --out")
+    files.replaced(path, content)
 
 
 def _training_page(out: Path, card: Mapping[str, Any], plan: Recipe) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import data, draws, grid
+from osler import data, draws, grid, origins
 from osler.case import Case, Entry, Finding, Question
 from osler.grid import Grid
 from osler.image import Geometry, Image
@@ -176,9 +176,10 @@ def _in_turn(entries: Sequence[Entry], plan: Recipe) -> Iterator[list[Volume] | 
     def one(number: int) -> list[Volume] | Problem:
         entry = entries[number]
         try:
-            return read(data.read_case(entry, questions, names=plan.image.modalities), plan, number)
+            with origins.named(entry, plan.image.modalities):
+                return read(data.read_case(entry, questions, names=plan.image.modalities), plan, number)
         except Problem as problem:
-            return Problem(problem.what, path=problem.path or next(iter(entry.images.values())).path, fix=problem.fix)
+            return problem
 
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(entries), 4 * workers):

@@ -43,7 +43,8 @@ def read(source: Source) -> Image:
     with _unpacking:
         images = _array(path, source.key, stat.st_mtime_ns, stat.st_size)
     if not 0 <= source.index < len(images):
-        raise Problem(f"there is no row {source.index} among {len(images)} of {source.key!r}", path=path)
+        what = f"there is no row {source.index} among {len(images)} of {source.key!r}"
+        raise Problem(what, path=path, fix="download the set again")
     row = np.array(images[source.index])
     if row.ndim == 3 and row.shape[-1] in (1, 3):
         return Image(np.ascontiguousarray(np.moveaxis(row, -1, 0)[None, :, None]))
@@ -51,7 +52,10 @@ def read(source: Source) -> Image:
         return Image(row[None, None, None])
     if row.ndim == 3:
         return Image(row[None, None])
-    raise Problem(f"images of shape {row.shape} are neither grey, RGB nor a volume", path=path)
+    what = f"images of shape {row.shape} are neither grey, RGB nor a volume"
+    raise Problem(
+        what, path=path, fix="save them as (rows, height, width), with 3 channels at the end or a depth before"
+    )
 
 
 class _OnDisk:

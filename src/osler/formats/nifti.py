@@ -293,7 +293,8 @@ def write(image: Image, path: Path) -> None:
         Problem: several channels.
     """
     if image.channels != 1:
-        raise Problem(f"an image of {image.channels} channels cannot be written as NIfTI", path=path)
+        what = f"an image of {image.channels} channels cannot be written as NIfTI"
+        raise Problem(what, path=path, fix="write it as PNG, or each channel by itself")
     nibabel: Any = importlib.import_module("nibabel")
     # (t, d, h, w) to (x, y, z, t)
     array = image.array[:, 0].transpose(3, 2, 1, 0)

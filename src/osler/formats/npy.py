@@ -23,7 +23,8 @@ def read(source: Source) -> Image:
     try:
         array = np.load(source.path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise Problem(f"this is not a plain NumPy array ({str(error)[:80]})", path=source.path) from error
+        what = f"this is not a plain NumPy array ({str(error)[:80]})"
+        raise Problem(what, path=source.path, fix="save numbers with numpy.save, not objects") from error
     if array.ndim == 2:
         array = array[None, None, None]
     if array.ndim != 5 or array.size == 0 or array.dtype.kind not in "uifb":

@@ -258,7 +258,8 @@ def write(image: Image, path: Path) -> None:
     """
     frames: NDArray[Any] = image.array[:, :, 0].transpose(0, 2, 3, 1)
     if image.array.dtype != np.uint8 or image.channels not in (1, 3) or image.size[0] > 1:
-        raise Problem("only flat grey or RGB frames of 8 bits can be written as a video", path=path)
+        what = "only flat grey or RGB frames of 8 bits can be written as a video"
+        raise Problem(what, path=path, fix="write it as NIfTI or NumPy, or bring it to 8 bits")
     gaps = np.diff(image.times) if len(image.times) > 1 else np.full(1, 0.04)
     lossless = path.suffix.lower() == ".avi"
     if lossless and not np.allclose(gaps, gaps[0], rtol=0.01):

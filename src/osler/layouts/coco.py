@@ -147,7 +147,8 @@ class _Set:
         for folder in (self.file.parent, top / self.part, top / "images" / self.part, top / "images", top):
             if (folder / name).is_file():
                 return folder / name
-        raise Problem(f"{self.file.name} names this image, but it is not there", path=top / name, root=top)
+        what = f"{self.file.name} names this image, but it is not there"
+        raise Problem(what, path=top / name, root=top, fix="copy it there, or take it out of that file")
 
 
 def _masked(read: Sequence[_Set], notes: list[str]) -> bool:

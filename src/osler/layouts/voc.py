@@ -97,9 +97,11 @@ def _parts(folder: Path) -> dict[str, Role | None]:
 def _checked(path: Path, name: str, files: dict[str, Path], pictures: dict[str, Path]) -> _Annotation:
     if name not in files:
         what = f"ImageSets/Main lists {name}, but it has no file in Annotations"
-        raise Problem(what, path=path / "Annotations" / f"{name}.xml", root=path)
+        fix = "copy it there, or take the name out of ImageSets"
+        raise Problem(what, path=path / "Annotations" / f"{name}.xml", root=path, fix=fix)
     if name not in pictures:
-        raise Problem("there is no image of this name in JPEGImages", path=files[name], root=path)
+        fix = "copy it there, or remove the annotation"
+        raise Problem("there is no image of this name in JPEGImages", path=files[name], root=path, fix=fix)
     return _parsed(files[name], pictures[name])
 
 

@@ -79,6 +79,9 @@ class Segmentation(Dense):
         background. Pixels of the question's value for unknown count in neither. A finest map that is coarser than the
         labels is enlarged to them, as it is for the answer; for the other levels labels are thinned out.
 
+        While linked tasks are trained, level 0 is the corrected map and level 1 its draft, as large (:meth:`gated`);
+        the draft counts like any other level: where it is coarse, labels are thinned out for it.
+
         Args:
             outputs: one map a level, finest first; in 2D ``b`` is ``n d``.
             targets: label maps as they were read, on the grid of the image.

@@ -84,9 +84,11 @@ def write(path: Path, source: Source, drawn: Sequence[Drawn], maker: Maker) -> N
     if source.frame is not None:
         arranged = Arranged(arranged.datasets, arranged.where[[source.frame]], arranged.geometry)
     if arranged.where.shape[1] > 1 and not isinstance(arranged.geometry, Affine):
-        raise Problem("its slices have no place in the patient, so no DICOM segmentation can be made of them")
+        what = "its slices have no place in the patient, so no DICOM segmentation can be made of them"
+        raise Problem(what, fix="take the NIfTI file")
     if not all(each.get(name) for each in arranged.datasets for name in _UIDS):
-        raise Problem("its image lacks a UID of its study, series or instance, so nothing can refer to it")
+        what = "its image lacks a UID of its study, series or instance, so nothing can refer to it"
+        raise Problem(what, fix="take the NIfTI file")
     made = _common(arranged, maker)
     _describe(made, arranged, drawn, maker)
     _frames(made, arranged, drawn)

@@ -69,6 +69,16 @@ def test_points_are_the_centres_of_pixels(dims: int) -> None:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
+def test_maps_may_be_of_any_width(dims: int) -> None:
+    """A backbone of width 33 has maps of 66 channels, which no eight groups share."""
+    sizes = [tuple(n // s for n, s in zip(SIZES[dims], stride, strict=True)) for stride in STRIDES[dims]]
+    offers = TASK.head((33, 66, 132), STRIDES[dims], dims)([
+        torch.randn(1, width, *size) for width, size in zip((33, 66, 132), sizes, strict=True)
+    ])  # fmt: skip
+    assert torch.isfinite(offers.logits).all()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
 def test_what_is_offered_is_decoded(dims: int) -> None:
     wanted = target(dims)
     (found,) = TASK.decode(perfect(dims, wanted), patch(dims))

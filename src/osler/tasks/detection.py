@@ -215,7 +215,8 @@ class _Head(nn.Module):
         conv = nn.Conv2d if dims == 2 else nn.Conv3d
         self.used = used
         self.strides = [strides[n] for n in used]
-        width = min(128 if dims == 2 else 64, max(32, widths[used[0]]))
+        # As many in each of the groups, however wide the maps are.
+        width = min(128 if dims == 2 else 64, max(32, 8 * math.ceil(widths[used[0]] / 8)))
         self.enter = nn.ModuleList(conv(widths[n], width, 1) for n in self.used)
 
         def tower(outputs: int, start: float) -> nn.Sequential:

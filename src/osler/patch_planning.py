@@ -26,8 +26,8 @@ SAMPLE = 32
 _BATCH = {"cpu": 2**18, "cuda": 2**22}
 # Steps that a network needs before a second one is worth more.
 _STEPS = 1000
-# Pixels that the thinnest structures keep on the working grid.
-_THIN, _SMALL = 6.0, 20.0
+# Pixels that the thinnest structures keep on the working grid; from how many on half of the rows and columns do.
+_THIN, _SMALL, _HALF = 6.0, 20.0, 7.0
 _LEFT_OR_RIGHT = ("left", "right", "links", "rechts")
 
 
@@ -344,9 +344,7 @@ def _plan_network(
             why["network.options.aspect_z"] = "slices this much farther apart than pixels are halved later"
     if network["backbone"] == "unet" and flat and thick >= _THIN and _device() == "cpu":
         network["options"]["stride"] = 2
-        why["network.options.stride"] = (
-            f"what is outlined is {thick:.0f} pixels thick: half of the rows and columns show it, four times as fast"
-        )
+        why["network.options.stride"] = f"{thick:.0f} pixels thick: half of the rows and columns show it, much faster"
     base["patches"]["deep"] = 3 if any(q.kind == "segmentation" for q in questions) else 1
     why["patches.deep"] = "coarse levels learn faster with a loss of their own (Lee 2015)"
 

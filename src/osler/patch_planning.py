@@ -342,7 +342,7 @@ def _plan_network(
         if not flat and all(spacing):
             network["options"]["aspect_z"] = round(spacing[0] / spacing[2], 2)
             why["network.options.aspect_z"] = "slices this much farther apart than pixels are halved later"
-    if network["backbone"] == "unet" and flat and thick >= _THIN and _device() == "cpu":
+    if network["backbone"] == "unet" and flat and thick >= _HALF and _device() == "cpu":
         network["options"]["stride"] = 2
         why["network.options.stride"] = f"{thick:.0f} pixels thick: half of the rows and columns show it, much faster"
     base["patches"]["deep"] = 3 if any(q.kind == "segmentation" for q in questions) else 1

@@ -47,6 +47,7 @@ def cases_below(path: Path, *, loops: bool = False) -> tuple[list[Entry], list[P
         found, problems = list(listing.entries), list(listing.problems)
         listed = bool(listing.questions) or any(file.suffix.lower() in _TABLES for file in path.iterdir())
     except Problem:
+        # No cohort: then its files are looked at one by one, and each says itself what is wrong.
         pass
     known = {source.path for entry in found for source in entry.images.values()} | {
         problem.path for problem in problems

@@ -26,6 +26,8 @@ SERIES = tuple(f"#0500{number:02x}" for number in range(8))
 _COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)"} | {
     colour: f"var(--c{number})" for number, colour in enumerate(SERIES)
 }
+# Sizes that stand side by side below a figure.
+_TICKS = 6
 _UNITS = {"mm2": "mm²", "px2": "pixels", "voxels": "voxels"}
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -272,11 +274,14 @@ def sizes(curves: Mapping[str, Any]) -> Markup:
         axes.set_xscale("log")
         unit = next((curve["unit"] for curve in curves.values()), "")
         axes.set(ylim=(-0.03, 1.03), ylabel="Dice", xlabel=f"size in the reference, {_UNITS.get(unit, unit)}")
-        # A narrow range may hold no power of ten.
+        # A narrow range may hold no power of ten, and in a wide one there is no room for more.
         low, high = axes.get_xlim()
-        ticks = [step * 10.0**power for power in range(-6, 10) for step in (1, 1.5, 2, 3, 5, 7)]
+        ways = [
+            [tick for power in range(-6, 10) for step in steps if low <= (tick := step * 10.0**power) <= high]
+            for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1,))
+        ]
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks([tick for tick in ticks if low <= tick <= high], minor=False)
+        axes.set_xticks(next((ticks for ticks in ways if len(ticks) <= _TICKS), ways[-1]), minor=False)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         if len(curves) > 1:
             axes.legend(loc="lower right")

@@ -152,11 +152,26 @@ def test_log_odds_of_a_segment_are_the_mean_over_its_pixels() -> None:
     asked = Finding("mask", "b", mask=Mask.cropped(there))
     p = raw.double().softmax(1)[:, 2]
     wanted = torch.logit(p)[:, 1:3, 2].mean(1)
-    torch.testing.assert_close(Segmentation(question).log_odds([raw], asked).double(), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        Segmentation(question).log_odds([raw], asked, (1, 4, 5)).double(), wanted, rtol=1e-5, atol=1e-5
+    )
     regions = Question("mask", "segmentation", ("all", "core"), values=((1, 2), (2,)))
     asked = Finding("mask", "core", mask=Mask.cropped(there))
-    found = Segmentation(regions).log_odds([raw[:, :2]], asked)
+    found = Segmentation(regions).log_odds([raw[:, :2]], asked, (1, 4, 5))
     torch.testing.assert_close(found, raw[:, 1, 1:3, 2].mean(1))
+
+
+def test_a_coarse_map_is_asked_as_large_as_the_image_that_it_is_about() -> None:
+    """Of a map of every second row and column the right half says b: so do the pixels of the image there."""
+    question = Question("mask", "segmentation", ("a", "b"), values=((1,), (2,)))
+    raw = torch.zeros(1, 3, 8, 8)
+    raw[:, 2, :, 4:] = 6.0
+    for columns, wanted in ((slice(10, 16), 6.0 - np.log(2)), (slice(0, 6), -np.log(2))):
+        there = np.zeros((1, 16, 16), bool)
+        there[0, 4:14, columns] = True
+        asked = Finding("mask", "b", mask=Mask.cropped(there))
+        found = Segmentation(question).log_odds([raw], asked, (1, 16, 16))
+        assert float(found) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_log_odds_of_a_box_are_those_of_the_best_offer_for_it() -> None:
@@ -166,10 +181,10 @@ def test_log_odds_of_a_box_are_those_of_the_best_offer_for_it() -> None:
     logits = torch.tensor([[[1.0, -4.0], [2.0, -4.0], [6.0, -4.0]]])
     offers = Offers(logits, shifts, points, torch.ones(3, 2))
     box = Box((0.0, 4.0, 4.0), (1.0, 12.0, 12.0))
-    found = Detection(BOXES).log_odds(offers, Finding("boxes", "spot", box=box))
+    found = Detection(BOXES).log_odds(offers, Finding("boxes", "spot", box=box), (1, 48, 48))
     best = max(1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-2)) / 3)
     assert float(found) == pytest.approx(np.log(best / (1 - best)), abs=1e-4)
-    other = Detection(BOXES).log_odds(offers, Finding("boxes", "line", box=box))
+    other = Detection(BOXES).log_odds(offers, Finding("boxes", "line", box=box), (1, 48, 48))
     assert float(other) == pytest.approx(-4, abs=1e-3)
 
 

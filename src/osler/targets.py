@@ -132,10 +132,11 @@ class OfPart:
 
 @dataclass(frozen=True, eq=False)
 class OfPlace:
-    """The log-odds of a finding at its place; ``finding`` lies in pixels of the window that the network sees."""
+    """The log-odds of a finding at its place; ``finding`` lies in pixels of the window ``patch`` of the network."""
 
     network: Network
     finding: Finding
+    patch: Size
 
     @property
     def dims(self) -> int:
@@ -152,7 +153,7 @@ class OfPlace:
     def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
         """``log_odds`` of the task."""
         outputs = self.network.conclude(levels, cases).places[self.finding.task]
-        return self.network.dense[self.finding.task].log_odds(outputs, self.finding)
+        return self.network.dense[self.finding.task].log_odds(outputs, self.finding, self.patch)
 
     def raw(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b o"]:
         """The score."""
@@ -365,7 +366,7 @@ def _of_place(made: Model, image: Image, finding: Finding) -> Asked:
         inside = full[tuple(slice(a, a + n) for a, n in zip(shift, where.whole or where.size, strict=True))]
         return np.asarray(where.back(inside[None])[0].clip(0, 1), np.float32)
 
-    targets = [OfPlace(network.eval(), local) for network in made.networks]
+    targets = [OfPlace(network.eval(), local, patch) for network in made.networks]
     return Asked(made, finding.task, finding.name, targets, inputs, to_image, _in_words(finding))
 
 

@@ -57,5 +57,8 @@ class Dense(ABC):
         raise NotImplementedError
 
     @abstractmethod
-    def log_odds(self, outputs: Any, finding: Finding) -> Float[Tensor, " b"]:
-        """How much is said for a finding in each patch of a batch; its place is in pixels of the patch."""
+    def log_odds(self, outputs: Any, finding: Finding, patch: Sequence[int]) -> Float[Tensor, " b"]:
+        """How much is said for a finding in each patch of a batch; its place is in pixels of the patch.
+
+        ``patch``: ``(depth, height, width)`` that the outputs are about.
+        """

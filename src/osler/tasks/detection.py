@@ -146,7 +146,7 @@ class Detection(Dense):
             inside = inside[..., None] * along.reshape(*along.shape[:3], *[1] * axis, n)
         return inside.amax(2)
 
-    def log_odds(self, outputs: Offers, finding: Finding) -> Float[Tensor, " b"]:
+    def log_odds(self, outputs: Offers, finding: Finding, patch: Sequence[int]) -> Float[Tensor, " b"]:
         """Of the best that is offered for a box: the score of its class times the overlap (Petsiuk 2021)."""
         assert finding.box is not None
         places = _places(outputs)

@@ -125,11 +125,7 @@ class Segmentation(Dense):
             outputs: the finest first.
             patch: ``(depth, height, width)`` that they are about; coarser ones are interpolated, in 2D depth is 1.
         """
-        raw = outputs[0].float()
-        if raw.ndim == 4:
-            raw = raw[:, :, None]
-        if raw.shape[2:] != tuple(patch):
-            raw = functional.interpolate(raw, tuple(patch), mode="trilinear", align_corners=False)
+        raw = _enlarged(outputs[0], patch)
         return raw.sigmoid() if self.regions else raw.softmax(1)
 
     def presence(self, outputs: Sequence[Float[Tensor, "b o ..."]]) -> Float[Tensor, "b k ..."]:
@@ -143,13 +139,13 @@ class Segmentation(Dense):
         """The corrected finest map, and the draft after it where it is to keep a loss of its own."""
         return [outputs[0] + gate, *(outputs if draft else ())]
 
-    def log_odds(self, outputs: Sequence[Float[Tensor, "b o *size"]], finding: Finding) -> Float[Tensor, " b"]:
+    def log_odds(
+        self, outputs: Sequence[Float[Tensor, "b o *size"]], finding: Finding, patch: Sequence[int]
+    ) -> Float[Tensor, " b"]:
         """Of its class or region, the mean over the pixels of its mask (Vinogradova et al., 2020)."""
         assert finding.mask is not None
-        raw, k = outputs[0].float(), self.question.classes.index(finding.name)
-        raw = raw[:, :, None] if raw.ndim == 4 else raw
-        size = (raw.shape[2], raw.shape[3], raw.shape[4])
-        there = torch.from_numpy(finding.mask.within(size)).to(raw.device)
+        raw, k = _enlarged(outputs[0], patch), self.question.classes.index(finding.name)
+        there = torch.from_numpy(finding.mask.within((patch[0], patch[1], patch[2]))).to(raw.device)
         raw = raw[:, :, there]
         if self.regions:
             return raw[:, k].mean(1)
@@ -248,6 +244,15 @@ class Segmentation(Dense):
 def _surprise(p: Float[NDArray[np.float32], "d h w"]) -> Float[NDArray[np.float32], "d h w"]:
     p = np.clip(p, 1e-7, 1)
     return np.asarray(-p * np.log(p), np.float32)
+
+
+def _enlarged(raw: Float[Tensor, "b o *size"], patch: Sequence[int]) -> Float[Tensor, "b o d h w"]:
+    """In float32, as large as the patch; in 2D depth is 1."""
+    raw = raw.float()
+    raw = raw[:, :, None] if raw.ndim == 4 else raw
+    if raw.shape[2:] == tuple(patch):
+        return raw
+    return functional.interpolate(raw, tuple(patch), mode="trilinear", align_corners=False)
 
 
 class _Head(nn.Module):

@@ -182,6 +182,9 @@ def test_names_in_a_list_need_no_quotes() -> None:
     assert recipe.settings(("image.modalities=[4ch, T2 FLAIR,]",)) == {"image": {"modalities": ["4ch", "T2 FLAIR"]}}
     assert recipe.settings(('covariates.columns=["age"]',)) == {"covariates": {"columns": ["age"]}}
     assert recipe.settings(("image.size=[1,24,24]",)) == {"image": {"size": [1, 24, 24]}}
+    # What only looks like a list stays what it is, and its type is spoken of.
+    assert recipe.settings(("image.size=[[1,2]",)) == {"image": {"size": "[[1,2]"}}
+    assert recipe.settings(('image.modalities=["a", b]',)) == {"image": {"modalities": '["a", b]'}}
 
 
 def test_weights_are_imported_with_the_options_of_their_backbone(

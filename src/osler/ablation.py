@@ -167,7 +167,7 @@ def _write(out: Path, result: Mapping[str, Any]) -> None:
         files.replaced(out / "ablation.json", json.dumps(result, indent=1, allow_nan=False))
         report.ablation_page(result, out / "ablation.html")
     except OSError as error:
-        raise Problem(f"cannot be written ({error.strerror})", path=out, fix="free some space") from error
+        raise files.unwritten(out, error) from error
 
 
 def arms_of(plan: Recipe) -> list[Arm]:

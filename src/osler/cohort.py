@@ -34,7 +34,8 @@ class Cohort:
     def balanced_by(self) -> Question:
         """Of its answers each part and fold has alike shares: the first asked about the whole image.
 
-        Where only places are asked for it is ``whole``: so a model of them has the parts of one of the class.
+        Where only places are asked for it is ``whole``: so a model of them has the parts of one of the
+        cohort's first class.
         """
         asked = next((question for question in self.questions if not question.dense), None)
         return asked or self.whole or self.questions[0]

@@ -399,7 +399,7 @@ def _write(out: Path, result: dict[str, Any], reviewed: Reviewed) -> None:
         report.evaluation_page(result, [], out / "evaluation.html", reviewed.examples)
         remember(out, [entry.id for entry in reviewed.entries])
     except OSError as error:
-        raise Problem(f"cannot be written ({error.strerror})", path=out, fix="free some space") from error
+        raise files.unwritten(out, error) from error
 
 
 def csv_of(reviewed: Reviewed) -> str:

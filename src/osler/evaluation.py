@@ -106,7 +106,6 @@ def evaluate(
         notes += [note for note in more if note not in notes]
         told["tasks"] |= dense_evaluation.summaries(made, reviewed, draws)
         told["concordance"] = dense_evaluation.concordance(reviewed, draws)
-        files.replaced(out / "places.csv", dense_evaluation.csv_of(reviewed))
     if other is not None:
         theirs = model.load(other)
         told["comparison"] = {"model": theirs.sha256, "tasks": {}}
@@ -117,6 +116,8 @@ def evaluate(
             told["comparison"]["tasks"] |= compared["tasks"]
     # Counted once it is measured: what ended in an error told nobody anything.
     result = head(made, found, answers.entries, digest, part, log(run, digest, len(answers.entries))) | told
+    if reviewed is not None:
+        files.replaced(out / "places.csv", dense_evaluation.csv_of(reviewed))
     _write(out, result, tables, answers, None if reviewed is None else reviewed.examples)
     for line in lines(result):
         say(line)
@@ -409,16 +410,15 @@ def _write(
     out: Path, result: dict[str, Any], tables: Sequence[Predictions], answers: Answers, examples: Any = None
 ) -> None:
     try:
-        files.replaced(out / "evaluation.json", json.dumps(result, indent=1, allow_nan=False, default=_plain))
+        files.replaced(
+            out / "evaluation.json",
+            json.dumps(result, indent=1, allow_nan=False, default=lambda array: array.tolist()),
+        )
         files.replaced(out / "predictions.csv", _csv(tables, answers))
         remember(out, [entry.id for entry in answers.entries])
         report.evaluation_page(result, list(tables), out / "evaluation.html", examples)
     except OSError as error:
-        raise Problem(f"cannot be written ({error.strerror})", path=out, fix="free some space") from error
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value.tolist()
+        raise files.unwritten(out, error) from error
 
 
 def _csv(tables: Sequence[Predictions], answers: Answers) -> str:

@@ -34,6 +34,11 @@ def replaced(path: Path, content: bytes | str) -> None:
         # Where nothing can be written nothing may be removed either, and the first error is the one to tell.
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        fix = "free some space" if full else "check the rights, or give another place"
-        raise Problem(f"cannot be written ({error.strerror})", path=path, fix=fix) from error
+        raise unwritten(path, error) from error
+
+
+def unwritten(path: Path, error: OSError, what: str = "cannot be written") -> Problem:
+    """What to say of a file that could not be written, and what to do about it."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    fix = "free some space" if full else "check the rights, or give another place"
+    return Problem(f"{what} ({error.strerror})", path=path, fix=fix)

@@ -309,7 +309,7 @@ def _write(out: Path, made: Inspection, evidence: Evidence, masked: bool) -> Non
         brightness = {"mean of the image": [float(v or 0) for v in fields["image.mean"]]}
         report.inspection_page(content, shown, sides | brightness, out / "inspection.html")
     except OSError as error:
-        raise Problem(f"cannot be written ({error.strerror})", path=out, fix="free some space") from error
+        raise files.unwritten(out, error) from error
 
 
 def _pictures(

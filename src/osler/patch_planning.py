@@ -388,7 +388,7 @@ def _plan_augmentation(
         "spatial": {
             "probability": 0.8, "rotation": 15.0 if boxes else 30.0, "scale": 0.3, "stretch": 0.1, "shear": 0.05,
             "translation": 0.0, "elastic": 0.03, "elastic_probability": 0.0 if boxes else 0.2,
-            "flip_x": mirrored, "flip_y": (colour or (boxes and three)) and not sided,
+            "flip_x": mirrored, "flip_y": mirrored and (colour or (boxes and three)),
             **({"flip_z": True} if boxes and three and not sided else {}),
             **({"tilt": 15.0} if three else {}),
             **({"aspect_z": round(spacing[0] / spacing[2], 3)} if three and all(spacing) else {}),

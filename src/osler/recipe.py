@@ -17,7 +17,7 @@ from osler.problem import Problem
 
 Options = dict[str, bool | int | float | str]
 # What to do about a value of a wrong type, by pydantic's name of the error.
-_ADVICE = {"tuple_type": "write a list: [A, B]", "string_type": "write it in quotes, within others: 'KEY=[\"1\"]'"}
+_ADVICE = {"tuple_type": "write a list: [A, B]", "string_type": "write it in quotes, e.g. 'KEY=[\"1\"]'"}
 NONE = "none"  # no augmentation at all, whatever would be planned
 
 
@@ -534,7 +534,7 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         # A shell takes the quotes of ["a", "b"] away.
-        if text.startswith("[") and text.endswith("]"):
+        if text.startswith("[") and text.endswith("]") and not set('[]"') & set(text[1:-1]):
             return [word.strip() for word in text[1:-1].split(",") if word.strip()]
         return text
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import data, draws, grid, origins
+from osler import data, draws, files, grid, origins
 from osler.case import Case, Entry, Finding, Question
 from osler.grid import Grid
 from osler.image import Geometry, Image
@@ -193,5 +193,5 @@ def _in_file(array: NDArray[Any], path: Path) -> NDArray[Any]:
         np.save(path, array, allow_pickle=False)
         mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
-        raise Problem(f"the pixels cannot be kept ({error.strerror})", path=path, fix="free some space") from error
+        raise files.unwritten(path, error, "the pixels cannot be kept") from error
     return mapped

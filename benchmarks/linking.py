@@ -18,8 +18,8 @@ asks for nothing else sees these as much more often. Where the cohort names no t
 of five folds by patient, the same ones for all arms. Scenarios: `full`; `masks`: outlines (and boxes) of a tenth of
 the patients only, classes of all; `boxes`: half of the patients have boxes instead of outlines. Measured is always on
 everything. `--against` compares the linked model with that of another folder of this command, e.g. of `full`.
-`--as-it-is` asks the cohort's own tasks, of whatever classes and moments: those named by --label and --mask;
-there is no arm `boxes`.
+`--as-it-is` asks the cohort's own tasks, of whatever classes and moments: those named by --label, the first that it
+asks of a whole image, and --mask; there is no arm `boxes`.
 
 Prints each arm's figures, the paired differences (bootstrap over patients), the false outlines on images without any,
 and how often the class is wrong where answers agree and where they do not. An arm that is done is not done again, and
@@ -241,6 +241,8 @@ def main() -> None:
             args.arms.remove("boxes")
     if args.as_it_is and "boxes" in args.arms:
         raise SystemExit("--as-it-is asks for a class and an outline: leave boxes out of --arms")
+    if args.as_it_is and args.label != found.balanced_by.task:
+        raise SystemExit(f"the folds have alike shares of {found.balanced_by.task}: give it as --label")
     before.write_text(args.scenario)
     if args.as_it_is:
         full = table = args.cohort

@@ -24,7 +24,7 @@ def named(entry: Entry, names: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
     except Problem as problem:
-        if problem.path is not None or f"case {entry.id} " in problem.what:
+        if problem.path is not None or problem.what.startswith((f"case {entry.id} ", f"case {entry.id}:")):
             raise
         first, *more = looked_at(entry, names).values()
         what = f"case {entry.id}: {problem.what}" if more else problem.what

@@ -55,7 +55,12 @@ def frames_of(found: Cohort, folder: Path, count: int) -> Path:
             rows.append({"case": name.removesuffix(".png"), "patient": entry.patient, "image": name} | labels)
     lines = ['table = "frames.csv"', 'case = "case"', 'patient = "patient"', 'image = "{image}"', 'modality = "US"']
     for question in asked:
-        lines += [f"[label.{question.task}]", f'kind = "{question.kind}"', f"classes = {list(question.classes)}"]
+        lines += [
+            f"[label.{question.task}]",
+            f'column = "{question.task}"',
+            f'kind = "{question.kind}"',
+            f"classes = {list(question.classes)}",
+        ]
     (folder / "cohort.toml").write_text("\n".join(lines) + "\n")
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -113,7 +113,7 @@ UPWARD = {("evaluation", "dense_evaluation")}
 LONG = {
     "case.py": 490,  # every noun
     "model.py": 540,  # the network, its file, and what it says
-    "recipe.py": 600,  # every key, and every check of one
+    "recipe.py": 605,  # every key, and every check of one
     "report.py": 480,
 }
 

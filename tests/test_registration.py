@@ -1,6 +1,8 @@
 """A known motion is found and undone; what cannot be registered is said and left out."""
 
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from osler import registration, resampling
+import osler
+from osler import cache, data, modality_planning, registration, resampling
+from osler.formats import nifti
 from osler.image import Affine, Image, NoGeometry
 from osler.problem import Problem
 
@@ -108,7 +112,8 @@ def test_unrelated_volumes_are_refused() -> None:
 def test_the_same_bits_come_twice() -> None:
     image = body(3)
     other = moved(image, motion(3, image))
-    first, second = (registration.register({"a": image, "b": other}, "a") for _ in range(2))
+    with cache.bypassed():
+        first, second = (registration.register({"a": image, "b": other}, "a") for _ in range(2))
     assert (first.motions["b"] == second.motions["b"]).all()
     assert (first.images["b"].array == second.images["b"].array).all()
 
@@ -157,3 +162,81 @@ def test_bad_input_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     with pytest.raises(Problem, match="needs SimpleITK"):
         registration.register({"a": image, "b": body(9, (20, 30, 30))}, "a")
+
+
+def test_what_was_found_is_kept_and_another_image_is_looked_at_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = body(11, (20, 28, 26))
+    other = moved(image, motion(11, image))
+    first = registration.register({"a": image, "b": other}, "a")
+    cache.settle()
+    looked = []
+    monkeypatch.setattr(registration, "judged", lambda *_: looked.append(1) or "")
+    again = registration.register({"a": image, "b": other}, "a")
+    assert not looked and (again.motions["b"] == first.motions["b"]).all()
+    registration.register({"a": image, "b": other}, "a", "affine")
+    registration.register({"a": image, "b": replace(other, array=other.array * 2)}, "a")
+    elsewhere = replace(other, geometry=Affine(np.diag([1, 1, 2.0, 1.0])))
+    registration.register({"a": image, "b": elsewhere}, "a")
+    assert len(looked) == 3
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two series a case, the second after a motion and on a grid of its own; of two cases it is someone else's."""
+    folder = tmp_path_factory.mktemp("pairs")
+    lines = ["case,label,image.t1,image.t2"]
+    for seed in range(14):
+        image = body(seed, (20, 28, 26))
+        of = body(seed + 100, (20, 28, 26)) if seed < 2 else image
+        nifti.write(image, folder / f"{seed}-t1.nii.gz")
+        nifti.write(moved(of, motion(seed, image), inverted=True), folder / f"{seed}-t2.nii.gz")
+        lines.append(f"c{seed},{'ab'[seed % 2]},{seed}-t1.nii.gz,{seed}-t2.nii.gz")
+    (folder / "cases.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_it_stands_in_the_straight_line(pairs: Path, tmp_path: Path) -> None:
+    """Planned where grids differ, done in training, evaluation and diagnosis; what failed is said and not used."""
+    told: list[str] = []
+    small = {
+        "image": {"size": [12, 16, 16], "prepare": []},
+        "network": {"options": {"width": 4}},
+        "training": {"epochs": 1, "folds": 2, "batch": 4},
+    }
+    made = osler.train(pairs, tmp_path / "run", small, say=told.append)
+    text = (tmp_path / "run" / "recipe.toml").read_text()
+    assert made.recipe.image.register == "rigid"
+    assert "in 14 of 14 sampled cases they lie on grids of their own" in text
+    line = next(line for line in told if "could not be registered" in line)
+    assert line == "t2 could not be registered in 2 of 14 cases: it was not used there"
+    result = osler.evaluate(
+        tmp_path / "run", pairs, tmp_path / "evaluation", out_of_fold=True, draws=20, say=told.append
+    )
+    assert line in result["notes"] and line in made.card["notes"]
+    # As it lies, the second image is far from the first; in the line it is where it belongs.
+    images = {name: pairs / f"5-{name}.nii.gz" for name in ("t1", "t2")}
+    image = data.the_image(osler.read_case(images), made.recipe.image)
+    first, second = (one.array[0, 0] for one in image.together if one is not None)
+    inside = ndimage.binary_erosion(first > 150, iterations=3)
+    assert abs(np.corrcoef(first[inside], second[inside])[0, 1]) > 0.9
+    moved_one = osler.diagnose(made, osler.read_case(images))
+    assert any("t2 was registered onto t1 (turned by" in note for note in moved_one.notes)
+    strange = osler.diagnose(made, osler.read_case({name: pairs / f"0-{name}.nii.gz" for name in ("t1", "t2")}))
+    assert any("t2 could not be registered onto t1 and was left out" in note for note in strange.notes)
+    assert any("The answer rests on t1; missing: t2" in note for note in strange.notes)
+    # Where the first is missing there is nothing to come onto.
+    alone = data.the_image(osler.read_case({"t2": images["t2"]}), made.recipe.image)
+    assert alone.together[0] is None and not any("registered" in note for note in alone.notes)
+
+
+def test_it_is_planned_for_volumes_that_lie_apart_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = {"a": body(1), "b": body(2)}
+    apart = same | {"b": moved(body(2), np.eye(4))}
+    assert not registration.apart(same) and registration.apart(apart)
+    assert not registration.apart(apart | {"a": Image(np.zeros((1, 1, 5, 8, 8)))})
+    assert not registration.apart({"a": body(1)})
+    assert modality_planning.register(3, 9, 0)[0] == modality_planning.register(2, 9, 9)[0] == ""
+    assert modality_planning.register(3, 9, 2)[0] == "rigid"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    kind, why = modality_planning.register(3, 9, 2)
+    assert not kind and "osler[registration]" in why

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import formats, grid, identity, layouts, origins, outlines, preparations, store
+from osler import formats, grid, identity, layouts, origins, outlines, preparations, registration, store
 from osler.case import Case, Entry, Moment, Question
 from osler.image import Image, evenly
 from osler.inspections import duplicates, plane
 from osler.preparations import Prepared
 from osler.problem import Problem
-from osler.recipe import ImagePlan
+from osler.recipe import ImagePlan, Registration
 from osler.store import Pixels
 
 # Squares of larger numbers are not finite in single precision.
@@ -107,11 +107,10 @@ def the_image(case: Case, plan: ImagePlan | None = None) -> Image:
     """The image of a case: the one that it has, or those that the plan names, side by side (``Image.together``).
 
     Raises:
-        Problem: it has several and the plan names none, or it has none of those that the plan names.
+        Problem: of several the plan names none, it has none of those named, or one to be registered is no volume.
     """
-    names = () if plan is None else plan.modalities
-    if names:
-        return _together(case, names)
+    if plan is not None and plan.modalities:
+        return _together(case, plan.modalities, plan.register)
     if len(case.images) != 1:
         has = ", ".join(sorted(case.images))
         fix = "give one image column, or name those to look at: image.modalities=[NAME, ...]"
@@ -119,7 +118,7 @@ def the_image(case: Case, plan: ImagePlan | None = None) -> Image:
     return next(iter(case.images.values()))
 
 
-def _together(case: Case, names: Sequence[str]) -> Image:
+def _together(case: Case, names: Sequence[str], register: Registration) -> Image:
     there = {name: case.images[name] for name in names if name in case.images}
     if len(names) == 1 and set(case.images) == {"image"}:
         # A file that was given without a name, to a model that looks at one image.
@@ -132,6 +131,9 @@ def _together(case: Case, names: Sequence[str]) -> Image:
     if len(names) == 1:
         return first
     notes = tuple(f"{name}: {note}" for name, image in there.items() for note in image.notes)
+    if register:
+        there, moved = registration.onto_first(there, register)
+        notes += moved
     return replace(first, notes=notes, together=tuple(there.get(name) for name in names))
 
 
@@ -418,9 +420,7 @@ def _in_turn(
 
 
 def _stamp(entries: Sequence[Entry], plan: ImagePlan) -> str:
-    """SHA-256 of the plan, of place, size and time of every file, and of when visits were: another one where anything
-    changed.
-    """
+    """SHA-256 of the plan, of place, size and time of every file, and of when visits were."""
     digest = hashlib.sha256(repr(plan).encode())
     last, state = "", ""
     for entry in entries:

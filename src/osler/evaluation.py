@@ -85,6 +85,7 @@ def evaluate(
         say(f"left out: {problem}")
     answers, more = folded_answers(made, run, found, say) if out_of_fold else _unseen(made, found, say)
     notes += [*more, *_refused_values(made, answers)]
+    notes += modalities.unregistered(made.recipe.image, answers.entries, answers.there)
     digest = cohort.digest(answers.entries, answers.digests)
     files.folder(out)
     tables = [_predictions(made, name, answers) for name in made.tasks]
@@ -410,10 +411,8 @@ def _write(
     out: Path, result: dict[str, Any], tables: Sequence[Predictions], answers: Answers, examples: Any = None
 ) -> None:
     try:
-        files.replaced(
-            out / "evaluation.json",
-            json.dumps(result, indent=1, allow_nan=False, default=lambda array: array.tolist()),
-        )
+        text = json.dumps(result, indent=1, allow_nan=False, default=lambda array: array.tolist())
+        files.replaced(out / "evaluation.json", text)
         files.replaced(out / "predictions.csv", _csv(tables, answers))
         remember(out, [entry.id for entry in answers.entries])
         report.evaluation_page(result, list(tables), out / "evaluation.html", examples)

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osler import data, model, novelty, scoring, subsets
-from osler.case import Question
+from osler.case import Entry, Question
 from osler.image import Image
 from osler.model import Model
 from osler.predictions import Predictions
+from osler.recipe import ImagePlan
 
 Array = NDArray[np.floating[Any]]
 # What is said of every set, and the figure that is compared.
@@ -83,6 +84,24 @@ def _at_best_a_coin(auroc: Mapping[str, Any]) -> bool:
 
 def _listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else list(names))
+
+
+def unregistered(plan: ImagePlan, entries: Sequence[Entry], there: NDArray[np.bool_] | None) -> list[str]:
+    """How many cases have an image that could not be brought onto their first, a sentence for each modality.
+
+    Args:
+        plan: the modalities, in their order.
+        entries: the cases.
+        there: which images the network was given of each, ``(n, m)``, see :func:`osler.subsets.there`.
+    """
+    said = []
+    if not plan.register or there is None:
+        return []
+    for number, name in enumerate(plan.modalities):
+        failed = sum(name in entry.images and not there[row, number] for row, entry in enumerate(entries))
+        if failed:
+            said.append(f"{name} could not be registered in {failed} of {len(entries)} cases: it was not used there")
+    return said
 
 
 def codes(names: Sequence[str], found: Sequence[str]) -> dict[str, list[str]]:

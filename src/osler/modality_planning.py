@@ -1,10 +1,12 @@
 """What a plan says of several modalities: which of them are used, and whether they share a backbone."""
 
+import importlib.util
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from osler.cohort import Cohort
+from osler.recipe import Registration
 
 # Cases from which modalities that are alike have a backbone each.
 _OWN = 2000
@@ -26,6 +28,24 @@ def images(cohort: Cohort) -> tuple[list[str], str]:
     told = [f"{counts[name]} of {len(learned)} cases have {name}" for name in order]
     told += [f"too few to learn from: {', '.join(left)}"] if left else []
     return [name for name in order if name not in left], "; ".join(told)
+
+
+def register(dims: int, beside: int, apart: int) -> tuple[Registration, str]:
+    """How the images of a case are brought onto the first of them, and why.
+
+    Args:
+        dims: of the network's convolutions.
+        beside: sampled cases that have several images.
+        apart: those of them whose images lie on grids of their own.
+    """
+    if dims < 3:
+        return "", "flat images are taken as they lie"
+    if not apart:
+        return "", f"nothing says that they lie apart in any of {beside} sampled cases"
+    why = f"in {apart} of {beside} sampled cases they lie on grids of their own"
+    if importlib.util.find_spec("SimpleITK") is None:
+        return "", why + '; registering them needs pip install "osler[registration]"'
+    return "rigid", why
 
 
 def network(cases: int, kinds: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:

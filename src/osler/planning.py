@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from osler import covariate_planning, data, modality, modality_planning, model, pace, recipe
+from osler import covariate_planning, data, modality, modality_planning, model, pace, recipe, registration
 from osler.case import DENSE, Question
 from osler.cohort import Cohort, is_known, label_of
 from osler.image import Image
@@ -37,6 +37,7 @@ class Fingerprint:
         modalities, units, dtypes: those seen.
         labels: how often each label of the first question stands, unknown under ``""``.
         split: the cohort names a validation part itself.
+        beside, apart: sampled cases of several images; those of them whose images lie on grids of their own.
     """
 
     cases: int
@@ -50,6 +51,8 @@ class Fingerprint:
     dtypes: tuple[str, ...]
     labels: Mapping[str, int]
     split: bool
+    beside: int
+    apart: int
 
 
 # Changes a proposal (nested settings) and its reasons, for images as the fingerprint says.
@@ -89,9 +92,13 @@ def fingerprint(cohort: Cohort, names: Sequence[str] = ()) -> Fingerprint:
     entries = [entry for entry in cohort.entries if not entry.images.keys().isdisjoint(names)] or cohort.entries
     images: list[_Facts] = []
     first: Problem | None = None
+    beside = apart = 0
     for entry in entries[:: max(1, len(entries) // SAMPLE)]:
         try:
-            images += [_facts(image) for image in data.read_case(entry, (), _LOOKED, names).images.values()]
+            read = data.read_case(entry, (), _LOOKED, names).images
+            images += [_facts(image) for image in read.values()]
+            beside += len(read) > 1
+            apart += registration.apart(read)
         except Problem as problem:
             first = first or problem
     if not images:
@@ -113,6 +120,8 @@ def fingerprint(cohort: Cohort, names: Sequence[str] = ()) -> Fingerprint:
         dtypes=tuple(sorted({i.dtype for i in images})),
         labels=Counter(label_of(entry, cohort.questions[0]) for entry in cohort.entries),
         split=any(entry.split == "validation" for entry in cohort.entries),
+        beside=beside,
+        apart=apart,
     )
 
 
@@ -185,6 +194,10 @@ def derive(
     base["image"]["modality"], reasons["image.modality"] = modality.decide(found.modalities, cohort.modality)
     if names:
         base["image"]["modalities"], reasons["image.modalities"] = names, told
+        there = {**base["image"], **given.get("image", {})}
+        base["image"]["register"], reasons["image.register"] = modality_planning.register(
+            there["dims"], found.beside, found.apart
+        )
     image = {**base["image"], **given.get("image", {})}
     _plan_preparation(base["image"], reasons, image)
     _plan_network(base["network"], reasons, found, image, given.get("network", {}))

@@ -16,6 +16,7 @@ from osler.case import Modality, Question
 from osler.problem import Problem
 
 Options = dict[str, bool | int | float | str]
+Registration = Literal["", "rigid", "affine"]
 # What to do about a value of a wrong type, by pydantic's name of the error.
 _ADVICE = {"tuple_type": "write a list: [A, B]", "string_type": "write it in quotes, e.g. 'KEY=[\"1\"]'"}
 NONE = "none"  # no augmentation at all, whatever would be planned
@@ -39,6 +40,7 @@ class ImagePlan:
         modalities: names of the images of a case that the network is given, as the cohort names them; empty: a case
             has one image, whatever its name.
         prepare: files of ``preparations``: what is done to an image before it is resized, in this order.
+        register: how each of several modalities is brought onto the first that is there; empty: as they lie.
     """
 
     size: tuple[int, int, int]
@@ -50,6 +52,7 @@ class ImagePlan:
     modality: Modality = ""
     modalities: tuple[str, ...] = ()
     prepare: tuple[str, ...] = ()
+    register: Registration = ""
 
     @property
     def stacked(self) -> int:

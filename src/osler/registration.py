@@ -4,6 +4,7 @@ Images of one examination share a space and lie on grids of their own; images of
 share that. A network that sees them together needs the same place at the same pixel.
 """
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import preparations, resampling
+from osler import cache, preparations, resampling
 from osler.image import Affine, Image
 from osler.problem import Problem
 
@@ -85,8 +86,7 @@ def register(images: Mapping[str, Image], reference: str, kind: Kind = "rigid") 
             found[name] = _onto(image, fixed, np.eye(4))
             notes.append(f"{name} was interpolated on the grid of {reference}, with which it shares a space.")
         else:
-            moved = _moved(image, fixed, kind)
-            wrong = judged(moved, image, fixed, kind)
+            moved, wrong = _found(image, fixed, kind)
             if wrong:
                 failed.append(name)
                 notes.append(f"{name} could not be registered onto {reference} and was left out: {wrong}.")
@@ -94,6 +94,25 @@ def register(images: Mapping[str, Image], reference: str, kind: Kind = "rigid") 
                 found[name], motions[name] = _onto(image, fixed, moved), moved
                 notes.append(f"{name} was registered onto {reference} ({_in_words(moved, fixed)}).")
     return Registered(found, tuple(notes), tuple(failed), motions)
+
+
+def onto_first(images: Mapping[str, Image], kind: Kind) -> tuple[dict[str, Image], tuple[str, ...]]:
+    """Those that are, or could be brought, on the grid of the first, and a sentence for each that was not there.
+
+    What was found is kept in the cache (``osler.cache``), a few numbers under a name made of both images.
+
+    Raises:
+        Problem: as :func:`register`.
+    """
+    found = register(images, next(iter(images)), kind)
+    return found.images, found.notes
+
+
+def apart(images: Mapping[str, Image]) -> bool:
+    """Whether some of them are known to lie on another grid than the first."""
+    first, *others = images.values()
+    known = isinstance(first.geometry, Affine)
+    return known and any(isinstance(each.geometry, Affine) and not _same_grid(each, first) for each in others)
 
 
 def judged(motion: Matrix, image: Image, fixed: Image, kind: Kind) -> str:
@@ -119,6 +138,23 @@ def judged(motion: Matrix, image: Image, fixed: Image, kind: Kind) -> str:
     if found < _GAIN * chance:
         return "mirrored copies of it fit as well"
     return ""
+
+
+def _found(image: Image, fixed: Image, kind: Kind) -> tuple[Matrix, str]:
+    """The motion, and why it is not to be believed; from the cache where both were seen before."""
+    small, other = _small(fixed), _small(image)
+    told = "|".join(cache.content_key(repr(_place(one)), one.array) for one in (small, other))
+    name = cache.content_key(f"motion|1|{kind}|{told}", np.zeros(0))
+    there = cache.find(name)
+    # Another process may take it away at any moment: then it is found again.
+    with suppress(OSError, ValueError, KeyError):
+        if there is not None:
+            known = json.loads(there.read_bytes())
+            return np.array(known["motion"]).reshape(4, 4), str(known["wrong"])
+    moved = _moved(image, fixed, kind)
+    wrong = judged(moved, image, fixed, kind)
+    cache.store(name, memoryview(json.dumps({"motion": moved.tolist(), "wrong": wrong}).encode()))
+    return moved, wrong
 
 
 def _same_grid(image: Image, fixed: Image) -> bool:

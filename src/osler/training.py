@@ -32,6 +32,7 @@ from osler import (
     patch_planning,
     planning,
     store,
+    subsets,
     volumes,
 )
 from osler import places as where
@@ -140,6 +141,8 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
 
     splits, lines = divide(found, loaded, plan)
     note(lines)
+    there = subsets.there(loaded.times, max(1, len(plan.image.modalities)))
+    note(modalities.unregistered(plan.image, loaded.entries, there))
     pairs = assign(found, loaded, splits, plan)
     tasks = {name: Classification(question) for name, question in plan.tasks.items() if not question.dense}
     said = [entry.findings for entry in loaded.entries]

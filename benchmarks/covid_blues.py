@@ -4,7 +4,7 @@
                                      [--repeats N] [--frames N] [--size PIXELS] [--epochs N] [--arms NAME ...]
 
 Arms are the networks along time by their names, `vote`, and `person`. `vote` is trained on single frames, as many of
-each loop as the others look at; a loop's answer is what most of its frames say. `person` is the network `mean` with
+each loop as the others look at, for an eighth of the epochs; a loop's answer is what most of its frames say. `person` is the network `mean` with
 what is known of the patient beside it, and prints the three answers of `osler evaluate` of its first repeat, loop by
 loop. All stand on the same backbone, frozen with the weights that are given (docs/transfer.md), and learn the test's
 result, the severity and the B-lines of a loop together.
@@ -75,7 +75,13 @@ def settings_of(arm: str, seed: int, args: argparse.Namespace) -> dict[str, Any]
         "image": {"size": [1, args.size, args.size]} | ({} if arm == "vote" else {"frames": args.frames}),
         "network": {"backbone": "efficientnet_lite", "weights": str(args.weights.resolve()), "pooling": "average"}
         | ({} if arm == "vote" else {"sequence": "mean" if arm == "person" else arm}),
-        "training": {"epochs": args.epochs, "batch": 16, "folds": 5, "freeze": True, "seed": seed},
+        "training": {
+            "epochs": max(1, args.epochs // 8) if arm == "vote" else args.epochs,
+            "batch": 16,
+            "folds": 5,
+            "freeze": True,
+            "seed": seed,
+        },
         "inference": {"views": 1},
     } | ({} if arm == "person" else {"covariates": {"columns": []}})
 

@@ -193,7 +193,7 @@ def test_unknown_sequences_and_options_are_refused() -> None:
 
 def test_as_many_moments_as_a_step_can_take() -> None:
     def fingerprint(frames: int) -> planning.Fingerprint:
-        return planning.Fingerprint(100, 100, (1, 64, 64), (1.0, 1.0), frames, 1, (), (), ("uint8",), {}, split=False)
+        return planning.Fingerprint(100, 100, (1, 64, 64), (1.0, 1.0), frames, 1, (), (), ("uint8",), {}, False, 0, 0)
 
     flat, volume = {"size": [1, 128, 128], "channels": 1}, {"size": [32, 96, 96], "channels": 1}
     assert planning.moments(fingerprint(1), flat)[0] == 1

@@ -4,10 +4,10 @@
                                      [--repeats N] [--frames N] [--size PIXELS] [--epochs N] [--arms NAME ...]
 
 Arms are the networks along time by their names, `vote`, and `person`. `vote` is trained on single frames, as many of
-each loop as the others look at, for an eighth of the epochs; a loop's answer is what most of its frames say. `person` is the network `mean` with
-what is known of the patient beside it, and prints the three answers of `osler evaluate` of its first repeat, loop by
-loop. All stand on the same backbone, frozen with the weights that are given (docs/transfer.md), and learn the test's
-result, the severity and the B-lines of a loop together.
+each loop as the others look at, for an eighth of the epochs; a loop's answer is what most of its frames say. `person`
+is the network `mean` with what is known of the patient beside it, and prints the three answers of `osler evaluate`,
+loop by loop. All stand on the same backbone, frozen with the weights that are given (docs/transfer.md), and learn the
+test's result, the severity and the B-lines of a loop together.
 
 Measured out of five folds by patient, repeated with other folds. Of the test the patients are counted: a patient's
 score is the mean over its loops, and .5 decides. Of the severity, known for some loops, the mean absolute difference

@@ -9,7 +9,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,24 +70,68 @@ def inspect(
     out = Path(out)
     files.folder(out)
     found = cohort.read(Path(cohort_path), None if cohort_file is None else Path(cohort_file))
-    say(f"looking at {len(found.entries):,} cases")
-    evidence, unreadable = gather(found, say)
-    troubles = _unreadable(found.problems, unreadable)
+    views = _views(found)
+    seen: dict[str, Evidence] = {}
+    unreadable: list[tuple[str, Problem]] = []
+    for view, cases in views.items():
+        say(f"looking at {len(cases.entries):,} {'cases' if not view else f'images {view}'}")
+        evidence, failed = gather(cases, say)
+        unreadable += failed.items()
+        if evidence.entries:
+            seen[view] = evidence
+    if not seen:
+        first = unreadable[0][1]
+        what = f"none of the {len(found.entries)} cases can be read (the first: {first.clause})"
+        raise Problem(what, fix="check the files")
+    kept = {entry.id for evidence in seen.values() for entry in evidence.entries}
+    whole = Evidence(tuple(e for e in found.entries if e.id in kept), found.questions, found.grouping)
+    told = [(trouble, "") for trouble in _unreadable(found.problems, unreadable)]
     for name in catalog.names("inspections"):
         say(f"checking {name.replace('_', ' ')}")
-        troubles += catalog.find("inspections", name).find(evidence)
-    troubles.sort(key=lambda trouble: ("stop", "repair", "look").index(trouble.severity))
-    failed = (*found.problems, *unreadable.values())
-    made = Inspection(_summary(found, evidence, len(failed)), tuple(troubles), failed)
+        module = catalog.find("inspections", name)
+        for view, evidence in (seen if getattr(module, "PIXELS", True) else {"": whole}).items():
+            told += [(_of(view, trouble), view) for trouble in module.find(evidence)]
+    told.sort(key=lambda one: ("stop", "repair", "look").index(one[0].severity))
+    problems = (*found.problems, *(problem for _, problem in unreadable))
+    made = Inspection(_summary(found, whole, seen, len(problems)), tuple(one for one, _ in told), problems)
     say("drawing the page")
-    _write(out, made, evidence, masked)
+    _write(out, made, seen, [view for _, view in told], masked)
     return made
 
 
-def _unreadable(listed: Sequence[Problem], cases: Mapping[str, Problem]) -> list[Trouble]:
+def _views(found: Cohort) -> dict[str, Cohort]:
+    """Each of several modalities as a cohort of its own, under its name; a cohort of one image each under no name.
+
+    What is outlined or boxed is held against the first image of its case, and columns are looked at with the first
+    modality: neither is looked at again with every other.
+    """
+    names = list(dict.fromkeys(name for entry in found.entries for name in entry.images))
+    if len(names) < 2:
+        return {"": found}
+
+    def alone(entry: Entry, name: str) -> Entry:
+        made = replace(entry, images={name: entry.images[name]})
+        if name != names[0]:
+            made = replace(made, metadata={}, covariates={})
+        if name != next(iter(entry.images)):
+            whole = tuple(finding for finding in entry.findings if finding.box is None and not finding.frame)
+            made = replace(made, findings=whole, outlines=())
+        return made
+
+    return {
+        name: replace(found, entries=tuple(alone(entry, name) for entry in found.entries if name in entry.images))
+        for name in names
+    }
+
+
+def _of(view: str, trouble: Trouble) -> Trouble:
+    return replace(trouble, message=f"{view}: {trouble.message}") if view else trouble
+
+
+def _unreadable(listed: Sequence[Problem], cases: Sequence[tuple[str, Problem]]) -> list[Trouble]:
     """One trouble for each reason: the files differ, what to do about them does not. Reasons name no file."""
     reasons: dict[tuple[str, str], list[str]] = {}
-    for name, problem in [*((shown_path(one.path) if one.path else "", one) for one in listed), *cases.items()]:
+    for name, problem in [*((shown_path(one.path) if one.path else "", one) for one in listed), *cases]:
         reasons.setdefault((problem.what, problem.fix or "look at them"), []).append(name)
     return [
         Trouble("unreadable", tuple(filter(None, names)), f"{len(names):,} left out, unread: {what}", fix)
@@ -102,10 +146,7 @@ def gather(found: Cohort, say: Say = print) -> tuple[Evidence, dict[str, Problem
     """Reads each image once and keeps what the checks need of it.
 
     Returns:
-        The evidence, and for each case that cannot be read the reason.
-
-    Raises:
-        Problem: no case can be read.
+        The evidence, of no case where none can be read, and for each that cannot the reason.
     """
     checks = {name: catalog.find("inspections", name) for name in catalog.names("inspections")}
     measures = {name: module.measure for name, module in checks.items() if hasattr(module, "measure")}
@@ -126,11 +167,6 @@ def gather(found: Cohort, say: Say = print) -> tuple[Evidence, dict[str, Problem
             fields.add(facts)
             kept.append(entry)
         progress(number)
-    if not kept:
-        first = next(iter(problems.values()))
-        raise Problem(
-            f"none of the {len(found.entries)} cases can be read (the first: {first.clause})", fix="check the files"
-        )
     measured = {name: rows[: len(kept)] for name, rows in measured.items()}
     return Evidence(tuple(kept), found.questions, found.grouping, fields.columns, measured), problems
 
@@ -162,8 +198,7 @@ def _in_order(found: Cohort, measures: Mapping[str, Measure]) -> Iterator[tuple[
 
 
 def _look(entry: Entry, questions: Sequence[Question], measures: Mapping[str, Measure]) -> Looked | Problem:
-    # Of several images the first by name is looked at, here and in the thumbnails (docs/inspect.md).
-    source = entry.images[min(entry.images)]
+    (source,) = entry.images.values()
     try:
         # An outline must fit each moment of its image; everything else is looked at in some of them.
         drawn = entry.outlines or any(finding.frame for finding in entry.findings)
@@ -223,10 +258,16 @@ class _Fields:
 
 _AXES = ("frames", "depth", "height", "width")
 _VALUES = ("dtype", "channels", "modality", "unit")
+_DRAWN = {"width": "width, pixels", "height": "height, pixels", "mean": "mean of the image"}
 
 
-def _summary(found: Cohort, evidence: Evidence, unreadable: int) -> dict[str, Any]:
-    entries, fields = evidence.entries, evidence.fields
+def _summary(found: Cohort, whole: Evidence, seen: Mapping[str, Evidence], unreadable: int) -> dict[str, Any]:
+    entries = whole.entries
+
+    def counted(told: Callable[[Mapping[str, list[Fact]]], Iterable[str]]) -> dict[str, int]:
+        """Of several modalities each value under its name."""
+        return _counts(f"{view}: {one}" if view else one for view, e in seen.items() for one in told(e.fields))
+
     columns = []
     if "covariates" in catalog.names("inspections"):
         columns = [asdict(one) for one in catalog.find("inspections", "covariates").propose(entries, found.questions)]
@@ -240,22 +281,33 @@ def _summary(found: Cohort, evidence: Evidence, unreadable: int) -> dict[str, An
         "grouping": found.grouping,
         "splits": _counts(entry.split or "none" for entry in entries),
         "classes": {question.task: _classes(question, entries) for question in found.questions},
-        "sizes": _counts(
-            " x ".join(str(n) for n in size if n is not None)
-            for size in zip(
-                *(fields[f"image.{axis}"] for axis in ("frames", "depth", "height", "width")), strict=True
-            )
-        ),
-        "spacings": _counts(
-            "unknown" if size[2] is None else " x ".join("-" if n is None else f"{n:.3g}" for n in size)
-            for size in zip(*(fields[f"image.spacing_{axis}"] for axis in "zyx"), strict=True)
-        ),
-        "values": {name: _counts(map(str, fields[f"image.{name}"])) for name in _VALUES},
-        "intensities": {name: _spread(fields[f"image.{name}"]) for name in ("min", "mean", "max", "std")},
+        "images": {view: len(evidence.entries) for view, evidence in seen.items() if view},
+        "sizes": counted(_sizes),
+        "spacings": counted(_spacings),
+        "values": {name: counted(partial(_words, name)) for name in _VALUES},
+        "intensities": {
+            f"{view} {name}".strip(): _spread(evidence.fields[f"image.{name}"])
+            for view, evidence in seen.items()
+            for name in ("min", "mean", "max", "std")
+        },
         "covariates": columns,
         "missing": {name: count for name, count in missing.items() if count},
         "notes": list(found.notes),
     }
+
+
+def _sizes(fields: Mapping[str, list[Fact]]) -> Iterator[str]:
+    for size in zip(*(fields[f"image.{axis}"] for axis in _AXES), strict=True):
+        yield " x ".join(str(n) for n in size if n is not None)
+
+
+def _spacings(fields: Mapping[str, list[Fact]]) -> Iterator[str]:
+    for size in zip(*(fields[f"image.spacing_{axis}"] for axis in "zyx"), strict=True):
+        yield "unknown" if size[2] is None else " x ".join("-" if n is None else f"{n:.3g}" for n in size)
+
+
+def _words(name: str, fields: Mapping[str, list[Fact]]) -> Iterator[str]:
+    return map(str, fields[f"image.{name}"])
 
 
 def _counts(values: Iterable[str], most: int = 12) -> dict[str, int]:
@@ -285,7 +337,7 @@ def _spread(values: Sequence[Fact]) -> list[float]:
     return [float(f"{x:.4g}") for x in np.quantile(numbers, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])]
 
 
-def _write(out: Path, made: Inspection, evidence: Evidence, masked: bool) -> None:
+def _write(out: Path, made: Inspection, seen: Mapping[str, Evidence], views: Sequence[str], masked: bool) -> None:
     from osler import report
 
     problems = [
@@ -303,11 +355,18 @@ def _write(out: Path, made: Inspection, evidence: Evidence, masked: bool) -> Non
     try:
         files.replaced(out / "inspection.json", json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False))
         remember(out, sorted({case for trouble in made.problems for case in trouble.cases}))
-        by_id, fields = {entry.id: entry for entry in evidence.entries}, evidence.fields
-        shown = [_pictures(trouble, by_id, masked) for trouble in made.problems]
-        sides = {f"{axis}, pixels": [float(v or 0) for v in fields[f"image.{axis}"]] for axis in ("width", "height")}
-        brightness = {"mean of the image": [float(v or 0) for v in fields["image.mean"]]}
-        report.inspection_page(content, shown, sides | brightness, out / "inspection.html")
+        by_id = {view: {entry.id: entry for entry in evidence.entries} for view, evidence in seen.items()}
+        first = next(iter(seen))
+        shown = [
+            _pictures(trouble, by_id[view or first], masked)
+            for trouble, view in zip(made.problems, views, strict=True)
+        ]
+        drawn = {
+            f"{view}: {title}" if view else title: [float(v or 0) for v in evidence.fields[f"image.{axis}"]]
+            for view, evidence in seen.items()
+            for axis, title in _DRAWN.items()
+        }
+        report.inspection_page(content, shown, drawn, out / "inspection.html")
     except OSError as error:
         raise files.unwritten(out, error) from error
 
@@ -324,7 +383,8 @@ def _pictures(
         cards = []
         for entry in (entries[case] for case in row if case in entries):
             try:
-                picture = explanation.picture(formats.read(entry.images[min(entry.images)], _MOMENTS))
+                (source,) = entry.images.values()
+                picture = explanation.picture(formats.read(source, _MOMENTS))
             except Problem:
                 continue
             labels = sorted({f.name for f in entry.findings if f.probability == 1})

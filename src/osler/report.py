@@ -411,6 +411,7 @@ def inspection_page(
     ]
     summary = inspection["summary"]
     tables = [(f"{task} (class)", counts) for task, counts in summary["classes"].items()]
+    tables += [("images", summary["images"])] if summary["images"] else []
     tables += [("split", summary["splits"]), ("size (time x depth x height x width)", summary["sizes"])]
     tables += [("spacing (z x y x x, mm)", summary["spacings"])]
     tables += [(name, counts) for name, counts in summary["values"].items() if set(counts) != {"None"}]

@@ -4,7 +4,8 @@ Every file holds ``find(evidence) -> list[Trouble]``. A check that needs the pix
 ``measure(look) -> NDArray``: a small array of the same shape and type for every image, taken while the image is in
 memory; ``find`` gets them back, stacked, as ``evidence.measured[NAME]``, ``NAME`` being its file's name. Each image
 is read once for all checks, and nothing else of it is kept: memory is a fixed number of bytes a case. Where several
-things are measured, the array may be a structured one without a shape.
+things are measured, the array may be a structured one without a shape. Of cases with several images every modality is
+checked by itself; a check that says ``PIXELS = False`` looks at the table alone, once.
 """
 
 from collections.abc import Mapping

@@ -11,6 +11,7 @@ from osler.columns import Meaning, meaning
 from osler.inspections import Evidence, Trouble
 from osler.probe import Cell, Contrast, area, contrasts, family, levels, tell_by_value
 
+PIXELS = False
 # One number that tells the class nearly always is not a risk factor: age alone reaches .7 to .8 where it is strong.
 _DETERMINES, _AT_LEAST = 0.95, 0.85
 _MOSTLY_MISSING = 0.5

@@ -388,7 +388,7 @@ def _same_files(
 
 def _file(entry: Entry) -> bytes:
     """Hash of the file; empty where the image is a row of one, or a folder: there the pixels are all there is."""
-    source = entry.images[min(entry.images)]
+    (source,) = entry.images.values()
     if source.index is not None or not source.path.is_file():
         return b""
     try:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from osler.inspections import Evidence, Trouble
 
+PIXELS = False
 # As a share of the class that it may be: a typo is rare.
 _RARE = 0.05
 _LONG_ENOUGH = 5

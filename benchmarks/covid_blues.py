@@ -4,10 +4,11 @@
                                      [--repeats N] [--frames N] [--size PIXELS] [--epochs N] [--arms NAME ...]
 
 Arms are the networks along time by their names, `vote`, and `person`. `vote` is trained on single frames, as many of
-each loop as the others look at, for an eighth of the epochs; a loop's answer is what most of its frames say. `person`
-is the network `mean` with what is known of the patient beside it, and prints the three answers of `osler evaluate`,
-loop by loop. All stand on the same backbone, frozen with the weights that are given (docs/transfer.md), and learn the
-test's result, the severity and the B-lines of a loop together.
+each loop as the others look at, for an eighth of the epochs; a loop's score is the share of its frames that say
+positive, and its grade the one that most of them say (of several the lowest). `person` is the network `mean` with
+what is known of the patient beside it, and prints the three answers of `osler evaluate`, loop by loop. All stand on
+the same backbone, frozen with the weights that are given (docs/transfer.md), and learn the test's result, the
+severity and the B-lines of a loop together.
 
 Measured out of five folds by patient, repeated with other folds. Of the test the patients are counted: a patient's
 score is the mean over its loops, and .5 decides. Of the severity, known for some loops, the mean absolute difference
@@ -87,7 +88,7 @@ def settings_of(arm: str, seed: int, args: argparse.Namespace) -> dict[str, Any]
 
 
 def predictions(arm: str, seed: int, source: Path, args: argparse.Namespace) -> list[dict[str, str]]:
-    run = args.out / f"{arm}-{seed}"
+    run = args.out / f"{arm}-{seed}-{args.frames}x{args.size}-{args.epochs}"
     file = None if arm == "vote" else args.cohort_file
     if not (run / "evaluation" / "predictions.csv").exists():
         osler.train(source, run, settings_of(arm, seed, args), cohort_file=file, say=lambda line: None)
@@ -161,7 +162,8 @@ def main() -> None:
     measured: dict[str, Callable[[NDArray[np.intp]], Floats]] = {}
     draws: list[NDArray[np.intp]] = []
     patients: list[str] = []
-    for arm in args.arms:
+    # First what the others are held against.
+    for arm in sorted(args.arms, key=lambda arm: arm != "vote"):
         began, vote = time.monotonic(), arm == "vote"
         source = frames_of(found, args.out / f"frames-{args.frames}", args.frames) if vote else args.cohort
         loops = [loops_of(predictions(arm, r, source, args), vote, found) for r in range(args.repeats)]

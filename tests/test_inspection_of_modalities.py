@@ -46,7 +46,7 @@ def test_every_modality_is_looked_at(folder: Path, tmp_path: Path) -> None:
     assert said["blank"].message.startswith("t1: 1 of 42 images") and said["blank"].cases == ("c3",)
     copies = next(trouble for trouble in made.problems if set(trouble.cases) == {"c6", "c7"})
     assert copies.message.startswith("t1: ")
-    assert said["unreadable"].cases == ("c11",)
+    assert said["unreadable"].cases == ("c11",) and said["unreadable"].message.startswith("t1: 1 left out")
     assert made.summary["images"] == {"flair": 44, "t1": 42} and made.summary["cases"] == 44
     assert made.summary["sizes"] == {"flair: 1 x 1 x 48 x 48": 44, "t1: 1 x 1 x 48 x 48": 42}
     assert {"flair mean", "t1 mean"} <= set(made.summary["intensities"])

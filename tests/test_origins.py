@@ -45,5 +45,5 @@ def test_of_several_images_the_case_is_named_or_the_one_that_is_looked_at() -> N
     assert fail() == fail("flair", "t1") == "case c7: it is bad; mend it."
     assert fail("t1") == "t.png: it is bad; mend it."
     assert fail("t1", path=Path("mask.png")) == "mask.png: it is bad; mend it."
-    assert fail(what="case c7 has none of them") == "case c7 has none of them; mend it."
+    assert fail(what="case c7 has none of the images") == "case c7 has none of the images; mend it."
     assert fail("t1", what="case c7: a box is empty") == "case c7: a box is empty; mend it."

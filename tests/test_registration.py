@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 import osler
-from osler import cache, data, modality_planning, registration, resampling
+from osler import cache, cohort, data, modalities, modality_planning, registration, resampling
 from osler.formats import nifti
 from osler.image import Affine, Image, NoGeometry
 from osler.problem import Problem
@@ -112,8 +112,12 @@ def test_unrelated_volumes_are_refused() -> None:
 def test_the_same_bits_come_twice() -> None:
     image = body(3)
     other = moved(image, motion(3, image))
+    found = []
     with cache.bypassed():
-        first, second = (registration.register({"a": image, "b": other}, "a") for _ in range(2))
+        for _ in range(2):
+            registration._recent.clear()
+            found.append(registration.register({"a": image, "b": other}, "a"))
+    first, second = found
     assert (first.motions["b"] == second.motions["b"]).all()
     assert (first.images["b"].array == second.images["b"].array).all()
 
@@ -169,6 +173,7 @@ def test_what_was_found_is_kept_and_another_image_is_looked_at_anew(monkeypatch:
     other = moved(image, motion(11, image))
     first = registration.register({"a": image, "b": other}, "a")
     cache.settle()
+    registration._recent.clear()
     looked = []
     monkeypatch.setattr(registration, "judged", lambda *_: looked.append(1) or "")
     again = registration.register({"a": image, "b": other}, "a")
@@ -224,9 +229,30 @@ def test_it_stands_in_the_straight_line(pairs: Path, tmp_path: Path) -> None:
     strange = osler.diagnose(made, osler.read_case({name: pairs / f"0-{name}.nii.gz" for name in ("t1", "t2")}))
     assert any("t2 could not be registered onto t1 and was left out" in note for note in strange.notes)
     assert any("The answer rests on t1; missing: t2" in note for note in strange.notes)
+    # What is drawn under a map is the image on the grid that was looked at: the files have other slices.
+    osler.write_diagnosis(moved_one, osler.read_case(images), made, tmp_path / "page")
+    drawn = modalities.called(made, image, "t2")
+    assert drawn.size == (20, 28, 26) != osler.read_case(images).images["t2"].size
+    # A case that was seen is known by any of its files, however these were brought onto each other.
+    found = cohort.read(pairs)
+    alone_of = [replace(e, images={"t2": e.images["t2"]}) for e in found.entries]
+    plain = data.load(alone_of, replace(made.recipe.image, register=""))
+    both = data.load(found.entries, made.recipe.image)
+    assert all(one[-1] in two for one, two in zip(plain.images, both.images, strict=True))
     # Where the first is missing there is nothing to come onto.
     alone = data.the_image(osler.read_case({"t2": images["t2"]}), made.recipe.image)
     assert alone.together[0] is None and not any("registered" in note for note in alone.notes)
+
+
+def test_what_is_no_still_volume_stays_as_it_lies() -> None:
+    image = body(12, (20, 28, 26))
+    other = moved(image, motion(12, image))
+    flat, loop = Image(image.array[:, :, :2], image.geometry), Image(np.repeat(other.array, 3, 0), other.geometry)
+    found, notes = registration.onto_first({"a": image, "flat": flat, "loop": loop, "b": other}, "rigid")
+    assert list(found) == ["a", "flat", "loop", "b"] and found["flat"] is flat and found["loop"] is loop
+    assert len(notes) == 1 and found["b"].size == image.size
+    assert registration.onto_first({"flat": flat, "b": other}, "rigid") == ({"flat": flat, "b": other}, ())
+    assert not registration.apart({"a": image, "flat": flat, "loop": loop})
 
 
 def test_it_is_planned_for_volumes_that_lie_apart_only(monkeypatch: pytest.MonkeyPatch) -> None:

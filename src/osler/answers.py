@@ -136,11 +136,13 @@ def _ready(made: Model, entry: Entry, seen: frozenset[int]) -> _Ready | None:
         Problem: it cannot be read, or does not fit the model.
     """
     plan = made.recipe.image
-    image = data.the_image(data.read_case(entry, moments=made.recipe.moments, names=plan.modalities), plan)
-    digest, images = identity.of_each(image, made.recipe.moments)
+    case = data.read_case(entry, moments=made.recipe.moments, names=plan.modalities)
+    raw = data.the_image(case, replace(plan, register=""))
+    digest, images = identity.of_each(raw, made.recipe.moments)
     # Models of before kept the digest of the whole case.
     if not seen.isdisjoint(map(identity.short, (digest, *images))):
         return None
+    image = data.the_image(case, plan)
     # As in training, which sees many cases too: one value that cannot be does not cost the case.
     person = covariates.encode(made.recipe.covariates, entry.covariates, refuse=False)
     return _Ready(entry, image, digest, data.prepare(image, plan), data.timeline(image, plan), person)
@@ -171,7 +173,10 @@ def out_of_fold(made: Model, run: Path, found: Cohort, say: Say) -> tuple[Answer
         image = torch.ones(len(held["digest"]), 1, dtype=torch.bool)
         held["there"] = torch.cat([image, held["known"][:, None]], 1) if "known" in held else image
     # Asked as in training: what asks where something is has read, and counted, every moment.
-    small, asked = replace(made.recipe.image, size=(1, 1, 1), fit="stretch"), tuple(made.recipe.tasks.values())
+    small, asked = (
+        replace(made.recipe.image, size=(1, 1, 1), fit="stretch", register=""),
+        tuple(made.recipe.tasks.values()),
+    )
     loaded = data.load(found.entries, small, questions=asked)
     row_of = {int(d): i for i, d in enumerate(held["digest"].tolist())}
     pairs = [(e, d, row_of[identity.short(d)]) for e, d in zip(loaded.entries, loaded.digests, strict=True)

@@ -98,8 +98,7 @@ def read_case_at(
     if not given:
         raise Problem("no image is given", fix="give the path of at least one")
     listed = {name: layouts.single(Path(one)) for name, one in given.items()}
-    first = next(iter(listed.values()))
-    entry = replace(first, images={name: one.images["image"] for name, one in listed.items()})
+    entry = replace(next(iter(listed.values())), images={name: one.images["image"] for name, one in listed.items()})
     return replace(read_case(entry, moments=moments), covariates=dict(covariates or {}))
 
 
@@ -126,7 +125,7 @@ def _together(case: Case, names: Sequence[str], register: Registration) -> Image
     if not there:
         looked, has = ", ".join(names), ", ".join(sorted(case.images))
         fix = f"say which image is which: --image {names[0]}=FILE, or a column image.{names[0]} of a table"
-        raise Problem(f"the model looks at {looked}, and case {case.id} has none of them but {has}", fix=fix)
+        raise Problem(f"case {case.id} has none of the images that the model looks at ({looked}) but {has}", fix=fix)
     first = next(iter(there.values()))
     if len(names) == 1:
         return first
@@ -387,9 +386,11 @@ def _prepared(entry: Entry, plan: ImagePlan, questions: Sequence[Question]) -> _
     moments = None if any(question.dense for question in questions) else plan.frames
     try:
         with origins.named(entry, plan.modalities):
-            image = the_image(read_case(entry, questions, moments, plan.modalities), plan)
-            each = image.together or (image,)
-            digest, images = identity.of_each(image, moments)
+            case = read_case(entry, questions, moments, plan.modalities)
+            # Known by what was read: registered pixels depend on the image that they were brought onto.
+            raw, image = the_image(case, replace(plan, register="")), the_image(case, plan)
+            each = raw.together or (raw,)
+            digest, images = identity.of_each(raw, moments)
             code = "/".join("" if one is None else one.modality for one in each)
             nothing = np.zeros((), duplicates.MARK)
             marks = np.stack([nothing if one is None else duplicates.mark(one, plane(one)) for one in each])

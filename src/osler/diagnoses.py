@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import catalog, covariates, data, files, layouts, linking, model, writing
+from osler import catalog, covariates, data, files, layouts, linking, modalities, model, writing
 from osler.case import DENSE, Answer, Case, Diagnosis, Entry
 from osler.diagnosis import diagnose
 from osler.model import Model
@@ -244,7 +244,7 @@ def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, me
     if method != "none" and (surest is not None or made.tasks):
         why = explanation.explain(made, case, surest if not made.tasks else None, method=method)
         plane = int(why.heatmap.sum((1, 2)).argmax())
-        image = case.images[why.modality] if why.modality else image
+        image = modalities.called(made, image, why.modality)
         shown = explanation.picture(image, plane, frame if why.frame is None else image.place(why.frame))
         caption = " ".join(why.sentences)
         overlays[why.method] = (explanation.overlay(shown, why.heatmap[plane], passed=why.passed), caption)

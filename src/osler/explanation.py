@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional
 
-from osler import catalog, covariates, data, diagnosis, draws, files, layouts, shares, targets
+from osler import catalog, covariates, data, diagnosis, draws, files, layouts, modalities, shares, targets
 from osler.case import Case, Entry, Finding
 from osler.display import picture as picture
 from osler.explanations import Target
@@ -347,7 +347,7 @@ def explain_path(
     for one in methods:
         why = _by(one, asked)
         plane = int(why.heatmap.sum((1, 2)).argmax())
-        of = case.images[why.modality] if why.modality else image
+        of = modalities.called(made, image, why.modality)
         seen = picture(of, plane, None if why.frame is None else of.place(why.frame))
         shown = overlay(seen, why.heatmap[plane], passed=why.passed)
         Pillow.fromarray(shown).save(out / f"{why.method}.png")

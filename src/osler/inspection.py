@@ -28,6 +28,8 @@ from osler.pseudonym import pseudonym, remember
 Say = Callable[[str], None]
 Fact = str | float | None
 
+# In the place of a view: what cannot be read cannot be shown.
+_NO_PICTURE = "\0"
 # Of a sequence so many moments are looked at: an odd number, so that the middle one is that of all.
 _MOMENTS = 9
 
@@ -72,27 +74,28 @@ def inspect(
     found = cohort.read(Path(cohort_path), None if cohort_file is None else Path(cohort_file))
     views = _views(found)
     seen: dict[str, Evidence] = {}
-    unreadable: list[tuple[str, Problem]] = []
+    failed: dict[str, dict[str, Problem]] = {}
     for view, cases in views.items():
         say(f"looking at {len(cases.entries):,} {'cases' if not view else f'images {view}'}")
-        evidence, failed = gather(cases, say)
-        unreadable += failed.items()
+        evidence, failed[view] = gather(cases, say)
         if evidence.entries:
             seen[view] = evidence
     if not seen:
-        first = unreadable[0][1]
+        first = next(problem for some in failed.values() for problem in some.values())
         what = f"none of the {len(found.entries)} cases can be read (the first: {first.clause})"
         raise Problem(what, fix="check the files")
     kept = {entry.id for evidence in seen.values() for entry in evidence.entries}
     whole = Evidence(tuple(e for e in found.entries if e.id in kept), found.questions, found.grouping)
-    told = [(trouble, "") for trouble in _unreadable(found.problems, unreadable)]
+    unread = list(failed.values())
+    told = [(trouble, _NO_PICTURE) for trouble in _unreadable(found.problems, failed.pop("", {}))]
+    told += [(_of(v, trouble), _NO_PICTURE) for v, some in failed.items() for trouble in _unreadable((), some)]
     for name in catalog.names("inspections"):
         say(f"checking {name.replace('_', ' ')}")
         module = catalog.find("inspections", name)
         for view, evidence in (seen if getattr(module, "PIXELS", True) else {"": whole}).items():
             told += [(_of(view, trouble), view) for trouble in module.find(evidence)]
     told.sort(key=lambda one: ("stop", "repair", "look").index(one[0].severity))
-    problems = (*found.problems, *(problem for _, problem in unreadable))
+    problems = (*found.problems, *(problem for some in unread for problem in some.values()))
     made = Inspection(_summary(found, whole, seen, len(problems)), tuple(one for one, _ in told), problems)
     say("drawing the page")
     _write(out, made, seen, [view for _, view in told], masked)
@@ -102,10 +105,10 @@ def inspect(
 def _views(found: Cohort) -> dict[str, Cohort]:
     """Each of several modalities as a cohort of its own, under its name; a cohort of one image each under no name.
 
-    What is outlined or boxed is held against the first image of its case, and columns are looked at with the first
-    modality: neither is looked at again with every other.
+    What is outlined or boxed is held against the first image of its case; columns and patients are looked at with the
+    modality that most cases have: neither is looked at again with every other.
     """
-    names = list(dict.fromkeys(name for entry in found.entries for name in entry.images))
+    names = [name for name, _ in Counter(name for entry in found.entries for name in entry.images).most_common()]
     if len(names) < 2:
         return {"": found}
 
@@ -119,7 +122,11 @@ def _views(found: Cohort) -> dict[str, Cohort]:
         return made
 
     return {
-        name: replace(found, entries=tuple(alone(entry, name) for entry in found.entries if name in entry.images))
+        name: replace(
+            found,
+            entries=tuple(alone(entry, name) for entry in found.entries if name in entry.images),
+            grouping=found.grouping if name == names[0] else "",
+        )
         for name in names
     }
 
@@ -128,10 +135,10 @@ def _of(view: str, trouble: Trouble) -> Trouble:
     return replace(trouble, message=f"{view}: {trouble.message}") if view else trouble
 
 
-def _unreadable(listed: Sequence[Problem], cases: Sequence[tuple[str, Problem]]) -> list[Trouble]:
+def _unreadable(listed: Sequence[Problem], cases: Mapping[str, Problem]) -> list[Trouble]:
     """One trouble for each reason: the files differ, what to do about them does not. Reasons name no file."""
     reasons: dict[tuple[str, str], list[str]] = {}
-    for name, problem in [*((shown_path(one.path) if one.path else "", one) for one in listed), *cases]:
+    for name, problem in [*((shown_path(one.path) if one.path else "", one) for one in listed), *cases.items()]:
         reasons.setdefault((problem.what, problem.fix or "look at them"), []).append(name)
     return [
         Trouble("unreadable", tuple(filter(None, names)), f"{len(names):,} left out, unread: {what}", fix)
@@ -266,7 +273,8 @@ def _summary(found: Cohort, whole: Evidence, seen: Mapping[str, Evidence], unrea
 
     def counted(told: Callable[[Mapping[str, list[Fact]]], Iterable[str]]) -> dict[str, int]:
         """Of several modalities each value under its name."""
-        return _counts(f"{view}: {one}" if view else one for view, e in seen.items() for one in told(e.fields))
+        by_view = {view: _counts(told(evidence.fields)) for view, evidence in seen.items()}
+        return {f"{v}: {one}" if v else one: n for v, some in by_view.items() for one, n in some.items()}
 
     columns = []
     if "covariates" in catalog.names("inspections"):
@@ -356,11 +364,10 @@ def _write(out: Path, made: Inspection, seen: Mapping[str, Evidence], views: Seq
         files.replaced(out / "inspection.json", json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False))
         remember(out, sorted({case for trouble in made.problems for case in trouble.cases}))
         by_id = {view: {entry.id: entry for entry in evidence.entries} for view, evidence in seen.items()}
-        first = next(iter(seen))
-        shown = [
-            _pictures(trouble, by_id[view or first], masked)
-            for trouble, view in zip(made.problems, views, strict=True)
-        ]
+        # What the table alone says is shown by whatever image a case has.
+        by_id[""] = {case: entry for some in reversed(by_id.values()) for case, entry in some.items()}
+        told = zip(made.problems, views, strict=True)
+        shown = [_pictures(trouble, by_id.get(view, {}), masked) for trouble, view in told]
         drawn = {
             f"{view}: {title}" if view else title: [float(v or 0) for v in evidence.fields[f"image.{axis}"]]
             for view, evidence in seen.items()

@@ -36,6 +36,14 @@ def named(made: Model, image: Image) -> list[tuple[str, Image]]:
     return [(f" of {name}", each) for name, each in pairs if each is not None]
 
 
+def called(made: Model, image: Image, name: str) -> Image:
+    """That one of the images side by side, on the grid on which it was looked at; the image itself without a name."""
+    found = image.together[made.recipe.image.modalities.index(name)] if name and image.together else image
+    if found is None:
+        raise ValueError(f"there is no image {name}")
+    return found
+
+
 def rests_on(made: Model, image: Image, person: NDArray[np.float32] | None) -> tuple[str, tuple[str, ...], list[str]]:
     """From which sources a case is answered, what there is to say of it, and why that may not be enough.
 

@@ -32,6 +32,11 @@ _OVERLAP = 0.6
 _GAIN = 1.5
 
 
+# Motions that were found last, by the name under which they are in the cache: 16 numbers each.
+_recent: dict[str, tuple[Matrix, str]] = {}
+_FEW = 64
+
+
 @dataclass(frozen=True, eq=False)
 class Registered:
     """Images of a case on one grid.
@@ -69,7 +74,7 @@ def register(images: Mapping[str, Image], reference: str, kind: Kind = "rigid") 
     if reference not in images:
         raise Problem(f"there is no image {reference!r}", fix=f"take one of {', '.join(images)} as reference")
     for name, image in images.items():
-        if image.frames > 1 or image.channels > 1 or image.visits or min(image.size) < 4:
+        if not _is_volume(image):
             what = f"{name} is no still grey volume, so it cannot be registered"
             raise Problem(what, fix="give volumes of four slices or more")
         if not np.isfinite(image.array).all():
@@ -99,20 +104,30 @@ def register(images: Mapping[str, Image], reference: str, kind: Kind = "rigid") 
 def onto_first(images: Mapping[str, Image], kind: Kind) -> tuple[dict[str, Image], tuple[str, ...]]:
     """Those that are, or could be brought, on the grid of the first, and a sentence for each that was not there.
 
-    What was found is kept in the cache (``osler.cache``), a few numbers under a name made of both images.
+    What is no still grey volume stays as it lies; where the first is none, all do. What was found is kept in the
+    cache (``osler.cache``), a few numbers under a name made of both images.
 
     Raises:
         Problem: as :func:`register`.
     """
-    found = register(images, next(iter(images)), kind)
-    return found.images, found.notes
+    first, *others = images
+    able = {name: images[name] for name in (first, *others) if _is_volume(images[name])}
+    if first not in able or len(able) < 2:
+        return dict(images), ()
+    found = register(able, first, kind)
+    # In the order that they were given in.
+    kept = {name: found.images.get(name, image) for name, image in images.items() if name not in found.failed}
+    return kept, found.notes
 
 
 def apart(images: Mapping[str, Image]) -> bool:
-    """Whether some of them are known to lie on another grid than the first."""
-    first, *others = images.values()
-    known = isinstance(first.geometry, Affine)
-    return known and any(isinstance(each.geometry, Affine) and not _same_grid(each, first) for each in others)
+    """Whether some of them, still grey volumes all, are known to lie on another grid than the first of these."""
+    placed = [one for one in images.values() if _is_volume(one) and isinstance(one.geometry, Affine)]
+    return any(not _same_grid(one, placed[0]) for one in placed[1:])
+
+
+def _is_volume(image: Image) -> bool:
+    return image.frames == image.channels == 1 and not image.visits and min(image.size) >= 4
 
 
 def judged(motion: Matrix, image: Image, fixed: Image, kind: Kind) -> str:
@@ -143,8 +158,18 @@ def judged(motion: Matrix, image: Image, fixed: Image, kind: Kind) -> str:
 def _found(image: Image, fixed: Image, kind: Kind) -> tuple[Matrix, str]:
     """The motion, and why it is not to be believed; from the cache where both were seen before."""
     small, other = _small(fixed), _small(image)
-    told = "|".join(cache.content_key(repr(_place(one)), one.array) for one in (small, other))
+    told = "|".join(cache.content_key(_place(one).tobytes().hex(), one.array) for one in (small, other))
     name = cache.content_key(f"motion|1|{kind}|{told}", np.zeros(0))
+    # One diagnosis asks several times; the cache may be off, or have enough to write.
+    if name not in _recent:
+        while len(_recent) >= _FEW:
+            _recent.pop(next(iter(_recent)), None)
+        _recent[name] = _searched(name, image, fixed, kind)
+    motion, wrong = _recent.get(name) or _searched(name, image, fixed, kind)
+    return motion.copy(), wrong
+
+
+def _searched(name: str, image: Image, fixed: Image, kind: Kind) -> tuple[Matrix, str]:
     there = cache.find(name)
     # Another process may take it away at any moment: then it is found again.
     with suppress(OSError, ValueError, KeyError):

@@ -414,7 +414,11 @@ def inspection_page(
     tables += [("images", summary["images"])] if summary["images"] else []
     tables += [("split", summary["splits"]), ("size (time x depth x height x width)", summary["sizes"])]
     tables += [("spacing (z x y x x, mm)", summary["spacings"])]
-    tables += [(name, counts) for name, counts in summary["values"].items() if set(counts) != {"None"}]
+    tables += [
+        (name, counts)
+        for name, counts in summary["values"].items()
+        if {value.rpartition(": ")[2] for value in counts} != {"None"}
+    ]
     tables += [("missing values", summary["missing"])] if summary["missing"] else []
     drawn = [(name, figures.histogram(values, name)) for name, values in distributions.items()]
     _write(

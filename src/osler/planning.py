@@ -217,6 +217,9 @@ def derive(
     for key in leaves(given):
         reasons[key] = "given"
     chosen = given.get("training", {})
+    if plan.training.freeze:
+        # Features are computed once, in float32 whatever is chosen: there is nothing to compare.
+        chosen = {"precision": "float32", "channels_last": True, **chosen}
     # Covariates take no time, and what a network needs to know of them is learned when cases are divided.
     measured, rate, why = pace.measure(replace(plan, covariates=CovariatePlan()), chosen)
     plan = replace(measured, covariates=plan.covariates)

@@ -31,6 +31,8 @@ from osler.recipe import Recipe
 
 Say = Callable[[str], None]
 SAVE_SECONDS = 60.0
+# At the end of an epoch it is kept sooner; not where epochs take less than keeping them.
+_EPOCH_SECONDS = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,13 +135,16 @@ def loop(
         row |= look()
         state.history.append(row)
         state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
-        save(state, path)
-        saved = time.monotonic()
+        over = state.epoch >= plan.training.epochs or _stalled(state, plan)
+        if over or time.monotonic() - saved > min(_EPOCH_SECONDS, SAVE_SECONDS):
+            save(state, path)
+            saved = time.monotonic()
+        now = time.monotonic()
         write_history(course.out, course.member, state.history)
         write_tensorboard(writer, row)
-        pace = (saved - epoch_began) * steps / max(1, steps - first)
+        pace = (now - epoch_began) * steps / max(1, steps - first)
         left = pace * (plan.training.epochs * (course.members - course.member) - state.epoch)
-        course.say(_line(row, plan, course.member, course.members, left, saved - course.began))
+        course.say(_line(row, plan, course.member, course.members, left, now - course.began))
     writer.close()
     write_history(course.out, course.member, state.history)
 

@@ -26,8 +26,8 @@ SERIES = tuple(f"#0500{number:02x}" for number in range(8))
 _COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)"} | {
     colour: f"var(--c{number})" for number, colour in enumerate(SERIES)
 }
-# Sizes that stand side by side below a figure.
-_TICKS = 6
+# So many letters have room side by side below a figure.
+_LETTERS = 34
 _UNITS = {"mm2": "mm²", "px2": "pixels", "voxels": "voxels"}
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -278,10 +278,16 @@ def sizes(curves: Mapping[str, Any]) -> Markup:
         low, high = axes.get_xlim()
         ways = [
             [tick for power in range(-6, 10) for step in steps if low <= (tick := step * 10.0**power) <= high]
-            for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1,))
+            for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
         ]
+
+        def apart(ticks: Sequence[float]) -> bool:
+            letters = np.array([len(f"{tick:,g}") for tick in ticks], float)
+            room = np.diff(np.log(ticks)) / np.log(high / low) * _LETTERS
+            return bool((room > (letters[1:] + letters[:-1]) / 2 + 1).all())
+
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(next((ticks for ticks in ways if len(ticks) <= _TICKS), ways[-1]), minor=False)
+        axes.set_xticks(next((ticks for ticks in ways if apart(ticks)), ways[-1]), minor=False)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         if len(curves) > 1:
             axes.legend(loc="lower right")

@@ -20,6 +20,7 @@ from osler import (
     explanation,
     fitting,
     frozen,
+    held_out,
     layouts,
     model,
     planning,
@@ -30,7 +31,7 @@ from osler import (
     weights,
 )
 from osler.case import Case
-from osler.cohort import Training, Validation
+from osler.cohort import Calibration, Training, Validation
 from osler.fitting import Course, Examples
 from osler.image import Image
 from osler.model import Network
@@ -410,6 +411,22 @@ def test_features_are_computed_once_and_are_those_of_the_network(
     with torch.no_grad():
         next(state.network.backbone.parameters()).mul_(2)
     assert not np.allclose(frozen.features(state.network, cases.pixels, chosen), found)
+
+
+def test_what_is_held_out_is_not_looked_at_again(learned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = freezing(learned)
+    training_part, held = examples(Training(()), 24), examples(Calibration(()), 8)
+    network = fitting.start(training_part, chosen, 0).network.eval()
+    moving = replace(chosen, training=replace(chosen.training, freeze=False))
+    _, expected = held_out._asked((0, network), training_part, held, moving)
+    for part in (training_part, held):
+        frozen.features(network, part.pixels, chosen)
+    monkeypatch.setattr(Network, "maps", lambda *given: pytest.fail("computed again"))
+    _, found = held_out._asked((0, network), training_part, held, chosen)
+    assert found.outputs.keys() == expected.outputs.keys()
+    for name, values in expected.outputs.items():
+        np.testing.assert_allclose(found.outputs[name], values, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.away, expected.away, rtol=1e-4)
 
 
 def test_features_that_another_process_took_away_are_computed_again(

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from osler import calibration, draws, linking, modalities, model, novelty, subsets
+from osler import calibration, draws, frozen, linking, modalities, model, novelty, subsets
 from osler.calibration import key
 from osler.case import Answer, Entry, Finding
 from osler.cohort import Calibration
@@ -104,11 +104,16 @@ def _asked(numbered: tuple[int, Network], training: Examples, held: Examples, pl
     images, views = _images(plan), model.moved_copies(plan.inference.views)
     chosen = np.sort(draws.permutation(draws.keys(plan.training.seed, number, 5), len(training))[:_LEARNED])
     when = None if training.times is None else training.times[chosen]
-    learned = model.outputs(network, training.pixels[chosen], views[:1], times=when)
-    seen = model.outputs(network, held.pixels, views, times=held.times, covariates=held.covariates)
+    # A backbone that stayed as it was has looked at all of them before, and that is in the cache.
+    of_all = [frozen.features(network, e.pixels, plan) if plan.training.freeze else None for e in (training, held)]
+    known = None if of_all[0] is None else of_all[0][chosen]
+    learned = model.outputs(network, training.pixels[chosen], views[:1], times=when, features=known)
+    seen = model.outputs(
+        network, held.pixels, views, times=held.times, covariates=held.covariates, features=of_all[1]
+    )
     there = subsets.present(len(held), len(images), held.times, held.covariates)
-    known = subsets.present(len(chosen), len(images), when, None)
-    gates = novelty.fit_each(number, images, (learned, known), (seen, there))
+    had = subsets.present(len(chosen), len(images), when, None)
+    gates = novelty.fit_each(number, images, (learned, had), (seen, there))
     away = novelty.scores(gates, number, images, seen)
     assert away is not None
     outputs = {

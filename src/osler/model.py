@@ -481,6 +481,7 @@ def outputs(
     batch: int = 32,
     times: NDArray[np.float32] | None = None,
     covariates: NDArray[np.float32] | None = None,
+    features: NDArray[np.float32] | None = None,
 ) -> Outputs:
     """What one network says, averaged over ``views``, in float32.
 
@@ -491,6 +492,7 @@ def outputs(
         batch: cases at once, at most 256 moments; it does not change the answer beyond rounding.
         times: ``(n, t)``, see :func:`osler.data.timeline`; without them every moment counts.
         covariates: ``(n, k)`` as :func:`osler.covariates.encode` gives them; ``None``: nothing is known.
+        features: ``(n, t, v)`` of the unmoved images, where they are known already (``osler.frozen``).
     """
     network.eval()
     device = next(network.parameters()).device
@@ -508,7 +510,10 @@ def outputs(
         person = None if covariates is None else torch.from_numpy(covariates[start : start + batch]).to(device)
         total: dict[tuple[str, str], Tensor] = {}
         for number, view in enumerate(views):
-            said = network.say(view(x), when, person)
+            if number or features is None:
+                said = network.say(view(x), when, person)
+            else:
+                said = network.along(torch.from_numpy(features[start : start + batch]).to(device), when, person)
             told = {"": said.answers} if said.whole is None else network.from_parts(said, person)
             for source, given in told.items():
                 for name, value in given.items():

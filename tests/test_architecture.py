@@ -112,7 +112,7 @@ UPWARD = {("evaluation", "dense_evaluation")}
 # 450 lines are a habit. What is longer, and how long it may be.
 LONG = {
     "case.py": 490,  # every noun
-    "model.py": 546,  # the network, its file, and what it says
+    "model.py": 548,  # the network, its file, and what it says
     "recipe.py": 605,  # every key, and every check of one
     "report.py": 480,
 }

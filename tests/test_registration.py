@@ -168,7 +168,10 @@ def test_bad_input_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         registration.register({"a": image, "b": body(9, (20, 30, 30))}, "a")
 
 
-def test_what_was_found_is_kept_and_another_image_is_looked_at_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_found_is_kept_and_another_image_is_looked_at_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OSLER_HOME", str(tmp_path))
     image = body(11, (20, 28, 26))
     other = moved(image, motion(11, image))
     first = registration.register({"a": image, "b": other}, "a")

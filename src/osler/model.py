@@ -513,7 +513,9 @@ def outputs(
             if number or features is None:
                 said = network.say(view(x), when, person)
             else:
-                said = network.along(torch.from_numpy(features[start : start + batch]).to(device), when, person)
+                # A copy: what lies in the cache cannot be written to.
+                moments = torch.from_numpy(np.array(features[start : start + batch])).to(device)
+                said = network.along(moments, when, person)
             told = {"": said.answers} if said.whole is None else network.from_parts(said, person)
             for source, given in told.items():
                 for name, value in given.items():

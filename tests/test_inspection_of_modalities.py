@@ -1,4 +1,4 @@
-"""Of cases with several images each modality is looked at, and what is said of one begins with its name."""
+"""Of cases with several images each modality is looked at, and what is said of one names it."""
 
 import json
 from pathlib import Path
@@ -43,14 +43,14 @@ def folder(tmp_path: Path) -> Path:
 def test_every_modality_is_looked_at(folder: Path, tmp_path: Path) -> None:
     made = inspection.inspect(folder, tmp_path / "out", say=lambda line: None)
     said = {trouble.kind: trouble for trouble in made.problems}
-    assert said["blank"].message.startswith("t1: 1 of 42 images") and said["blank"].cases == ("c3",)
+    assert said["blank"].message.startswith("in t1: 1 of 42 images") and said["blank"].cases == ("c3",)
     copies = next(trouble for trouble in made.problems if set(trouble.cases) == {"c6", "c7"})
-    assert copies.message.startswith("t1: ")
-    assert said["unreadable"].cases == ("c11",) and said["unreadable"].message.startswith("t1: 1 left out")
+    assert copies.message.startswith("in t1: ")
+    assert said["unreadable"].cases == ("c11",) and said["unreadable"].message.startswith("in t1: 1 left out")
     assert made.summary["images"] == {"flair": 44, "t1": 42} and made.summary["cases"] == 44
     assert made.summary["sizes"] == {"flair: 1 x 1 x 48 x 48": 44, "t1: 1 x 1 x 48 x 48": 42}
     assert {"flair mean", "t1 mean"} <= set(made.summary["intensities"])
-    assert not any(trouble.message.startswith("flair: ") for trouble in made.problems)
+    assert not any(trouble.message.startswith("in flair: ") for trouble in made.problems)
     text = (tmp_path / "out" / "inspection.html").read_text()
     assert "t1: mean of the image" in text and "flair: width, pixels" in text
     assert json.loads((tmp_path / "out" / "inspection.json").read_text())["summary"]["images"]["t1"] == 42

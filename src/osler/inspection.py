@@ -132,7 +132,7 @@ def _views(found: Cohort) -> dict[str, Cohort]:
 
 
 def _of(view: str, trouble: Trouble) -> Trouble:
-    return replace(trouble, message=f"{view}: {trouble.message}") if view else trouble
+    return replace(trouble, message=f"in {view}: {trouble.message}") if view else trouble
 
 
 def _unreadable(listed: Sequence[Problem], cases: Mapping[str, Problem]) -> list[Trouble]:

@@ -66,6 +66,18 @@ def test_columns_are_looked_at_once(folder: Path, tmp_path: Path) -> None:
     assert len(leaks) == 1 and leaks[0].startswith("the covariate 'survival'")
 
 
+def test_a_patient_is_torn_between_splits_whatever_images_the_cases_have(folder: Path, tmp_path: Path) -> None:
+    """In training FLAIR alone, in the test T1 alone, of the same patients."""
+    lines = ["case,patient,split,label,image.flair,image.t1"]
+    for number in range(20):
+        lines.append(f"a{number},p{number},train,{'ab'[number % 2]},flair-{number}.png,")
+        lines.append(f"b{number},p{number},test,{'ab'[number % 2]},,t1-{number + 20}.png")
+    (folder / "cases.csv").write_text("\n".join(lines) + "\n")
+    made = inspection.inspect(folder, tmp_path / "out", say=lambda line: None)
+    (torn,) = (trouble for trouble in made.problems if trouble.kind == "torn_patient")
+    assert torn.severity == "stop" and torn.message.startswith("20 patients (column patient) stand in more")
+
+
 def test_one_modality_that_cannot_be_read_leaves_the_other(folder: Path, tmp_path: Path) -> None:
     for file in folder.glob("t1-*.png"):
         file.write_bytes(b"no picture")

@@ -106,7 +106,7 @@ def the_image(case: Case, plan: ImagePlan | None = None) -> Image:
     """The image of a case: the one that it has, or those that the plan names, side by side (``Image.together``).
 
     Raises:
-        Problem: of several the plan names none, it has none of those named, or one to be registered is no volume.
+        Problem: of several the plan names none, it has none of those named, or they cannot be registered.
     """
     if plan is not None and plan.modalities:
         return _together(case, plan.modalities, plan.register)

@@ -297,7 +297,7 @@ def _predictions(made: Model, name: str, answers: Answers, source: str = "") -> 
         from osler import explanation
 
         case = data.read_case(answers.entries[row], moments=made.recipe.moments, names=plan.modalities)
-        return explanation.picture(data.the_image(case, plan))
+        return explanation.picture(data.the_image(case, replace(plan, register="")))
 
     return Predictions(
         cases=tuple(pseudonym(e.id) for e in answers.entries),

@@ -31,7 +31,7 @@ from osler.recipe import Recipe
 
 Say = Callable[[str], None]
 SAVE_SECONDS = 60.0
-# At the end of an epoch it is kept sooner; not where epochs take less than keeping them.
+# At the end of an epoch it is kept sooner, but not after each of many short ones.
 _EPOCH_SECONDS = 5.0
 
 

@@ -104,7 +104,7 @@ def _asked(numbered: tuple[int, Network], training: Examples, held: Examples, pl
     images, views = _images(plan), model.moved_copies(plan.inference.views)
     chosen = np.sort(draws.permutation(draws.keys(plan.training.seed, number, 5), len(training))[:_LEARNED])
     when = None if training.times is None else training.times[chosen]
-    # A backbone that stayed as it was has looked at all of them before, and that is in the cache.
+    # What a backbone that stayed as it was has looked at before is in the cache.
     of_all = [frozen.features(network, e.pixels, plan) if plan.training.freeze else None for e in (training, held)]
     known = None if of_all[0] is None else of_all[0][chosen]
     learned = model.outputs(network, training.pixels[chosen], views[:1], times=when, features=known)

@@ -114,7 +114,7 @@ def _views(found: Cohort) -> dict[str, Cohort]:
 
     def alone(entry: Entry, name: str) -> Entry:
         made = replace(entry, images={name: entry.images[name]})
-        if name != names[0]:
+        if name != (names[0] if names[0] in entry.images else next(iter(entry.images))):
             made = replace(made, metadata={}, covariates={})
         if name != next(iter(entry.images)):
             whole = tuple(finding for finding in entry.findings if finding.box is None and not finding.frame)

@@ -1,4 +1,5 @@
-"""What a plan says of several modalities: which of them are used, and whether they share a backbone."""
+"""What a plan says of several modalities: which of them are used, how they are brought onto each other, and
+whether they share a backbone."""
 
 import importlib.util
 from collections import Counter

@@ -218,7 +218,7 @@ def derive(
         reasons[key] = "given"
     chosen = given.get("training", {})
     if plan.training.freeze:
-        # Features are computed once, in float32 whatever is chosen: there is nothing to compare.
+        # Features are computed once, in float32 whatever is chosen; comparing layouts takes longer than it saves.
         chosen = {"precision": "float32", "channels_last": True, **chosen}
     # Covariates take no time, and what a network needs to know of them is learned when cases are divided.
     measured, rate, why = pace.measure(replace(plan, covariates=CovariatePlan()), chosen)

@@ -30,8 +30,6 @@ _OVERLAP = 0.6
 # How many times the mutual information of the best mirrored copy is no chance: 1.9 to 33 for one person's images in
 # other contrast, .3 to 1.1 for strangers' (benchmarks/preparation.py).
 _GAIN = 1.5
-
-
 # Motions that were found last, by the name under which they are in the cache: 16 numbers each.
 _recent: dict[str, tuple[Matrix, str]] = {}
 _FEW = 64
@@ -110,8 +108,8 @@ def onto_first(images: Mapping[str, Image], kind: Kind) -> tuple[dict[str, Image
     Raises:
         Problem: as :func:`register`.
     """
-    first, *others = images
-    able = {name: images[name] for name in (first, *others) if _is_volume(images[name])}
+    first = next(iter(images))
+    able = {name: image for name, image in images.items() if _is_volume(image)}
     if first not in able or len(able) < 2:
         return dict(images), ()
     found = register(able, first, kind)
@@ -161,12 +159,14 @@ def _found(image: Image, fixed: Image, kind: Kind) -> tuple[Matrix, str]:
     told = "|".join(cache.content_key(_place(one).tobytes().hex(), one.array) for one in (small, other))
     name = cache.content_key(f"motion|1|{kind}|{told}", np.zeros(0))
     # One diagnosis asks several times; the cache may be off, or have enough to write.
-    if name not in _recent:
-        while len(_recent) >= _FEW:
-            _recent.pop(next(iter(_recent)), None)
-        _recent[name] = _searched(name, image, fixed, kind)
-    motion, wrong = _recent.get(name) or _searched(name, image, fixed, kind)
-    return motion.copy(), wrong
+    known = _recent.get(name)
+    if known is None:
+        known = _searched(name, image, fixed, kind)
+        # All at once, which threads cannot disturb.
+        if len(_recent) >= _FEW:
+            _recent.clear()
+        _recent[name] = known
+    return known[0].copy(), known[1]
 
 
 def _searched(name: str, image: Image, fixed: Image, kind: Kind) -> tuple[Matrix, str]:

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter, zoom
 from osler import cohort, formats
 from osler.case import Entry, Finding, Question, Source
 from osler.image import Image
-from osler.inspections import Evidence, Trouble, duplicates, plane
+from osler.inspections import Evidence, Trouble, duplicates, plane, torn_patients
 
 Picture = NDArray[np.uint8]
 
@@ -152,10 +152,10 @@ def test_copies_across_splits_and_labels_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_patient_in_two_splits_stops(tmp_path: Path) -> None:
     rows = [(ORIGINALS[0], "x", "a", "train"), (ORIGINALS[1], "y", "a", "train"), (ORIGINALS[2], "x", "b", "test")]
-    assert told(duplicates.find(evidence(tmp_path, rows, "column patient"))) == {
+    assert told(torn_patients.find(evidence(tmp_path, rows, "column patient"))) == {
         ("torn_patient", "stop"): (("000", "002"),)
     }
-    assert not duplicates.find(evidence(tmp_path, rows)), "without patients nobody can be torn apart"
+    assert not torn_patients.find(evidence(tmp_path, rows)), "without patients nobody can be torn apart"
 
 
 # --- real images ------------------------------------------------------------------------------------------

@@ -344,7 +344,7 @@ def find(evidence: Evidence) -> list[Trouble]:
         if within:
             message = f"{_many(within)} {words}{_known(within, evidence)}"
             troubles.append(_trouble(kind, within, entries, message, _WITHIN, "look"))
-    return [*troubles, *_conflicts(found, evidence), *_torn(evidence)]
+    return [*troubles, *_conflicts(found, evidence)]
 
 
 def _known(groups: list[tuple[int, ...]], evidence: Evidence) -> str:
@@ -420,21 +420,3 @@ def _contradict(entries: Iterable[Entry], question: Question) -> bool:
             if f.task == question.task and (f.probability is not None or f.value is not None):
                 said[f.name if several else ""].add((f.name, f.probability, f.value))
     return any(len(values) > 1 for values in said.values())
-
-
-def _torn(evidence: Evidence) -> list[Trouble]:
-    if not evidence.grouping:
-        return []
-    by_patient = defaultdict(list)
-    for row, entry in enumerate(evidence.entries):
-        by_patient[entry.patient].append(row)
-    roles = {
-        patient: {evidence.entries[row].split or "train" for row in rows} for patient, rows in by_patient.items()
-    }
-    torn = [tuple(rows) for patient, rows in by_patient.items() if len(roles[patient]) > 1]
-    if not torn:
-        return []
-    cases = sum(map(len, torn))
-    message = f"{len(torn):,} patients ({evidence.grouping}) stand in more than one split, with {cases:,} cases"
-    fix = "give each patient to one split; train does not begin before"
-    return [_trouble("torn_patient", torn, evidence.entries, message, fix, "stop")]

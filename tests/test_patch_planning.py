@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from osler import cohort, link_planning, pace, patch_planning, recipe
+from osler import cohort, link_planning, pace, patch_planning, recipe, structures
 from osler.problem import Problem
 from osler.recipe import Recipe
 
@@ -108,6 +108,19 @@ def test_slices_far_apart_are_looked_at_one_by_one(tmp_path: Path) -> None:
     assert plan.augmentation["spatial"].get("tilt", 0) == 0
 
 
+def test_slices_are_seen_with_their_neighbours_and_flat_images_and_volumes_have_none(tmp_path: Path) -> None:
+    thick = cohort.read(volumes(tmp_path / "thick", size=(10, 40, 40), spacing=(9.0, 1.5, 1.5)))
+    even, flat = cohort.read(volumes(tmp_path / "even")), cohort.read(pictures(tmp_path / "flat", 64, 8))
+    plan, why = patch_planning.derive(thick, {}, 10)
+    assert (plan.image.channels, plan.patches.neighbours, plan.inputs) == (1, 1, 3)
+    assert "above and below" in why["patches.neighbours"]
+    for found in (even, flat):
+        assert not patch_planning.derive(found, {}, 10)[0].patches.neighbours
+    assert patch_planning.derive(thick, {"patches": {"neighbours": 0}}, 10)[0].inputs == 1
+    with pytest.raises(Problem, match="each slice alone"):
+        patch_planning.derive(even, {"patches": {"neighbours": 1}}, 10)
+
+
 def test_somewhat_thick_slices_are_halved_later(tmp_path: Path) -> None:
     plan, _ = derived(volumes(tmp_path / "set", (16, 40, 40), (2.5, 1.0, 1.0)))
     assert plan.image.dims == 3
@@ -196,7 +209,7 @@ def test_how_thick_things_are_is_seen_where_they_are_outlined_or_nowhere(
     ]
     table.write_text("\n".join([head, *kept]) + "\n")
     found = cohort.read(few)
-    seen = patch_planning.look(found, found.questions)
+    seen = structures.look(found, found.questions)
     assert len(seen.sizes) == 10 and seen.thickness == pytest.approx(41, abs=1)
 
 
@@ -279,5 +292,5 @@ def test_boxes_in_thick_slices_are_looked_for_across_them(tmp_path: Path) -> Non
 
 def test_nothing_is_planned_by_a_test_part_that_has_a_name(tmp_path: Path) -> None:
     found = cohort.read(pictures(tmp_path / "set", 64, 8))
-    seen = patch_planning.look(found, found.questions)
+    seen = structures.look(found, found.questions)
     assert len(seen.sizes) == sum(entry.split != "test" for entry in found.entries)

@@ -56,7 +56,7 @@ class Network(nn.Module):
         self.dims = image.dims
         self.tasks = {name: Classification(q) for name, q in plan.tasks.items() if not q.dense}
         self.dense = {name: _dense(q, plan) for name, q in plan.tasks.items() if q.dense}
-        self.normalise = Normalise(image.intensity, image.channels, self.modalities)
+        self.normalise = Normalise(image.intensity, plan.inputs, self.modalities)
         backbone, pooling, sequence, features = _look(plan)
         self.backbone: Backbone = backbone
         self.pooling: nn.Module = pooling
@@ -77,7 +77,7 @@ class Network(nn.Module):
             self.fusion = catalog.find("fusion", parts.fusion).build(chosen, widths=widths)
         self.links: Links | None = None
         if self.dense:
-            self.decoder, self.finest, strides = self._decoder(image)
+            self.decoder, self.finest, strides = self._decoder(plan)
             self.places = nn.ModuleList(t.head(self.decoder.widths, strides, self.dims) for t in self.dense.values())
             if self.tasks:
                 self.links = Links(self.tasks, self.dense, self.decoder.widths, self.backbone.features, plan)
@@ -96,16 +96,16 @@ class Network(nn.Module):
         alone = self.normalise.intensity == "image" and self.links is None
         return x if alone else self.normalise(x)
 
-    def _decoder(self, image: recipe.ImagePlan) -> tuple[Decoder, int, list[tuple[int, ...]]]:
+    def _decoder(self, plan: Recipe) -> tuple[Decoder, int, list[tuple[int, ...]]]:
         """A decoder over the levels that tasks look at, the first of them, and pixels of a patch to one of each."""
-        size = image.size[3 - image.dims :]
+        size = plan.image.size[3 - self.dims :]
         was, self.backbone = self.backbone.training, self.backbone.eval()
         with torch.no_grad():
-            levels = self.backbone.levels(torch.zeros(1, image.channels, *size))
+            levels = self.backbone.levels(torch.zeros(1, plan.inputs, *size))
         self.backbone.train(was)
         strides = [tuple(round(a / b) for a, b in zip(size, level.shape[2:], strict=True)) for level in levels]
         first = min(task.finest(strides) for task in self.dense.values())
-        return Decoder([level.shape[1] for level in levels[first:]], image.dims), first, strides[first:]
+        return Decoder([level.shape[1] for level in levels[first:]], self.dims), first, strides[first:]
 
     def say(
         self,
@@ -329,7 +329,7 @@ def _look(plan: Recipe) -> tuple[Backbone, nn.Module, Temporal, int]:
     image, parts = plan.image, plan.network
     backbone: Backbone = catalog.find("backbones", parts.backbone).build(
         recipe.options("backbones", parts.backbone, parts.options),
-        channels=image.channels,
+        channels=plan.inputs,
         dims=image.dims,
         size=image.size[3 - image.dims :],
     )

@@ -7,21 +7,19 @@ grid, the patch and the network; what never changed between data sets is fixed.
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from osler import data, link_planning, modality, pace, planning, recipe, subsets
-from osler.case import Case, Question
-from osler.cohort import Cohort, is_known
+from osler import link_planning, modality, pace, planning, recipe, structures, subsets
+from osler.case import Question
+from osler.cohort import Cohort
 from osler.problem import Problem
 from osler.recipe import Recipe
 
-SAMPLE = 32
 # A batch's worth of voxels that a step of a second or two can take.
 _BATCH = {"cpu": 2**18, "cuda": 2**22}
 # Steps that a network needs before a second one is worth more.
@@ -29,91 +27,6 @@ _STEPS = 1000
 # Pixels that the thinnest structures keep on the working grid; from how many on half of the rows and columns do.
 _THIN, _SMALL, _HALF = 6.0, 20.0, 7.0
 _LEFT_OR_RIGHT = ("left", "right", "links", "rechts")
-
-
-@dataclass(frozen=True)
-class Structures:
-    """What a sample of annotated cases looks like.
-
-    Attributes:
-        sizes: ``(n, 3)`` of the images, (depth, height, width).
-        spacings: ``(n, 3)`` millimetres, NaN where unknown.
-        thickness: of the structures that are outlined, pixels: a low quantile of twice the mean depth below their
-            surface; inf where nothing is.
-        side: of the boxes, pixels: of the class with the smallest ones, a low quantile of the smaller in-plane side;
-        inf where there are none.
-    """
-
-    sizes: NDArray[np.float64]
-    spacings: NDArray[np.float64]
-    thickness: float
-    side: float
-
-
-def look(cohort: Cohort, questions: Sequence[Question]) -> Structures:
-    """Reads up to 63 cases, evenly spread, with what is outlined in them; none of a test part that has a name.
-
-    Where it is known of some cases only, of these.
-
-    Raises:
-        Problem: none of them can be read.
-    """
-    sizes, spacings, thick = [], [], []
-    sides: dict[tuple[str, str], list[float]] = {}
-    first: Problem | None = None
-    entries = [entry for entry in cohort.entries if entry.split != "test"] or list(cohort.entries)
-    entries = [entry for entry in entries if any(is_known(entry, q) for q in questions if q.dense)] or entries
-    for entry in entries[:: max(1, len(entries) // SAMPLE)]:
-        try:
-            case = data.read_case(entry, questions)
-            image = data.the_image(case)
-        except Problem as problem:
-            first = first or problem
-            continue
-        sizes.append(image.size)
-        known = image.spacing or (math.nan, math.nan, math.nan)
-        spacings.append([math.nan if s is None else s for s in known])
-        for question in questions:
-            thick += _thickness(case, question)
-            for name, side in _sides(case, question):
-                sides.setdefault((question.task, name), []).append(side)
-    if not sizes:
-        assert first is not None
-        raise Problem(f"no case can be read (the first: {first.clause})", path=cohort.root, fix="check the files")
-    return Structures(
-        np.array(sizes, float),
-        np.array(spacings, float),
-        _low(thick),
-        min(map(_low, sides.values()), default=math.inf),
-    )
-
-
-def _low(values: Sequence[float]) -> float:
-    return float(np.quantile(values, 0.1)) if values else math.inf
-
-
-def _thickness(case: Case, question: Question) -> list[float]:
-    """Of each class in the slice that holds most of it: four times the mean distance to its edge.
-
-    That is the width of a long band, and a third more than the radius of a disc.
-    """
-    found = []
-    if question.kind == "segmentation" and question.task in case.maps:
-        labels = case.maps[question.task][0]
-        for values in question.values:
-            there = np.isin(labels, values)
-            if there.any():
-                plane = there[int(there.sum((1, 2)).argmax())]
-                found.append(4 * float(ndimage.distance_transform_edt(plane)[plane].mean()))
-    return found
-
-
-def _sides(case: Case, question: Question) -> list[tuple[str, float]]:
-    """Class and smaller in-plane side of each box."""
-    if question.kind != "detection":
-        return []
-    stated = [(f.name, f.box) for f in case.findings if f.task == question.task and f.box is not None]
-    return [(name, min(b.stop[1] - b.start[1], b.stop[2] - b.start[2])) for name, b in stated]
 
 
 def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Recipe, dict[str, str]]:
@@ -131,7 +44,7 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     asked = whole | asked
     found = planning.fingerprint(replace(cohort, questions=tuple(asked.values())))
     questions = tuple(question for question in asked.values() if question.dense)
-    seen = look(cohort, questions)
+    seen = structures.look(cohort, questions)
     base: dict[str, Any] = {
         "tasks": asked,
         "image": {}, "network": {}, "training": {}, "split": {}, "inference": {}, "augmentation": {}, "patches": {},
@@ -145,6 +58,9 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     else:
         _plan_patch(base, why, seen, {**base["patches"], **given.get("patches", {})}, whole=boxes)
     image, patches = ({**base[key], **given.get(key, {})} for key in ("image", "patches"))
+    if not linked and image["dims"] == 2 and np.median(seen.sizes[:, 0]) > 1:
+        base["patches"]["neighbours"] = 1
+        why["patches.neighbours"] = "what lies above and below a slice tells where along the body it is"
     if linked:
         scale = (np.array(image["size"])[1:] / seen.sizes[:, 1:]).min(1)
     else:
@@ -205,7 +121,7 @@ def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
 def _plan_grid(
     base: dict[str, Any],
     why: dict[str, str],
-    seen: Structures,
+    seen: structures.Structures,
     questions: Sequence[Question],
     given: Mapping[str, Any],
 ) -> None:
@@ -277,7 +193,7 @@ def _device() -> str:
 
 
 def _plan_patch(
-    base: dict[str, Any], why: dict[str, str], seen: Structures, patches: Mapping[str, Any], *, whole: bool
+    base: dict[str, Any], why: dict[str, str], seen: structures.Structures, patches: Mapping[str, Any], *, whole: bool
 ) -> None:
     """The patch: the median image on the working grid, or as much of it as fits a step.
 
@@ -299,7 +215,7 @@ def _plan_patch(
     why["image.size"] = f"the median image is {shape} on the working grid; as much of it as a step can take"
 
 
-def _on_grid(seen: Structures, patches: Mapping[str, Any]) -> NDArray[np.float64]:
+def _on_grid(seen: structures.Structures, patches: Mapping[str, Any]) -> NDArray[np.float64]:
     """Sizes of the sampled images on the working grid."""
     if patches["unit"] == "px":
         longest = patches.get("longest", 0)
@@ -319,7 +235,7 @@ def _plan_network(
     questions: Sequence[Question],
     given: Mapping[str, Any],
 ) -> None:
-    """``thick``: pixels of the working grid across what is outlined, see :class:`Structures`."""
+    """``thick``: pixels of the working grid across what is outlined, see :class:`osler.structures.Structures`."""
     network, flat = base["network"], base["image"]["dims"] == 2
     boxes = all(q.kind == "detection" for q in questions)
     coarse = flat and (boxes or (thick >= 2 * _THIN and _device() == "cpu"))

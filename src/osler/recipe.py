@@ -11,7 +11,7 @@ from typing import Any, Literal, get_type_hints
 
 import pydantic
 
-from osler import catalog, files, preparations, subsets
+from osler import catalog, files, preparations, recipe_checks, subsets
 from osler.case import Modality, Question
 from osler.problem import Problem
 
@@ -70,6 +70,7 @@ class PatchPlan:
             read.
         longest: with ``px``: pixels of the longer of height and width on that grid, instead of ``spacing``; 0 leaves
             them as they are.
+        neighbours: slices on either side that a network which looks at each slice sees beside it, as channels.
         per_case: patches of each case in an epoch.
         foreground: share of patches that are taken around something; of linked tasks also that of cases which say
             where anything is, at least.
@@ -82,6 +83,7 @@ class PatchPlan:
     unit: Literal["mm", "px"] = "px"
     spacing: tuple[float, float, float] = (0.0, 0.0, 0.0)
     longest: int = 0
+    neighbours: int = 0
     per_case: int = 1
     foreground: float = 0.33
     overlap: float = 0.5
@@ -263,6 +265,11 @@ class Recipe:
         return self.dense and not all(question.dense for question in self.tasks.values())
 
     @property
+    def inputs(self) -> int:
+        """Channels of what the network sees: of a slice and of its neighbours."""
+        return self.image.channels * (2 * self.patches.neighbours + 1)
+
+    @property
     def moments(self) -> int | None:
         """How many moments of a sequence need to be read; ``None``, all, where places in every moment are asked."""
         return None if self.dense else self.image.frames
@@ -309,9 +316,8 @@ def build(content: Mapping[str, Any]) -> Recipe:
     options("fusion", recipe.network.fusion, recipe.network.fusion_options)
     for name, given in recipe.augmentation.items():
         options("transforms", name, given)
-    _check_values(recipe)
+    recipe_checks.check(recipe)
     preparations.check(recipe.image.prepare, dense=recipe.dense)
-    _check_covariates(recipe)
     subsets.check(recipe.image.modalities, covariates=bool(recipe.covariates.columns), dense=recipe.dense)
     return recipe
 
@@ -338,105 +344,6 @@ def _validated(schema: Any, content: Any, where: str = "{}") -> Any:
 def _reader(schema: Any) -> Any:
     """Made once: a training reads the options of each transform in every step, and making one takes milliseconds."""
     return pydantic.TypeAdapter(schema)
-
-
-def _check_values(recipe: Recipe) -> None:
-    plan = recipe.training
-    limits = {
-        "training.epochs": (plan.epochs, 1, 100_000),
-        "training.batch": (plan.batch, 1, 65_536),
-        "training.learning_rate": (plan.learning_rate, 1e-9, 100),
-        "training.folds": (plan.folds, 0, 50),
-        "training.members": (plan.members, 1, 50),
-        "inference.coverage": (recipe.inference.coverage, 0.5, 0.999),
-        "inference.views": (recipe.inference.views, 1, 64),
-        "inference.refusals": (recipe.inference.refusals, 0.0001, 0.5),
-        "network.dropout": (recipe.network.dropout, 0, 0.95),
-        "image.frames": (recipe.image.frames, 1, 10_000),
-        "image.channels": (recipe.image.channels, 1, 64),
-        "training.clip": (plan.clip, 0, 1e9),
-        "training.ema": (plan.ema, 0, 1),
-        "training.balance": (plan.balance, 0, 1),
-        "training.smoothing": (plan.smoothing, 0, 0.9),
-        "training.warmup": (plan.warmup, 0, 1),
-        "training.weight_decay": (plan.weight_decay, 0, 1e3),
-        "training.patience": (plan.patience, 0, 100_000),
-        "training.threads": (plan.threads, 1, 4096),
-        "split.validation": (recipe.split.validation, 0, 0.9),
-        "split.calibration": (recipe.split.calibration, 0, 0.9),
-        "split.test": (recipe.split.test, 0, 0.9),
-        "covariates.hidden": (recipe.covariates.hidden, 0, 0.9),
-        "links.consistency": (recipe.links.consistency, 0, 100),
-        "patches.longest": (recipe.patches.longest, 0, 65_536),
-        "patches.per_case": (recipe.patches.per_case, 1, 100_000),
-        "patches.foreground": (recipe.patches.foreground, 0, 1),
-        "patches.overlap": (recipe.patches.overlap, 0, 0.9),
-        "patches.deep": (recipe.patches.deep, 1, 8),
-        **{f"patches.spacing[{axis}]": (n, 0, 1e4) for axis, n in enumerate(recipe.patches.spacing)},
-        **{f"image.size[{axis}]": (n, 1, 4096) for axis, n in enumerate(recipe.image.size)},
-    }
-    for key, (value, low, high) in limits.items():
-        if not low <= value <= high:
-            raise Problem(
-                f"in the recipe, {key} = {value} is outside {low} to {high}", fix="give a value between them"
-            )
-    if recipe.split.validation + recipe.split.calibration + recipe.split.test >= 1:
-        raise Problem("in the recipe, the held-out shares leave nothing to train on", fix="lower split.*")
-    if plan.folds == 1:
-        raise Problem("in the recipe, training.folds = 1 makes no sense", fix="use 0 for one model, or 2 or more")
-    if plan.folds and plan.members > 1:
-        raise Problem("in the recipe, folds make an ensemble already", fix="set either folds or members")
-    _check_questions(recipe)
-    if not recipe.tasks:
-        raise Problem("the recipe asks nothing", fix="give the cohort labels, or the recipe a [tasks.NAME] table")
-
-
-def _check_covariates(recipe: Recipe) -> None:
-    """Each is named once, what is said is said of one of them, and the tasks can use them."""
-    plan = recipe.covariates
-    if plan.columns and recipe.dense:
-        raise Problem(
-            "in the recipe, covariates stand beside a task that asks where something is, which cannot use them",
-            fix="set covariates.columns=[]",
-        )
-    if len(set(plan.columns)) < len(plan.columns):
-        raise Problem("in the recipe, covariates.columns names a column twice", fix="name it once")
-    for key in ("kinds", "units", "ranges", "seen", "categories"):
-        strange = [name for name in getattr(plan, key) if name not in plan.columns]
-        if strange:
-            raise Problem(
-                f"in the recipe, covariates.{key} names {strange[0]!r}, which covariates.columns does not",
-                fix="name it there, too",
-            )
-    for name, (low, high) in plan.ranges.items():
-        if not low <= high:
-            raise Problem(
-                f"in the recipe, covariates.ranges.{name} goes from {low:g} to {high:g}", fix="swap the two"
-            )
-
-
-def _check_questions(recipe: Recipe) -> None:
-    """Together they can be answered, and each is whole."""
-    for key in ("nothing", "something"):
-        for name, classes in getattr(recipe.links, key).items():
-            exclusive = name in recipe.tasks and recipe.tasks[name].kind in ("multiclass", "ordinal")
-            known = recipe.tasks[name].classes if exclusive else ()
-            strange = [label for label in classes if label not in known]
-            if strange or not known:
-                what = f"names {strange[0]!r}, which is no class of it"
-                what = what if known else "is no task of the whole image whose classes exclude each other"
-                raise Problem(f"in the recipe, links.{key}.{name} {what}", fix="correct it")
-    if recipe.linked and recipe.image.dims == 2 and recipe.image.size[0] > 1:
-        boxed = [name for name, question in recipe.tasks.items() if question.kind == "detection"]
-        if boxed:
-            raise Problem(
-                f"{boxed[0]} looks for boxes, which reach across slices: image.dims = 2 cannot find them",
-                fix="set image.dims=3",
-            )
-    for name, question in recipe.tasks.items():
-        if question.kind == "segmentation" and len(question.values) != len(question.classes):
-            what = f"in the recipe, tasks.{name}.values does not say which values of a label map make up each class"
-            raise Problem(what, fix="give a list of values for each class")
 
 
 def check_shape(content: Mapping[str, Any]) -> None:

@@ -82,6 +82,8 @@ def read(case: Case, plan: Recipe, number: int = 0) -> list[Volume]:
 def on_grid(image: Image, plan: Recipe) -> tuple[Grid, NDArray[np.float32]]:
     """The working grid of an image, and the image on it ``(t, c, d, h, w)``, brought to one scale if asked for.
 
+    Channels are as many as the network takes: those of each slice's neighbours are among them.
+
     Raises:
         Problem: see :func:`read`.
     """
@@ -95,7 +97,20 @@ def on_grid(image: Image, plan: Recipe) -> tuple[Grid, NDArray[np.float32]]:
         image = grid.standardised(image)
     array = where.to(image).array
     data.require_numbers(array)
-    return where, np.asarray(array, np.float32)
+    return where, beside(np.asarray(array, np.float32), plan.patches.neighbours)
+
+
+def beside(array: NDArray[np.float32], neighbours: int) -> NDArray[np.float32]:
+    """Each slice with its neighbours as further channels: ``(t, c, d, h, w)`` to ``(t, c * (2 * n + 1), d, h, w)``.
+
+    They come in the order of the slices; beyond the first and the last, all is as dark as the image gets. What lies
+    above and below tells a network where along the body it is (2.5D; Roth et al., 2014).
+    """
+    if not neighbours:
+        return array
+    depth, ends = array.shape[2], [(0, 0), (0, 0), (neighbours, neighbours), (0, 0), (0, 0)]
+    longer = np.pad(array, ends, constant_values=float(array.min()))
+    return np.concatenate([longer[:, :, k : k + depth] for k in range(2 * neighbours + 1)], 1)
 
 
 def boxes_of(findings: Sequence[Finding], question: Question, frame: int) -> NDArray[np.float32] | None:

@@ -53,7 +53,7 @@ class Network(nn.Module):
         self.modalities = len(modalities)
         self.sources = (*modalities, *((subsets.PERSON,) if plan.covariates.columns else ()))
         self.subsets = subsets.of(self.sources)
-        self.dims = image.dims
+        self.dims, self.planes = image.dims, 2 * plan.patches.neighbours + 1
         self.tasks = {name: Classification(q) for name, q in plan.tasks.items() if not q.dense}
         self.dense = {name: _dense(q, plan) for name, q in plan.tasks.items() if q.dense}
         self.normalise = Normalise(image.intensity, plan.inputs, self.modalities)
@@ -95,6 +95,10 @@ class Network(nn.Module):
         # A window does not know the mean of its image; linked tasks see it whole.
         alone = self.normalise.intensity == "image" and self.links is None
         return x if alone else self.normalise(x)
+
+    def glance(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b t p d h w"]:
+        """An image at the size of a patch, which has no slices beside it: they are as it is itself."""
+        return x.repeat(1, 1, self.planes, 1, 1, 1) if self.planes > 1 else x
 
     def _decoder(self, plan: Recipe) -> tuple[Decoder, int, list[tuple[int, ...]]]:
         """A decoder over the levels that tasks look at, the first of them, and pixels of a patch to one of each."""
@@ -505,7 +509,7 @@ def outputs(
     shares: list[NDArray[np.float32]] = []
     batch = max(1, min(batch, 256 // pixels.shape[1]))
     for start in range(0, len(pixels), batch):
-        x = network.normalise(torch.from_numpy(pixels[start : start + batch]).to(device))
+        x = network.normalise(network.glance(torch.from_numpy(pixels[start : start + batch]).to(device)))
         when = None if times is None else torch.from_numpy(times[start : start + batch])
         person = None if covariates is None else torch.from_numpy(covariates[start : start + batch]).to(device)
         total: dict[tuple[str, str], Tensor] = {}

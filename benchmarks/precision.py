@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import cohort, data, fitting, model, planning, recipe, training
+from osler import asking, cohort, data, fitting, planning, recipe, training
 from osler.allocator import keep_memory
 from osler.cohort import Training, Validation
 from osler.metrics.auroc import macro_auroc
@@ -97,7 +97,7 @@ def answers(plan: Recipe, train: fitting.Examples, test: fitting.Examples, name:
     )
     with tempfile.TemporaryDirectory() as folder:
         network = fitting.fit(train, nothing, plan, fitting.Course(Path(folder), 0, 1, lambda line: None, 0.0))
-    return model.outputs(network, test.pixels, [lambda x: x]).answers[name]
+    return asking.outputs(network, test.pixels, [lambda x: x]).answers[name]
 
 
 if __name__ == "__main__":

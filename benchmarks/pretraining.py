@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import osler
-from osler import cohort, data, fitting, model, recipe, weights
+from osler import asking, cohort, data, fitting, recipe, weights
 from osler.case import Entry, Question
 from osler.cohort import Cohort, Training, Validation
 from osler.metrics.auroc import macro_auroc
@@ -150,7 +150,7 @@ def answer(arm: str, images: Images, pair: tuple[Any, Any], out: Path, args: arg
     ]
     network = fitting.fit(*examples, plan, fitting.Course(out, 0, 1, lambda line: None, began))
     outside = images.of(held.entries)
-    raw = model.outputs(network, images.pixels[outside], model.moved_copies(3)).answers[images.question.task]
+    raw = asking.outputs(network, images.pixels[outside], asking.moved_copies(3)).answers[images.question.task]
     return {
         "rows": outside.tolist(),
         "probabilities": images.task.probabilities(raw).tolist(),

@@ -14,6 +14,7 @@ from torch import nn
 
 import osler
 from osler import (
+    asking,
     data,
     diagnoses,
     diagnosis,
@@ -139,7 +140,7 @@ def test_a_shorter_sequence_is_answered_as_if_the_network_took_no_more(sequence:
     for net, frames in ((long, 5), (short, 3)):
         given = ImagePlan(size=(1, 16, 16), frames=frames)
         pixels, times = data.prepare(image, given)[None] / 255, data.timeline(image, given)[None]
-        found.append(model.outputs(net, pixels, [lambda x: x], times=times))
+        found.append(asking.outputs(net, pixels, [lambda x: x], times=times))
     np.testing.assert_allclose(found[0].answers["label"], found[1].answers["label"], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found[0].vectors, found[1].vectors, rtol=1e-5, atol=1e-6)
     attends = sequence in ("attention", "self_attention")
@@ -447,7 +448,7 @@ def test_a_frozen_backbone_stays_and_the_rest_learns(learned: Path, tmp_path: Pa
     for name, value in net.backbone.state_dict().items():
         assert torch.equal(value, before[name]), name
     held = examples(Validation(()), 40)
-    said = model.outputs(net, held.pixels, [lambda x: x], times=held.times).answers["label"]
+    said = asking.outputs(net, held.pixels, [lambda x: x], times=held.times).answers["label"]
     assert float((said.argmax(1) == held.targets["label"][:, 0]).mean()) > 0.85
 
 

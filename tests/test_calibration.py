@@ -6,8 +6,8 @@ import torch
 
 from osler import calibration, novelty
 from osler.appearance import appearance
+from osler.asking import Outputs
 from osler.case import Finding, Question
-from osler.model import Outputs
 from osler.tasks.classification import Classification, OrderedHead
 
 RNG = np.random.default_rng(1)

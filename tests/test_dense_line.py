@@ -7,7 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from osler import data, dense_phantom, diagnoses, diagnosis, evaluation, model, phantom_files, places, training
+from osler import (
+    asking,
+    data,
+    dense_phantom,
+    diagnoses,
+    diagnosis,
+    evaluation,
+    model,
+    phantom_files,
+    places,
+    training,
+)
 from osler.case import Case, Entry, Source
 from osler.image import Image
 from osler.model import Model
@@ -114,13 +125,13 @@ def test_nothing_of_an_answer_comes_from_a_network_that_was_not_asked(
 ) -> None:
     made = model.load(run)
     two = Model(made.recipe, [*made.networks, *model.load(run).networks], made.calibration, made.card, made.sha256)
-    asked, outputs = [], model.outputs
+    asked, outputs = [], asking.outputs
 
-    def noted(network: model.Network, *more: object, **named: object) -> model.Outputs:
+    def noted(network: model.Network, *more: object, **named: object) -> asking.Outputs:
         asked.append(network)
         return outputs(network, *more, **named)
 
-    monkeypatch.setattr(model, "outputs", noted)
+    monkeypatch.setattr(asking, "outputs", noted)
     case = Case("x", "x", {"image": Image(np.zeros((1, 1, 1, 64, 64), np.uint8))})
     diagnosis.diagnose(two, case, [two.networks[1]])
     assert len(asked) == 1 and asked[0] is two.networks[1]
@@ -243,15 +254,17 @@ def run_of_b(two_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
-def test_of_two_images_one_has_to_be_chosen(two_images: Path, tmp_path: Path) -> None:
-    with pytest.raises(Problem, match=r"take one image, and cases have a, b; choose it: image.modalities=\[a\]"):
-        training.train(two_images, tmp_path / "none", SMALL, say=quiet)
-    for names, said in (
-        (["a", "b"], "take one image, and the recipe names a, b"),
-        (["c"], "no case has an image 'c'"),
-    ):
-        with pytest.raises(Problem, match=said):
-            training.train(two_images, tmp_path / "run", {**SMALL, "image": {"modalities": names}}, say=quiet)
+def test_two_images_that_nothing_lays_on_each_other_are_not_looked_at_together(
+    two_images: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    with pytest.raises(Problem, match="no case that can be used is left to train on"):
+        training.train(two_images, tmp_path / "both", SMALL, say=said.append)
+    assert any(
+        "and nothing says how they lie to each other; bring them to one grid, or choose" in one for one in said
+    )
+    with pytest.raises(Problem, match="no case has an image 'c'"):
+        training.train(two_images, tmp_path / "run", {**SMALL, "image": {"modalities": ["c"]}}, say=quiet)
 
 
 def test_the_chosen_image_goes_all_the_way_as_if_it_were_the_only_one(

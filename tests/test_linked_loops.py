@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from osler import answers, data, diagnosis, identity, localisation, model, places, recipe
+from osler import answers, asking, data, diagnosis, identity, localisation, model, places, recipe
 from osler.case import Answer, Box, Case, Entry, Finding, Question, Source
 from osler.cohort import Cohort
 from osler.image import Image
@@ -82,14 +82,14 @@ def test_only_what_the_class_was_answered_from_can_contradict_it(
     seen = Finding("mask", "lesion", "model", 0.9, box=Box((0, 2, 2), (1, 6, 6)), frame=frame)
     answer = Answer("mask", "segmentation", (seen,), (), threshold=0.5)
     monkeypatch.setattr(places, "answer", lambda *args, **named: {"mask": answer})
-    monkeypatch.setattr(model, "outputs", _of_one_mind(model.outputs))
+    monkeypatch.setattr(asking, "outputs", _of_one_mind(asking.outputs))
     found = diagnosis.diagnose(made, Case("a", "a", {"image": Image(loop(5))}))
     assert found.concordance is not None and found.concordance.agree is agree
     assert found.answers["mask"].findings == (seen,)
 
 
 def _of_one_mind(outputs: Any) -> Any:
-    def asked(*given: Any, **named: Any) -> model.Outputs:
+    def asked(*given: Any, **named: Any) -> asking.Outputs:
         found = outputs(*given, **named)
         found.torn["label"][:] = 0
         return found  # type: ignore[no-any-return]

@@ -14,6 +14,7 @@ from PIL import Image as Picture
 
 from osler import (
     answers,
+    asking,
     cohort,
     data,
     diagnoses,
@@ -555,7 +556,7 @@ def test_real_series_are_read_beside_each_other(real_data: Path) -> None:
     torch.manual_seed(0)
     content = {"image": {**vars(plan)}, "network": {"options": {"depth": 18, "width": 4}}, "tasks": QUESTION}
     network = Network(recipe.build(content)).eval()
-    seen = model.outputs(network, loaded.pixels, [lambda x: x], times=loaded.times)
+    seen = asking.outputs(network, loaded.pixels, [lambda x: x], times=loaded.times)
     assert set(seen.alone) == {"flair", "t1c"} and np.isfinite(seen.answers["label"]).all()
     # Of the case without FLAIR, T1c alone is all.
     assert seen.answers["label"][0] == pytest.approx(seen.alone["t1c"]["label"][0])

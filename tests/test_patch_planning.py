@@ -226,17 +226,25 @@ def test_linked_slices_that_know_their_distances_are_planned(tmp_path: Path) -> 
     assert plan.linked and plan.image.dims == 2 and plan.image.size == (10, 64, 64)
 
 
-def test_images_of_two_kinds_are_never_taken_for_the_same(tmp_path: Path) -> None:
-    """Also where each case has one of them only."""
-    folder = pictures(tmp_path / "set", 64, 8)
-    table = folder / "manifest.csv"
+def of_two_kinds(folder: Path) -> Path:
+    """Each picture under one of two names, so that each case has one of them only."""
+    table = pictures(folder, 64, 8) / "manifest.csv"
     rows = [row.split(",") for row in table.read_text().splitlines()[1:]]
     lines = [
-        ",".join([case, *([image, ""] if number % 2 else ["", image]), mask, part])
+        ",".join([case, *([image, ""] if number % 2 else ["", image]), mask, part, "a" if number % 4 < 2 else "b"])
         for number, (case, image, mask, part) in enumerate(rows)
     ]
-    table.write_text("\n".join(["case,image.4ch,image.t1,mask,split", *lines]) + "\n")
-    with pytest.raises(Problem, match=r"take one image, and cases have .*; choose it: .*image.modalities="):
+    table.write_text("\n".join(["case,image.4ch,image.t1,mask,split,label", *lines]) + "\n")
+    return folder
+
+
+def test_images_of_two_kinds_are_never_taken_for_the_same(tmp_path: Path) -> None:
+    folder = of_two_kinds(tmp_path / "set")
+    plan, why = derived(folder, tasks={"mask": {}})
+    assert set(plan.image.modalities) == {"4ch", "t1"} and plan.inputs == 2 * plan.image.channels
+    assert "cases have 4ch" in why["image.modalities"]
+    # Linked tasks take one.
+    with pytest.raises(Problem, match=r"linked tasks take one image, and cases have .*; choose it: .*image.modal"):
         derived(folder)
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from osler import (
+    asking,
     covariates,
     data,
     diagnoses,
@@ -280,7 +281,7 @@ def test_without_columns_the_network_is_what_it_was(tmp_path: Path) -> None:
     assert network.persons is None and network.fusion is None
     assert not [name for name in network.state_dict() if "persons" in name or "fusion" in name]
     assert recipe.build({**content, "covariates": {"columns": []}}) == plain
-    assert model.outputs(network, np.zeros((1, 1, 1, 1, 24, 24), np.float32), [lambda x: x]).alone == {}
+    assert asking.outputs(network, np.zeros((1, 1, 1, 1, 24, 24), np.float32), [lambda x: x]).alone == {}
 
 
 def test_a_column_that_is_not_there_is_refused(folder: Path, tmp_path: Path) -> None:

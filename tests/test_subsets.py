@@ -38,7 +38,7 @@ def test_what_is_drawn_is_a_part_of_what_is_there_and_every_part_comes() -> None
 
 
 @pytest.mark.parametrize(
-    ("names", "covariates", "dense", "said"),
+    ("names", "covariates", "linked", "said"),
     [
         (("a", "a"), False, False, "names 'a' twice"),
         (("a+b", "c"), False, False, r"cannot be called 'a\+b'"),
@@ -49,10 +49,10 @@ def test_what_is_drawn_is_a_part_of_what_is_there_and_every_part_comes() -> None
     ],
 )
 def test_what_cannot_be_a_set_of_modalities_is_refused(
-    names: tuple[str, ...], covariates: bool, dense: bool, said: str
+    names: tuple[str, ...], covariates: bool, linked: bool, said: str
 ) -> None:
     with pytest.raises(Problem, match=said):
-        subsets.check(names, covariates=covariates, dense=dense)
+        subsets.check(names, covariates=covariates, linked=linked)
 
 
 @pytest.mark.parametrize("names", [["flair"], ["flair", "t1c"], ["4ch"], ["T2 FLAIR", "it's"], ["1"], ["true"]])

@@ -246,7 +246,7 @@ def test_a_cohort_has_the_same_hash_in_any_order_and_under_any_name() -> None:
 
 DRIVER = """
 import os, random, signal, sys
-from osler import fitting, model, training
+from osler import asking, fitting, model, training
 where, count, folder, out = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 settings = __import__("json").loads(sys.argv[5])
 left = [count]
@@ -266,7 +266,7 @@ elif where == "save":
 elif where == "watch":
     fitting.watch = deadly(fitting.watch)
 elif where == "calibrate":
-    model.outputs = deadly(model.outputs)
+    asking.outputs = deadly(asking.outputs)
 print(training.train(folder, out, settings, say=lambda line: None).sha256)
 """
 

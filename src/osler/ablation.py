@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from osler import (
+    asking,
     cohort,
     covariates,
     data,
@@ -272,7 +273,7 @@ def _said(made: Model, held: HeldOut, pixels: NDArray[np.float32], task: Classif
         if len(rows):
             about = None if known is None else known[rows]
             seen = [
-                model.outputs(made.networks[i], pixels[rows], [_unmoved], times=held.times[rows], covariates=about)
+                asking.outputs(made.networks[i], pixels[rows], [_unmoved], times=held.times[rows], covariates=about)
                 for i in numbers
             ]
             result[rows] = task.probabilities(np.mean([each.answers[name] for each in seen], axis=0))

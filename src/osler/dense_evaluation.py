@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from osler import (
     cohort,
     data,
+    dense_parts,
     dense_rows,
     dense_scoring,
     diagnosis,
@@ -29,7 +30,7 @@ from osler import (
     report,
     scoring,
 )
-from osler.case import Answer, Diagnosis, Entry, Question
+from osler.case import Diagnosis, Entry, Question
 from osler.cohort import Cohort, Test
 from osler.dense_rows import Row
 from osler.metrics.bootstrap import bootstrap
@@ -58,6 +59,7 @@ class Reviewed:
         seconds: wall time a case, reading included.
         seen, unread: how many the model had seen before, and how many could not be read.
         questions: what was asked of them.
+        alone: of several modalities, the rows of the cases that have all of a part, answered from that part.
         concordant: of linked tasks, whether the answers agreed and whether the class was wrong; ``None`` where the
             class is unknown or no tasks are linked.
     """
@@ -72,6 +74,7 @@ class Reviewed:
     unread: int = 0
     questions: tuple[Question, ...] = ()
     concordant: list[tuple[bool, bool] | None] = field(default_factory=list)
+    alone: dense_parts.Rows = field(default_factory=dict)
 
 
 def evaluate(
@@ -104,6 +107,11 @@ def evaluate(
         "notes": notes,
         "tasks": summaries(made, reviewed, draws),
     }
+    if reviewed.alone:
+        told["modalities"] = {
+            q.task: dense_parts.measure(q, reviewed.rows[q.task], reviewed.alone, _limit(made, q.task), draws)
+            for q in reviewed.questions
+        }
     if against is not None:
         told["comparison"] = against_run(against, (made, reviewed), found, out_of_fold, draws)
     times = evaluation.log(run, digest, len(reviewed.entries))
@@ -321,6 +329,7 @@ def review(
     if not isinstance(part, Test):
         raise TypeError("a model is evaluated on Test, nothing else")
     tasks = dict(zip(made.networks[0].dense, questions, strict=True))
+    parts = dense_parts.parts(made)
     result = Reviewed(rows={name: [] for name in tasks}, examples={name: [] for name in tasks})
     began, progress = time.monotonic(), Progress(len(part.entries), say)
     for number, entry in enumerate(part.entries, start=1):
@@ -334,12 +343,16 @@ def review(
                     result.seen += 1
                     continue
                 said = diagnosis.diagnose(made, case, asked)
-                answers = {name: (image, _about(said.answers[name], q), q) for name, q in tasks.items()}
+                answers = {name: (image, dense_parts.about(said.answers[name], q), q) for name, q in tasks.items()}
                 rows = {name: dense_rows.of_case(case, *answer) for name, answer in answers.items()}
+            some = {part: names for part, names in parts.items() if set(names) <= set(entry.images)}
+            alone = {part: dense_parts.answered(made, entry, names, questions, asked) for part, names in some.items()}
         except Problem as problem:
             result.unread += 1
             say(f"left out: {problem}")
             continue
+        for name, found in alone.items():
+            result.alone.setdefault(name, {})[len(result.entries)] = found
         result.entries.append(entry)
         result.digests.append(digest)
         result.abstained.append(said.abstained)
@@ -371,11 +384,6 @@ def _thinned(examples: list[Example]) -> list[Example]:
         return examples
     order = sorted(examples, key=lambda one: (np.isnan(one.quality), one.quality))
     return [*order[:10], *order[10:-10:2], *order[-10:]]
-
-
-def _about(answer: Answer, question: Question) -> Answer:
-    """What is said about the classes that are asked."""
-    return replace(answer, findings=tuple(f for f in answer.findings if f.name in question.classes))
 
 
 def _summary(made: Model, question: Question, reviewed: Reviewed, draws: int) -> dict[str, Any]:

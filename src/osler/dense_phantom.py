@@ -5,7 +5,7 @@ Every case is made alone from the seed and its number. Its expected image is a t
 is a contrast-to-noise ratio, and how well a lesion can be found has a closed form (:func:`detectability`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -367,6 +367,21 @@ def _affine(size: tuple[int, ...], spacing: Triple) -> Affine:
     matrix = np.diag([x, y, -z, 1.0])
     matrix[:3, 3] = [-x * (width - 1) / 2, -y * (height - 1) / 2, z * (depth - 1) / 2]
     return Affine(matrix)
+
+
+def apart(made: DenseCase, spec: DensePhantom) -> dict[str, Image]:
+    """An image for each class, by its name, on one grid: its lesions and no others, in a tissue of its own.
+
+    They are bright, by the mean of ``spec.contrast``. Without the image of a class nothing can be known of it.
+    """
+    number, plain = int(made.case.id.removeprefix("case")), made.case.images["image"]
+    found = {}
+    for k, name in enumerate(spec.classes, 1):
+        own = keys(spec.seed, 13, k, number)
+        shown = _tissue(own, spec) + (made.labels == k) * np.mean(spec.contrast)
+        noise = white(own, "noise", int(np.prod(spec.size)))[0].reshape(spec.size)
+        found[name] = replace(plain, array=_stored(_blurred(shown, spec) + noise, spec)[None, None])
+    return found
 
 
 def _blurred(image: Array, spec: DensePhantom) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import calibration, covariates, data, linking, modalities, model, novelty, places, shares, subsets
+from osler import asking, calibration, covariates, data, linking, modalities, novelty, places, shares, subsets
 from osler.calibration import Calibrated
 from osler.case import Answer, Case, Concordance, Diagnosis, Finding, Novelty, Shares
 from osler.image import Image
@@ -81,14 +81,14 @@ def answer_each(
     there = subsets.present(len(pixels), len(images), times, known)
     if len(sources) > there.shape[1]:
         there = np.column_stack([there, np.zeros(len(there), bool)])
-    views = model.moved_copies(made.recipe.inference.views)
+    views = asking.moved_copies(made.recipe.inference.views)
     raw: dict[str, dict[str, list[Array]]] = {}
     torn: dict[str, list[Array]] = {}
     scores, attended = [], []
     for number, network in enumerate(made.networks):
         if networks is not None and not any(network is each for each in networks):
             continue
-        seen = model.outputs(network, pixels, views, times=times, covariates=known)
+        seen = asking.outputs(network, pixels, views, times=times, covariates=known)
         attended.append(seen.shares)
         for source, answers in {"": seen.answers, **seen.alone}.items():
             for name, values in answers.items():

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
-from osler import calibration, draws, model, store, subsets
+from osler import asking, calibration, draws, model, store, subsets
 from osler.augmentation import augment
 from osler.checkpoints import State, restore, save, write_history, write_tensorboard
 from osler.cohort import Calibration, Training, Validation
@@ -353,7 +353,7 @@ def watch(state: State, validation: Examples, plan: Recipe) -> dict[str, float]:
     network.load_state_dict(state.average)
     network.channels_last = plan.training.channels_last
     network.to(next(state.network.parameters()).device)
-    answers = model.outputs(
+    answers = asking.outputs(
         network, validation.pixels, [lambda x: x], times=validation.times, covariates=validation.covariates
     ).answers
     return judge(state, network, answers, validation.targets, plan)

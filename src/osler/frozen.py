@@ -169,7 +169,7 @@ def _watch(
 
 
 def _in_own_unit(network: Network, answers: Mapping[str, Tensor]) -> dict[str, NDArray[np.float64]]:
-    """As :func:`osler.model.outputs` gives them."""
+    """As :func:`osler.asking.outputs` gives them."""
     found = {}
     for name, values in answers.items():
         found[name] = values.double().cpu().numpy()

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from osler import calibration, draws, frozen, linking, modalities, model, novelty, subsets
+from osler import asking, calibration, draws, frozen, linking, modalities, novelty, subsets
 from osler.calibration import key
 from osler.case import Answer, Entry, Finding
 from osler.cohort import Calibration
@@ -34,7 +34,7 @@ class _Said:
         away: how unusual each of its images is, ``(n, m)``.
         fold: number of the network, ``(n,)``.
         outputs: ``(n, k)`` by source and task, see ``calibration.key``.
-        torn: by task, see ``model.outputs``.
+        torn: by task, see ``asking.outputs``.
     """
 
     entries: tuple[Entry, ...]
@@ -101,14 +101,14 @@ def _images(plan: Recipe) -> tuple[str, ...]:
 def _asked(numbered: tuple[int, Network], training: Examples, held: Examples, plan: Recipe) -> tuple[_Fitted, _Said]:
     """The novelty gates of one network, and what it says of the cases held out from it."""
     number, network = numbered
-    images, views = _images(plan), model.moved_copies(plan.inference.views)
+    images, views = _images(plan), asking.moved_copies(plan.inference.views)
     chosen = np.sort(draws.permutation(draws.keys(plan.training.seed, number, 5), len(training))[:_LEARNED])
     when = None if training.times is None else training.times[chosen]
     # What a backbone that stayed as it was has looked at before is in the cache.
     of_all = [frozen.features(network, e.pixels, plan) if plan.training.freeze else None for e in (training, held)]
     known = None if of_all[0] is None else of_all[0][chosen]
-    learned = model.outputs(network, training.pixels[chosen], views[:1], times=when, features=known)
-    seen = model.outputs(
+    learned = asking.outputs(network, training.pixels[chosen], views[:1], times=when, features=known)
+    seen = asking.outputs(
         network, held.pixels, views, times=held.times, covariates=held.covariates, features=of_all[1]
     )
     there = subsets.present(len(held), len(images), held.times, held.covariates)

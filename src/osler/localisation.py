@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from osler import boxes, draws, linking, patches, sliding
+from osler import boxes, draws, linking, patches, sliding, subsets
 from osler.boxes import Boxes
 from osler.checkpoints import State
 from osler.cohort import Training, Validation
@@ -27,6 +27,8 @@ from osler.volumes import Volume
 
 # Windows that are watched after each epoch, and those that the normalisation is fitted on.
 WATCHED, NORMALISED = 24, 400
+# Share of windows that are shown without some of their modalities.
+PARTS = 0.5
 # Epochs whose cases the weights of classes are fitted on: a rare class may be left out of one of them.
 WEIGHED = 10
 # Of an epoch, which sample each window is cut from.
@@ -86,13 +88,27 @@ def _step(state: State, turns: Turns, rows: NDArray[np.intp], plan: Recipe, memb
     network.train()
     keys = draws.keys(chosen.seed, member, 3, state.epoch, rows)
     x, truth = patches.batch([turns(state.epoch)[row] for row in rows], keys, plan)
+    seen = parts(x, keys).to(device) if network.normalise.modalities > 1 else 1.0
     x, truth = patches.augmented(network.normalise_patches(x.to(device)), truth, keys, plan)
+    x = x * seen
     with statistics_of_taken_steps(state):
         with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
             said = network.say(x)
         return descend(
             state, sum(_losses(network, said, truth, plan).values(), said.vector.new_zeros(())), plan, steps
         )
+
+
+def parts(x: torch.Tensor, keys: NDArray[np.uint64]) -> torch.Tensor:
+    """Which modalities of windows ``(b, m, c, d, h, w)`` are shown to the network, 1 or 0, ``(b, m, 1, 1, 1, 1)``.
+
+    Those that are there (not NaN); of :data:`PARTS` of the windows a random part of them, so that places are found
+    from any part (modality dropout; Neverova 2016, arXiv:1501.00102).
+    """
+    there = ~x.flatten(2).isnan().any(2).numpy()
+    some = draws.uniform(keys, "parts") < PARTS
+    there = np.where(some[:, None], subsets.some(there, keys), there)
+    return torch.from_numpy(there.astype(np.float32))[(..., *[None] * 4)]
 
 
 def _losses(network: Network, said: Said, truth: Truth, plan: Recipe) -> dict[str, torch.Tensor]:

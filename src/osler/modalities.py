@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import data, model, novelty, scoring, subsets
+from osler import asking, data, novelty, scoring, subsets
 from osler.case import Entry, Question
 from osler.image import Image
 from osler.model import Model
@@ -17,6 +17,8 @@ from osler.predictions import Predictions
 from osler.recipe import ImagePlan
 
 Array = NDArray[np.floating[Any]]
+# By which figure sets are told of, and what it is called.
+_FIRST = {"auroc": "AUROC", "mae": "mean error", "dice": "Dice", "map50": "mAP50"}
 # What is said of every set, and the figure that is compared.
 FIGURES = ("auroc", "brier", "calibration_slope", "mae", "r2")
 _COMPARED = ("auroc", "brier", "mae", "r2")
@@ -59,7 +61,7 @@ def rests_on(made: Model, image: Image, person: NDArray[np.float32] | None) -> t
     there = [each is not None for each in image.together] if image.together else [True]
     if len(sources) > len(there):
         there.append(person is not None and bool(np.isfinite(person).any()))
-    part = subsets.name(sources, np.array(there))
+    part = "" if made.recipe.dense else subsets.name(sources, np.array(there))
     if not image.together:
         return part, (), []
     notes, reasons = [], []
@@ -133,7 +135,7 @@ def swapped(made: Model, image: Image) -> list[str]:
         moved = [np.roll(each, turn * plan.frames, 1) for each in (pixels, times)]
         found = []
         for number, network in enumerate(made.networks):
-            seen = model.outputs(network, moved[0], [lambda x: x], times=moved[1])
+            seen = asking.outputs(network, moved[0], [lambda x: x], times=moved[1])
             one = novelty.scores(made.calibration, number, names, seen)
             if one is not None:
                 found.append(one[0])
@@ -197,10 +199,10 @@ def measure(
 def describe(task: str, found: Mapping[str, Any]) -> list[str]:
     """A line for each set: how many cases have it, its first figure, and what it is short of all."""
     whole = found["subsets"]["all"]["metrics"]
-    first = next((name for name in ("auroc", "mae") if name in whole), None)
+    first = next((name for name in _FIRST if name in whole), None)
     if first is None:
         return []
-    title = {"auroc": "AUROC", "mae": "mean error"}[first]
+    title = _FIRST[first]
     lines = []
     for name, one in found["subsets"].items():
         if first not in one["metrics"]:

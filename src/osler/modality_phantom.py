@@ -53,7 +53,7 @@ class ModalityPhantom:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        subsets.check(tuple(self.evidence), covariates=False, dense=False)
+        subsets.check(tuple(self.evidence), covariates=False, linked=False)
         for fine, sentence in (
             (bool(self.evidence) and all(d >= 0 for d in self.evidence.values()), "each d' must be 0 or more"),
             (0 <= self.missing < 1, "missing must be a share below 1"),

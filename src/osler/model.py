@@ -1,7 +1,7 @@
 """A model: networks, what calibrates them, the recipe that made them, in one safetensors file."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from osler import catalog, draws, recipe, store, subsets
-from osler.appearance import appearance, thumbnail
+from osler import catalog, recipe, subsets
 from osler.backbones import Backbone
 from osler.case import Question
 from osler.covariates import Encoder
@@ -30,7 +29,6 @@ from osler.tasks.segmentation import Segmentation
 from osler.tensors import content_hash
 from osler.tensors import read_tensors as read_tensors
 from osler.tensors import write_tensors as write_tensors
-from osler.transforms import spatial
 
 FORMAT_VERSION = 1
 # What a model of one image and covariates can answer from alone.
@@ -49,14 +47,16 @@ class Network(nn.Module):
     def __init__(self, plan: Recipe) -> None:
         super().__init__()
         image, parts = plan.image, plan.network
-        modalities = image.modalities if len(image.modalities) > 1 else ("image",)
+        several = image.modalities if len(image.modalities) > 1 else ("image",)
+        # What says where things are sees them as channels of one image.
+        modalities = ("image",) if plan.dense else several
         self.modalities = len(modalities)
         self.sources = (*modalities, *((subsets.PERSON,) if plan.covariates.columns else ()))
         self.subsets = subsets.of(self.sources)
         self.dims, self.planes = image.dims, 2 * plan.patches.neighbours + 1
         self.tasks = {name: Classification(q) for name, q in plan.tasks.items() if not q.dense}
         self.dense = {name: _dense(q, plan) for name, q in plan.tasks.items() if q.dense}
-        self.normalise = Normalise(image.intensity, plan.inputs, self.modalities)
+        self.normalise = Normalise(image.intensity, plan.channels, len(several))
         backbone, pooling, sequence, features = _look(plan)
         self.backbone: Backbone = backbone
         self.pooling: nn.Module = pooling
@@ -90,11 +90,16 @@ class Network(nn.Module):
                 f"scale_{number}", torch.from_numpy(task.fit(np.zeros((1, _width(task)), np.float32), 0))
             )
 
-    def normalise_patches(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b t c d h w"]:
-        """The normalised batch of windows; where each image has its own scale, they come on it already."""
+    def normalise_patches(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b _ _ d h w"]:
+        """The normalised batch of windows, one modality after the other; 0 where one is missing (NaN).
+
+        Where each image has its own scale, windows come on it already.
+        """
+        each = x.reshape(len(x), -1, x.shape[1] * x.shape[2] // self.normalise.modalities, *x.shape[3:])
+        each = x if self.normalise.modalities == 1 else each
         # A window does not know the mean of its image; linked tasks see it whole.
         alone = self.normalise.intensity == "image" and self.links is None
-        return x if alone else self.normalise(x)
+        return (each if alone else self.normalise(each)).nan_to_num(0.0)
 
     def glance(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b t p d h w"]:
         """An image at the size of a patch, which has no slices beside it: they are as it is itself."""
@@ -180,8 +185,8 @@ class Network(nn.Module):
         covariates: Float[Tensor, "_ k"] | None = None,
     ) -> Said:
         """What is said of the feature maps of :meth:`levels`; what is beside them of all cases, or of each."""
-        # Linked tasks are trained on all moments that they are given, evenly spaced.
-        counted = times if self.links is None else None
+        # Linked tasks are trained on all moments that they are given, evenly spaced; other places on one.
+        counted = None if self.dense else times
         whole = self.along(self.moments(levels[-1], cases), counted, covariates)
         vector, answers = whole.vector, whole.answers
         if not self.dense:
@@ -211,7 +216,9 @@ class Network(nn.Module):
         maps: Tensor = (backbone or self.backbone)(self._folded(x))
         return maps
 
-    def _folded(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "bf c *size"]:
+    def _folded(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "bf _ *size"]:
+        if self.dense and self.normalise.modalities > 1:
+            x = x.reshape(len(x), 1, -1, *x.shape[3:])
         b, t, c, d, h, w = x.shape
         if self.dims == 2:
             flat = x.permute(0, 1, 3, 2, 4, 5).reshape(b * t * d, c, h, w)
@@ -434,118 +441,3 @@ def load(path: Path | str) -> Model:
         networks.append(network.eval())
     calibration = {k[12:]: v.numpy() for k, v in tensors.items() if k.startswith("calibration.")}
     return Model(plan, networks, calibration, json.loads(header["card"]), expected)
-
-
-def moved_copies(count: int) -> list[Callable[[Tensor], Tensor]]:
-    """The identity and ``count - 1`` small fixed rotations, scalings and shifts of a normalised batch."""
-
-    def moved(number: int) -> Callable[[Tensor], Tensor]:
-        options = spatial.Options(
-            probability=1, rotation=8, scale=0.1, stretch=0.03, shear=0.03, translation=0.04, elastic_probability=0
-        )
-
-        def view(x: Tensor) -> Tensor:
-            flat = x.reshape(-1, *x.shape[2:])
-            return spatial.apply(flat, options, np.repeat(draws.keys(number), len(flat))).reshape(x.shape)
-
-        return view
-
-    return [lambda x: x, *(moved(number) for number in range(1, count))]
-
-
-@dataclass(frozen=True, eq=False)
-class Outputs:
-    """What one network says about ``n`` cases.
-
-    Attributes:
-        answers: raw outputs by task ``(n, o)``; a regression in its own unit.
-        vectors: feature vectors ``(n, v)``; ``thumbnails`` ``(n, p)`` and ``appearances`` ``(n, 14)`` of the
-            normalised images. All three are of the unmoved images, for the novelty gate; of several modalities those
-            of one beside the other.
-        torn: of linked tasks ``(n,)``: 1 where the two opinions (see ``linking.Said``) lead to different classes.
-        shares: ``(n, t)`` of each moment in the answers (see ``linking.Said``), of the unmoved images; ``(n, 0)``
-            where the network does not attend.
-        alone: ``answers`` by every part of the sources (``Network.subsets``), where there is more than one.
-    """
-
-    answers: dict[str, NDArray[np.float64]]
-    vectors: NDArray[np.float32]
-    thumbnails: NDArray[np.float32]
-    appearances: NDArray[np.float32]
-    torn: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    shares: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
-    alone: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
-
-
-@torch.inference_mode()
-def outputs(
-    network: Network,
-    pixels: store.Images,
-    views: Sequence[Callable[[Tensor], Tensor]],
-    batch: int = 32,
-    times: NDArray[np.float32] | None = None,
-    covariates: NDArray[np.float32] | None = None,
-    features: NDArray[np.float32] | None = None,
-) -> Outputs:
-    """What one network says, averaged over ``views``, in float32.
-
-    Args:
-        network: is put into eval mode.
-        pixels: ``(n, t, c, d, h, w)`` from :func:`osler.data.prepare`.
-        views: functions from a normalised batch to a moved copy of it; the first is the identity.
-        batch: cases at once, at most 256 moments; it does not change the answer beyond rounding.
-        times: ``(n, t)``, see :func:`osler.data.timeline`; without them every moment counts.
-        covariates: ``(n, k)`` as :func:`osler.covariates.encode` gives them; ``None``: nothing is known.
-        features: ``(n, t, v)`` of the unmoved images, where they are known already (``osler.frozen``).
-    """
-    network.eval()
-    device = next(network.parameters()).device
-    # The name of a part of the sources and that of a task; the first is all that is known.
-    answers: dict[tuple[str, str], list[NDArray[np.float64]]] = {
-        (source, name): [] for source in network.subsets for name in network.tasks
-    }
-    seen: list[tuple[Tensor, Tensor, Tensor]] = []
-    torn: dict[str, list[NDArray[np.float64]]] = {}
-    shares: list[NDArray[np.float32]] = []
-    batch = max(1, min(batch, 256 // pixels.shape[1]))
-    for start in range(0, len(pixels), batch):
-        x = network.normalise(network.glance(torch.from_numpy(pixels[start : start + batch]).to(device)))
-        when = None if times is None else torch.from_numpy(times[start : start + batch])
-        person = None if covariates is None else torch.from_numpy(covariates[start : start + batch]).to(device)
-        total: dict[tuple[str, str], Tensor] = {}
-        for number, view in enumerate(views):
-            if number or features is None:
-                said = network.say(view(x), when, person)
-            else:
-                # A copy: what lies in the cache cannot be written to.
-                moments = torch.from_numpy(np.array(features[start : start + batch])).to(device)
-                said = network.along(moments, when, person)
-            told = {"": said.answers} if said.whole is None else network.from_parts(said, person)
-            for source, given in told.items():
-                for name, value in given.items():
-                    total[source, name] = value.double() + total.get((source, name), 0)
-            if number == 0:
-                parts = x.chunk(network.modalities, 1)
-                looks = [torch.cat([of(part) for part in parts], 1).cpu() for of in (thumbnail, appearance)]
-                seen.append((said.vector.float().cpu(), looks[0], looks[1]))
-                attended = x.flatten(1)[:, :0] if said.shares is None else said.shares
-                shares.append(attended.cpu().numpy())
-                for name in _exclusive(network) if said.opinions[1:] else ():
-                    first, second = (each[name].argmax(1) for each in said.opinions)
-                    torn.setdefault(name, []).append((first != second).double().cpu().numpy())
-        for (source, name), value in total.items():
-            mean = (value / len(views)).cpu().numpy()
-            if network.tasks[name].question.kind == "regression":
-                centre, spread = network.scale(name).double().cpu().numpy()
-                mean = mean * spread + centre
-            answers[source, name].append(mean)
-    joined = {
-        source: {name: np.concatenate(answers[source, name]) for name in network.tasks} for source in network.subsets
-    }
-    vectors, thumbnails, appearances = (torch.cat(parts).numpy() for parts in zip(*seen, strict=True))
-    differ = {name: np.concatenate(values) for name, values in torn.items()}
-    return Outputs(joined.pop(""), vectors, thumbnails, appearances, differ, np.concatenate(shares), joined)
-
-
-def _exclusive(network: Network) -> list[str]:
-    return [name for name, task in network.tasks.items() if task.question.kind == "multiclass"]

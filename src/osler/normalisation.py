@@ -37,7 +37,7 @@ class Normalise(nn.Module):
         """Learns percentiles, mean and standard deviation from ``(n, t, c, d, h, w)`` of the training part.
 
         Args:
-            pixels: see above; of several modalities the moments of one after the other.
+            pixels: see above; of several modalities the moments of one after the other; NaN does not count.
             times: of :func:`osler.data.timeline`, which says what is missing: it does not count.
         """
         frames, channels = pixels.shape[1] // self.modalities, pixels.shape[2]
@@ -50,6 +50,9 @@ class Normalise(nn.Module):
             sample = pixels[rows[:: max(1, len(rows) // 500)]][:, s * frames : (s + 1) * frames]
             for c in range(channels):
                 values, place = sample[:, :, c].astype(np.float64), s * channels + c
+                values = values[np.isfinite(values)]
+                if not len(values):
+                    continue
                 if self.intensity == "window":
                     low, high = np.percentile(values, [0.5, 99.5])
                     self.low[place], self.high[place] = float(low), float(max(high, low + 1e-6))

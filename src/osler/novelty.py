@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osler import calibration, subsets
-from osler.model import Outputs
+from osler.asking import Outputs
 
 Array = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from osler import link_planning, modality, pace, planning, recipe, structures, subsets
+from osler import link_planning, modality, modality_planning, pace, planning, recipe, structures, subsets
 from osler.case import Question
 from osler.cohort import Cohort
 from osler.problem import Problem
@@ -33,18 +33,20 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     """The recipe of a cohort that asks where things are; see :func:`osler.planning.derive`."""
     recipe.check_shape(given)
     planning.check(cohort)
-    cohort = _one_image(cohort, given.get("image", {}).get("modalities", ()))
     given = planning.with_weights(given)
     tables = {name: {"task": name, **value} for name, value in given.get("tasks", {}).items()}
     asked = {q.task: q for q in cohort.questions if not tables or q.task in tables}
     asked |= {name: replace(asked[name], **_tuples(table)) for name, table in tables.items() if name in asked}
     whole = {name: question for name, question in asked.items() if not question.dense}
     linked = bool(whole) and len(whole) < len(asked)
+    proposed, told = modality_planning.images(cohort)
+    names = tuple(given.get("image", {}).get("modalities", () if linked else proposed))
+    cohort = _with_images(cohort, names, linked=linked)
     # Folds and shares of classes go by the first: by the class of a case, where it has one.
     asked = whole | asked
-    found = planning.fingerprint(replace(cohort, questions=tuple(asked.values())))
+    found = planning.fingerprint(replace(cohort, questions=tuple(asked.values())), names)
     questions = tuple(question for question in asked.values() if question.dense)
-    seen = structures.look(cohort, questions)
+    seen = structures.look(cohort, questions, names)
     base: dict[str, Any] = {
         "tasks": asked,
         "image": {}, "network": {}, "training": {}, "split": {}, "inference": {}, "augmentation": {}, "patches": {},
@@ -52,6 +54,11 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     why: dict[str, str] = {}
     _plan_grid(base, why, seen, questions, given.get("image", {}))
     _plan_pixels(base, why, found, cohort)
+    if len(names) > 1:
+        base["image"]["modalities"], why["image.modalities"] = list(names), told
+        base["image"]["register"], why["image.register"] = modality_planning.register(
+            given.get("image", {}).get("dims", base["image"]["dims"]), found.beside, found.apart
+        )
     boxes = all(q.kind == "detection" for q in questions)
     if linked:
         link_planning.plan_whole(base, why, (seen.sizes, seen.spacings), found)
@@ -89,26 +96,25 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     return _plan_time(plan, why, (moments, tested), rate, minutes, given)
 
 
-def _one_image(cohort: Cohort, names: Sequence[str]) -> Cohort:
-    """The cases with the image that is looked at and no other; those that lack it are not planned by.
+def _with_images(cohort: Cohort, names: Sequence[str], *, linked: bool) -> Cohort:
+    """The cases with the images that are looked at and no other; those that lack all of them are not planned by.
 
     Raises:
-        Problem: there are several images and none is chosen, several are, or no case has the chosen one.
+        Problem: linked tasks have several images and none is chosen, several are, or no case has the chosen one.
     """
+    subsets.check(names, covariates=False, linked=linked)
     there = list(dict.fromkeys(name for entry in cohort.entries for name in entry.images))
     has = f"cases have {', '.join(there)}"
-    subsets.check(names, covariates=False, dense=True)
-    if not names:
+    if linked and not names and len(there) > 1:
         # Also where each case has one of them: the network would take them for the same.
-        if len(there) > 1:
-            fix = f"choose it: {subsets.chosen(there[:1])}"
-            raise Problem(f"{subsets.ONE_IMAGE}, and {has}", path=cohort.root, fix=fix)
-        return cohort
-    (name,) = names
-    entries = tuple(replace(e, images={name: e.images[name]}) for e in cohort.entries if name in e.images)
+        fix = f"choose it: {subsets.chosen(there[:1])}"
+        raise Problem(f"{subsets.ONE_IMAGE}, and {has}", path=cohort.root, fix=fix)
+    wanted = names or there
+    entries = [replace(e, images={n: e.images[n] for n in wanted if n in e.images}) for e in cohort.entries]
+    entries = [entry for entry in entries if entry.images]
     if not entries:
-        raise Problem(f"no case has an image {name!r}", path=cohort.root, fix=f"choose another: {has}")
-    return replace(cohort, entries=entries)
+        raise Problem(f"no case has an image {names[0]!r}", path=cohort.root, fix=f"choose another: {has}")
+    return replace(cohort, entries=tuple(entries))
 
 
 def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from osler import draws, linking
 from osler.augmentation import augment, augment_boxes, augment_masks
 from osler.recipe import Recipe
 from osler.transforms.spatial import VISIBLE
-from osler.volumes import Volume
+from osler.volumes import Volume, darkest
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,14 +121,17 @@ def starts(volume: Volume, plan: Recipe, key: NDArray[np.uint64]) -> tuple[int, 
     return first[0], first[1], first[2]
 
 
-def cut(array: NDArray[Any], start: tuple[int, int, int], size: tuple[int, int, int], fill: float) -> NDArray[Any]:
+def cut(
+    array: NDArray[Any], start: tuple[int, int, int], size: tuple[int, int, int], fill: ArrayLike
+) -> NDArray[Any]:
     """A window ``(..., *size)`` of ``(..., depth, height, width)``; what lies outside of the image is ``fill``."""
     whole = array.shape[-3:]
     inside = tuple(slice(max(0, a), min(n, a + s)) for a, s, n in zip(start, size, whole, strict=True))
     part: NDArray[Any] = array[..., inside[0], inside[1], inside[2]]
     if part.shape[-3:] == size:
         return part
-    result = np.full((*array.shape[:-3], *size), fill, array.dtype)
+    result = np.empty((*array.shape[:-3], *size), array.dtype)
+    result[...] = fill
     to = [slice(i.start - a, i.stop - a) for i, a in zip(inside, start, strict=True)]
     result[..., to[0], to[1], to[2]] = part
     return result
@@ -152,7 +155,7 @@ def cut_boxes(
 def batch(
     samples: Sequence[Sample], keys: NDArray[np.uint64], plan: Recipe
 ) -> tuple[Float[Tensor, "b t c d h w"], Truth]:
-    """A window of each sample, not normalised, and what is known of it.
+    """A window of each sample, not normalised, and what is known of it; modalities lie side by side like moments.
 
     Args:
         samples: one for each window, all of as many moments.
@@ -162,9 +165,9 @@ def batch(
     size = plan.image.size
     first = [starts(sample.moments[0], plan, keys[i : i + 1]) for i, sample in enumerate(samples)]
     each = [(v, start) for sample, start in zip(samples, first, strict=True) for v in sample.moments]
-    windows = [cut(v.image, start, size, float(v.image.min())) for v, start in each]
+    windows = [cut(v.image, start, size, darkest(v.image)) for v, start in each]
     stacked = np.stack([np.asarray(w, np.float32) for w in windows])
-    x = torch.from_numpy(stacked.reshape(len(samples), -1, *stacked.shape[1:]))
+    x = torch.from_numpy(stacked.reshape(len(samples), -1, plan.channels, *stacked.shape[2:]))
     places: dict[str, Any] = {}
     for name, question in plan.tasks.items():
         if question.kind == "segmentation":
@@ -186,8 +189,8 @@ def augmented(
     moved: dict[str, Any] = {}
     for name, target in truth.places.items():
         if isinstance(target, Tensor):
-            maps = target.reshape(*x.shape[:2], 1, *target.shape[1:])
+            maps = target.reshape(len(x), -1, 1, *target.shape[1:])
             moved[name] = augment_masks(maps, keys, plan).reshape(target.shape)
         else:
-            moved[name] = augment_boxes(target, np.repeat(keys, x.shape[1]), plan, plan.image.size)
+            moved[name] = augment_boxes(target, np.repeat(keys, len(target) // len(x)), plan, plan.image.size)
     return augment(x, keys, plan), replace(truth, places=moved)

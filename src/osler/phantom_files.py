@@ -12,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osler.case import Finding, Role
-from osler.dense_phantom import DenseCase, DensePhantom, dense_case
+from osler.dense_phantom import DenseCase, DensePhantom, apart, dense_case
 from osler.image import Image
 from osler.phantom import write_array
 from osler.problem import Problem
 
-LayoutName = Literal["masks", "boxes", "linked", "nnunet", "coco", "voc", "yolo"]
+LayoutName = Literal["masks", "boxes", "linked", "modalities", "nnunet", "coco", "voc", "yolo"]
 # The layouts of others know no calibration part: Osler takes its own out of their training part.
 _PARTS: dict[Role, str] = {"train": "train", "validation": "val", "calibration": "train", "test": "test"}
+
+
+_OWN = ("masks", "boxes", "linked", "modalities")
 
 
 def write_dense_phantom(folder: Path, spec: DensePhantom, cases: int, layout: LayoutName = "masks") -> Path:
@@ -33,6 +36,8 @@ def write_dense_phantom(folder: Path, spec: DensePhantom, cases: int, layout: La
       in pixels and the class of each, separated by semicolons, or ``none``;
     - ``linked``: ``manifest.csv`` with a column ``label`` (``normal``, ``malignant`` where a lesion is spiculated,
       else ``benign``), a column ``mask.lesion`` and a column ``boxes``, which tell no classes apart;
+    - ``modalities``: as ``masks``, with an image ``image.<class>`` for each class, which shows lesions of this class
+      and no others: see :func:`osler.dense_phantom.apart`;
     - ``nnunet``: nnU-Net raw, the test part in ``imagesTs`` and ``labelsTs``;
     - ``coco``: ``annotations/instances_<part>.json`` with boxes and run-length masks;
     - ``voc``: ``Annotations``, ``ImageSets/Main`` and ``JPEGImages`` of Pascal VOC, boxes only;
@@ -48,10 +53,9 @@ def write_dense_phantom(folder: Path, spec: DensePhantom, cases: int, layout: La
         raise Problem("the folder is not empty", path=folder, fix="name a new one")
     if layout in ("coco", "voc", "yolo") and not spec.flat:
         raise Problem(f"the layout {layout} holds flat images only", fix="write nnunet, masks, boxes or linked")
-    if layout not in ("masks", "boxes", "linked") and spec.cases_per_patient > 1:
-        raise Problem(
-            f"the layout {layout} does not say which cases are of one patient", fix="write masks, boxes or linked"
-        )
+    if layout not in _OWN and spec.cases_per_patient > 1:
+        what = f"the layout {layout} does not say which cases are of one patient"
+        raise Problem(what, fix=f"write {' or '.join(_OWN)}")
     folder.mkdir(parents=True, exist_ok=True)
     truths: list[dict[str, Any]] = []
 
@@ -85,11 +89,12 @@ def _ending(spec: DensePhantom) -> str:
 def _manifest(folder: Path, made: Iterator[tuple[DenseCase, dict[str, str]]], ending: str) -> None:
     rows = []
     for case, columns in made:
-        name = f"images/{case.case.id}{ending}"
-        _save(folder / name, case.case.images["image"])
-        rows.append(
-            {"case": case.case.id, "patient": case.case.patient, "image": name, "split": case.split} | columns
-        )
+        images = {}
+        for name, image in case.case.images.items():
+            column, called = ("image", "") if name == "image" else (f"image.{name}", f"_{name}")
+            images[column] = f"images/{case.case.id}{called}{ending}"
+            _save(folder / images[column], image)
+        rows.append({"case": case.case.id, "patient": case.case.patient, **images, "split": case.split} | columns)
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, fieldnames=list(rows[0]))
         table.writeheader()
@@ -238,10 +243,15 @@ def _linked(folder: Path, spec: DensePhantom, made: Iterator[DenseCase]) -> None
     _manifest(folder, rows(), _ending(spec))
 
 
+def _modalities(folder: Path, spec: DensePhantom, made: Iterator[DenseCase]) -> None:
+    _masks(folder, spec, (replace(each, case=replace(each.case, images=apart(each, spec))) for each in made))
+
+
 _WRITERS: dict[LayoutName, Callable[[Path, DensePhantom, Iterator[DenseCase]], None]] = {
     "masks": _masks,
     "boxes": _boxes,
     "linked": _linked,
+    "modalities": _modalities,
     "nnunet": _nnunet,
     "coco": _coco,
     "voc": _voc,

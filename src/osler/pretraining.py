@@ -22,7 +22,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from osler import cohort, data, draws, fitting, model, planning, recipe, report, run_folder, store, training, weights
+from osler import (
+    asking,
+    cohort,
+    data,
+    draws,
+    fitting,
+    model,
+    planning,
+    recipe,
+    report,
+    run_folder,
+    store,
+    training,
+    weights,
+)
 from osler.augmentation import augment
 from osler.case import Question
 from osler.checkpoints import State
@@ -322,7 +336,7 @@ class Seen:
 
 def look_at(network: Network, pixels: store.Images) -> Seen:
     """The feature vectors of unchanged images ``(n, t, c, d, h, w)``."""
-    return measure(model.outputs(network, pixels, [lambda x: x]).vectors.astype(np.float64))
+    return measure(asking.outputs(network, pixels, [lambda x: x]).vectors.astype(np.float64))
 
 
 def measure(vectors: Float[np.ndarray, "n v"]) -> Seen:

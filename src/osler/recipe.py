@@ -266,7 +266,12 @@ class Recipe:
 
     @property
     def inputs(self) -> int:
-        """Channels of what the network sees: of a slice and of its neighbours."""
+        """Channels that the backbone sees: where places are asked, all modalities are channels of one image."""
+        return self.channels * (max(1, len(self.image.modalities)) if self.dense else 1)
+
+    @property
+    def channels(self) -> int:
+        """Those of one modality: of a slice and of its neighbours."""
         return self.image.channels * (2 * self.patches.neighbours + 1)
 
     @property
@@ -318,7 +323,7 @@ def build(content: Mapping[str, Any]) -> Recipe:
         options("transforms", name, given)
     recipe_checks.check(recipe)
     preparations.check(recipe.image.prepare, dense=recipe.dense)
-    subsets.check(recipe.image.modalities, covariates=bool(recipe.covariates.columns), dense=recipe.dense)
+    subsets.check(recipe.image.modalities, covariates=bool(recipe.covariates.columns), linked=recipe.linked)
     return recipe
 
 

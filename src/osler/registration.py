@@ -118,6 +118,26 @@ def onto_first(images: Mapping[str, Image], kind: Kind) -> tuple[dict[str, Image
     return kept, found.notes
 
 
+def beside(image: Image, fixed: Image) -> Image:
+    """An image on the grid of another of its case, by where both say that they lie; nothing is sought.
+
+    Images of one size of which that is not known are taken to lie on each other.
+
+    Raises:
+        Problem: they differ in moments, or in size where nothing says how they lie to each other.
+    """
+    if image.frames != fixed.frames:
+        what = f"one image of this case has {image.frames} moments, another {fixed.frames}"
+        raise Problem(what, fix="choose one of them: image.modalities=[NAME]")
+    if isinstance(image.geometry, Affine) and isinstance(fixed.geometry, Affine):
+        return image if _same_grid(image, fixed) else _onto(image, fixed, np.eye(4))
+    if image.size != fixed.size:
+        sizes = " and ".join(" x ".join(map(str, one.size)) for one in (image, fixed))
+        what = f"images of this case are {sizes} pixels, and nothing says how they lie to each other"
+        raise Problem(what, fix="bring them to one grid, or choose one of them: image.modalities=[NAME]")
+    return image
+
+
 def apart(images: Mapping[str, Image]) -> bool:
     """Whether some of them, still grey volumes all, are known to lie on another grid than the first of these."""
     placed = [one for one in images.values() if _is_volume(one) and isinstance(one.geometry, Affine)]

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from osler import model
+from osler import asking
 from osler.calibration import Calibrated
 from osler.case import Answer, Share, Shares
 from osler.explanations import log_odds
@@ -82,7 +82,7 @@ def _vectors(
     made: Model, known: Known, networks: Sequence[Network] | None
 ) -> list[tuple[Network, Float[Tensor, "views v"]]]:
     """Each network with its feature vectors of the image and of its moved copies."""
-    views = model.moved_copies(made.recipe.inference.views)
+    views = asking.moved_copies(made.recipe.inference.views)
     found = []
     for network in made.networks:
         if networks is not None and not any(network is each for each in networks):

@@ -53,8 +53,9 @@ def padded(image: NDArray[np.float32], patch: Sequence[int]) -> tuple[NDArray[np
     if not any(short):
         return image, (0, 0, 0)
     before = [s // 2 for s in short]
-    width = [(0, 0), *((b, s - b) for b, s in zip(before, short, strict=True))]
-    filled = np.pad(image, width, constant_values=float(image.min()))
+    filled = np.empty((len(image), *(n + s for n, s in zip(image.shape[1:], short, strict=True))), np.float32)
+    filled[...] = image.min((1, 2, 3), keepdims=True)
+    filled[(slice(None), *(slice(b, b + n) for b, n in zip(before, image.shape[1:], strict=True)))] = image
     return filled, (before[0], before[1], before[2])
 
 

@@ -35,10 +35,10 @@ class Structures:
     side: float
 
 
-def look(cohort: Cohort, questions: Sequence[Question]) -> Structures:
+def look(cohort: Cohort, questions: Sequence[Question], names: Sequence[str] = ()) -> Structures:
     """Reads up to 63 cases, evenly spread, with what is outlined in them; none of a test part that has a name.
 
-    Where it is known of some cases only, of these.
+    Where it is known of some cases only, of these; ``names`` are the modalities that the network will be given.
 
     Raises:
         Problem: none of them can be read.
@@ -50,8 +50,8 @@ def look(cohort: Cohort, questions: Sequence[Question]) -> Structures:
     entries = [entry for entry in entries if any(is_known(entry, q) for q in questions if q.dense)] or entries
     for entry in entries[:: max(1, len(entries) // SAMPLE)]:
         try:
-            case = data.read_case(entry, questions)
-            image = data.the_image(case)
+            case = data.read_case(entry, questions, names=names)
+            image = next(iter(case.images.values()))
         except Problem as problem:
             first = first or problem
             continue

@@ -20,15 +20,15 @@ from osler.problem import Problem
 PERSON = "covariates"
 # Of so many sources there are 63 subsets, each of which is calibrated.
 MOST = 6
-ONE_IMAGE = "tasks that ask where something is take one image"
+ONE_IMAGE = "linked tasks take one image"
 Mask = Bool[NDArray[np.bool_], " s"]
 
 
-def check(modalities: Sequence[str], *, covariates: bool, dense: bool) -> None:
+def check(modalities: Sequence[str], *, covariates: bool, linked: bool) -> None:
     """Whether a network can be given these modalities.
 
     Raises:
-        Problem: too many, one twice, a name that cannot be one, or a task that asks where something is.
+        Problem: too many, one twice, a name that cannot be one, or tasks that are linked.
     """
     for number, name in enumerate(modalities):
         if name in modalities[:number]:
@@ -41,7 +41,7 @@ def check(modalities: Sequence[str], *, covariates: bool, dense: bool) -> None:
             f"the recipe has {len(modalities)} modalities{beside}, and every subset of them is calibrated by itself",
             fix=f"name at most {MOST - covariates} of them: {chosen(modalities[: MOST - covariates])}",
         )
-    if dense and len(modalities) > 1:
+    if linked and len(modalities) > 1:
         raise Problem(
             f"{ONE_IMAGE}, and the recipe names {', '.join(modalities)}",
             fix=f"choose it: {chosen(modalities[:1])}",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from osler import data, draws, files, grid, origins
+from osler import data, draws, files, grid, origins, registration
 from osler.case import Case, Entry, Finding, Question
 from osler.grid import Grid
 from osler.image import Geometry, Image
@@ -82,7 +82,8 @@ def read(case: Case, plan: Recipe, number: int = 0) -> list[Volume]:
 def on_grid(image: Image, plan: Recipe) -> tuple[Grid, NDArray[np.float32]]:
     """The working grid of an image, and the image on it ``(t, c, d, h, w)``, brought to one scale if asked for.
 
-    Channels are as many as the network takes: those of each slice's neighbours are among them.
+    Channels are as many as the network takes: of one modality after the other, NaN where it is missing, those of each
+    slice and of its neighbours.
 
     Raises:
         Problem: see :func:`read`.
@@ -91,13 +92,24 @@ def on_grid(image: Image, plan: Recipe) -> tuple[Grid, NDArray[np.float32]]:
         what = "the visits of this case differ in size, and what asks where something is needs one grid"
         raise Problem(what, fix="give each visit a case of its own")
     where = grid.find(image, plan)
+    each = [one and _moved(registration.beside(one, image), where, plan) for one in image.together or (image,)]
+    there = next(one for one in each if one is not None)
+    return where, np.concatenate([np.full_like(there, np.nan) if one is None else one for one in each], 1)
+
+
+def _moved(image: Image, where: Grid, plan: Recipe) -> NDArray[np.float32]:
     image = data.made_ready(image, plan.image, image.frames).image
     image = replace(image, array=data.with_channels(image.array, plan.image.channels))
     if plan.image.intensity == "image" and not plan.linked:
         image = grid.standardised(image)
     array = where.to(image).array
     data.require_numbers(array)
-    return where, beside(np.asarray(array, np.float32), plan.patches.neighbours)
+    return beside(np.asarray(array, np.float32), plan.patches.neighbours)
+
+
+def darkest(image: NDArray[Any]) -> NDArray[Any]:
+    """Of each channel of ``(c, d, h, w)`` the smallest value, ``(c, 1, 1, 1)``; NaN where it is missing."""
+    return np.asarray(image.min((1, 2, 3), keepdims=True))
 
 
 def beside(array: NDArray[np.float32], neighbours: int) -> NDArray[np.float32]:

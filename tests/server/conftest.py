@@ -48,6 +48,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def run_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a model that looks at two images of a case."""
+    plan = recipe.Recipe(
+        recipe.ImagePlan((1, SIZE, SIZE), intensity="image", modalities=("t1", "t2")),
+        {"diagnosis": Question("diagnosis", "multiclass", ("benign", "malignant"))},
+        recipe.NetworkPlan("reference_cnn", pooling="neck"),
+    )
+    torch.manual_seed(2)
+    folder = tmp_path_factory.mktemp("run_of_two")
+    Model(plan, [Network(plan).eval()]).save(folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def made(run: Path) -> Model:
     return model.load(run)
 

@@ -288,6 +288,60 @@ def test_what_is_no_single_file_is_refused(client: Client, png: bytes) -> None:
         assert "file" in response.json()["problem"]
 
 
+@pytest.fixture
+def of_two() -> Model:
+    """It looks at two images of a case."""
+    plan = Recipe(
+        ImagePlan((1, 32, 32), intensity="image", modalities=("t1", "t2 (fat)")),
+        {"diagnosis": Question("diagnosis", "multiclass", ("benign", "malignant"))},
+        NetworkPlan("reference_cnn", pooling="neck"),
+    )
+    return Model(plan, [Network(plan).eval()])
+
+
+def test_of_several_images_any_can_be_sent_each_by_its_name(
+    of_two: Model, png: bytes, pixels: NDArray[np.uint8], private: Path, tmp_path: Path
+) -> None:
+    client, other = Client(app.build(of_two)), dicom(pixels.T)
+    (tmp_path / "a.png").write_bytes(png)
+    (tmp_path / "b.dcm").write_bytes(other)
+    sent = {"image.t1": ("a.png", png), "image.t2 (fat)": ("b.dcm", other)}
+    here = {"t1": tmp_path / "a.png", "t2 (fat)": tmp_path / "b.dcm"}
+    seen = []
+    for names in (["t1", "t2 (fat)"], ["t1"], ["t2 (fat)"]):
+        case = data.read_case_at({name: here[name] for name in names})
+        direct = json.loads(diagnoses.to_json(diagnosis.diagnose(of_two, case), case, of_two))
+        # As a browser sends a form in which a field was left empty.
+        left = {f"image.{name}": ("", b"") for name in here if name not in names}
+        response = client.post("/diagnoses", files={f"image.{n}": sent[f"image.{n}"] for n in names} | left)
+        assert response.status_code == 200, response.text
+        np.testing.assert_allclose(probabilities(response.json()), probabilities(direct), atol=1e-6, rtol=0)
+        assert response.json()["notes"] == direct["notes"]
+        seen.append(probabilities(direct))
+    assert seen[0] != seen[1] != seen[2]
+    page = client.post("/diagnoses", files=sent, headers=PAGE)
+    assert page.status_code == 200 and "malignant" in page.text
+    assert not list(private.iterdir())
+
+
+def test_of_several_images_what_is_sent_is_known(of_two: Model, png: bytes) -> None:
+    client = Client(app.build(of_two))
+    fields = client.get("/openapi.json").json()["paths"]["/diagnoses"]["post"]["requestBody"]["content"]
+    assert list(fields["multipart/form-data"]["schema"]["properties"]) == ["image.t1", "image.t2 (fat)"]
+    text = client.get("/", headers=PAGE).text
+    assert 'name="image.t1" type="file"' in text and "Diagnosis of one case" in text
+    for sent, says in (
+        ({"file": ("a.png", png)}, "choose one, as image.t1 or image.t2 (fat)"),
+        ({"image.t1": ("a.png", png), "image.t3": ("b.png", png)}, "'image.t3' is no image that the model looks at"),
+        ([("image.t1", ("a.png", png)), ("image.t1", ("b.png", png))], "one image came twice"),
+        ([("image.t1", (f"{n}.png", png)) for n in range(3)], "one file for each of the fields image.t1"),
+        ({"image.t1": ("", b"")}, "no file came"),
+    ):
+        response = client.post("/diagnoses", files=sent)
+        assert response.status_code == 400, says
+        assert says in response.json()["problem"]
+
+
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:3000", "https://localhost:8765"])
 def test_other_sites_are_refused(origin: str, client: Client, png: bytes) -> None:
     for headers in ({"Origin": origin}, {"Origin": origin} | PAGE):

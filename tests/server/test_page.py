@@ -43,6 +43,13 @@ class Served:
 
 @pytest.fixture
 def served(run: Path, private: Path, tmp_path: Path) -> Iterator[Served]:
+    with serving(run, private, tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def serving(run: Path, private: Path, tmp_path: Path) -> Iterator[Served]:
+    """A server of its own process, until the block ends."""
     code = "import sys, pathlib, osler.server as s; s.serve(pathlib.Path(sys.argv[1]), port=0)"
     environment = os.environ | {"OSLER_HOME": str(tmp_path / "home"), "TMPDIR": str(private)}
     process = subprocess.Popen(
@@ -133,10 +140,10 @@ class Browser:
         self.tell("Page.navigate", url=address)
         self.until(f"document.readyState === 'complete' && location.href.startsWith({address!r})")
 
-    def choose(self, path: Path) -> None:
+    def choose(self, path: Path, field: str = "input[type=file]") -> None:
         """Puts a file into the page's file input, as a person would with its dialog."""
         root = self.tell("DOM.getDocument")["root"]["nodeId"]
-        node = self.tell("DOM.querySelector", nodeId=root, selector="input[type=file]")["nodeId"]
+        node = self.tell("DOM.querySelector", nodeId=root, selector=field)["nodeId"]
         self.tell("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
 
     def press(self, key: str, code: int) -> None:
@@ -229,6 +236,38 @@ def test_a_person_gets_the_diagnosis(served: Served, tab: Browser, png: bytes, t
     assert "unknown format" in tab.until("document.getElementById('problem').textContent")
     assert tab.value("document.getElementById('result').hidden") is True
     tab.screenshot(shots / "problem.png")
+
+
+@pytest.mark.slow
+def test_a_person_gives_each_image_its_field(
+    run_of_two: Path, private: Path, tab: Browser, png: bytes, tmp_path: Path
+) -> None:
+    image = tmp_path / f"{NAME}.png"
+    image.write_bytes(png)
+    shots = Path(os.environ.get("OSLER_SCREENSHOTS", tmp_path))
+    answer = "document.getElementById('answer').contentDocument"
+    with serving(run_of_two, private, tmp_path) as served:
+        tab.open(served.address)
+        # Nothing yet.
+        tab.value("document.getElementById('send').click()")
+        assert "Choose one file" in tab.until("document.getElementById('problem').textContent")
+        # Dropped beside the fields it could be any of them.
+        tab.drop(image, 500, 200)
+        assert "onto its own field" in tab.until("document.getElementById('problem').textContent")
+        place = tab.value("(r => [r.x + 9, r.y + 9])(document.getElementById('image2').getBoundingClientRect())")
+        tab.drop(image, *map(int, place))
+        tab.until("document.getElementById('image2').files.length === 1")
+        tab.screenshot(shots / "page-several.png")
+        tab.value("document.getElementById('send').click()")
+        tab.until(f"!document.getElementById('result').hidden && {answer}.querySelector('h1') !== null")
+        assert "The answer rests on t2; missing: t1." in tab.value(f"{answer}.body.textContent")
+        tab.choose(image, "#image1")
+        tab.value("document.getElementById('send').click()")
+        tab.until("document.getElementById('state').textContent.includes('below')")
+        tab.until(f"{answer}.body && !{answer}.body.textContent.includes('missing: t1')")
+        tab.screenshot(shots / "answer-several.png")
+        assert tab.complaints == []
+        assert [line["status"] for line in served.stop() if line["method"] == "POST"] == [200, 200]
 
 
 @pytest.mark.slow

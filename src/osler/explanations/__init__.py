@@ -107,8 +107,7 @@ def on_the_grid(
 
     Slices are unfolded, moments averaged, and the map enlarged linearly (edges stay edges).
     """
-    moments, depth = x.shape[1], x.shape[3]
-    small = folded.reshape(moments, depth, *folded.shape[1:]) if dims == 2 else folded
+    small = folded.reshape(-1, x.shape[3], *folded.shape[1:]) if dims == 2 else folded
     mean = small.mean(0)[None, None]
     return functional.interpolate(mean, size=x.shape[3:], mode="trilinear", align_corners=False)[0, 0]
 

@@ -78,7 +78,8 @@ def _once(target: Target, x: Float[Tensor, "1 t c d h w"], options: Options) -> 
         if options.gradient == "mean" and target.pooling is not None:
             gradient = gradient.mean(tuple(range(2, maps.ndim)), keepdim=True)
         # Moments share the answer among them; undone here, a longer sequence is no colder.
-        evidence = (gradient * maps).sum(1).clamp(min=0) * x.shape[1]
+        moments = len(maps) // (x.shape[3] if target.dims == 2 else 1)
+        evidence = (gradient * maps).sum(1).clamp(min=0) * moments
         share = 1.0 if target.pooling is not None else evidence[0].numel() / x[0, 0, 0].numel()
         heat = heat + on_the_grid(evidence.float(), x, target.dims) * share
     return heat

@@ -43,10 +43,6 @@ def serve(run: Path, *, port: int = 8765, host: str = "127.0.0.1", upload_mib: i
     limits = uploads.Limits(upload=upload_mib * 2**20, expanded=4 * upload_mib * 2**20)
     with _listen(host, port) as door:
         made = model.load(run)
-        if len(made.recipe.image.modalities) > 1:
-            names = ", ".join(made.recipe.image.modalities)
-            raise Problem(f"one image a case can be dropped onto the page, and this model looks at {names}", path=run,
-                          fix="use osler diagnose with --image NAME=PATH for each")  # fmt: skip
         application = app.build(made, limits)
         address = f"http://{f'[{host}]' if ':' in host else host}:{door.getsockname()[1]}"
         _log_to_stderr()

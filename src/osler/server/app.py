@@ -3,7 +3,7 @@
 import asyncio
 import importlib.metadata
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -21,6 +21,7 @@ from starlette.types import Message, Receive
 
 from osler import cache as copies
 from osler import covariates, data, diagnoses, diagnosis, layouts
+from osler.case import Entry
 from osler.model import Model
 from osler.problem import Problem
 from osler.pseudonym import pseudonym
@@ -46,7 +47,7 @@ _PROBLEM = {
     "properties": {"problem": {"type": "string", "description": "what is wrong and what to do, one sentence"}},
 }
 _REFUSALS = {
-    400: "the upload is not one file in the field `file`",
+    400: "the upload is not one file in the field `file`, or in the field `image.NAME` of an image",
     403: "the request comes from a page of another site",
     413: "the upload is too large, or decompresses to too much",
     421: "the request names another host than this machine",
@@ -54,6 +55,10 @@ _REFUSALS = {
     500: "something unexpected; the server's log has its id",
     503: "too many are waiting; see Retry-After",
 }
+
+
+# File and file name of each image, by the name of the image.
+Given = Mapping[str, tuple[Seekable, str]]
 
 
 @dataclass
@@ -80,24 +85,39 @@ class Desk:
         finally:
             self.inside -= 1
 
-    def answer(self, upload: Seekable, filename: str, as_page: bool, known: Sequence[str] = ()) -> str:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the images that the model looks at, where there are several."""
+        names = self.made.recipe.image.modalities
+        return names if len(names) > 1 else ()
+
+    def answer(self, given: Given, as_page: bool, known: Sequence[str] = ()) -> str:
         """The diagnosis of an upload, as the page or the JSON that `osler diagnose` writes.
 
-        ``known``: covariates, ``name=value`` each.
+        Args:
+            given: file and file name of each image, by its name; of one alone, under no name.
+            as_page: which of the two.
+            known: covariates, ``name=value`` each.
 
         Raises:
             Problem: the upload is refused, cannot be read, or does not fit the model.
         """
         with TemporaryDirectory(prefix="osler-") as folder:
             person = covariates.named(self.made.recipe.covariates, known)
-            path = uploads.store(upload, filename, Path(folder), self.limits)
+            images = {}
+            for number, (name, (upload, filename)) in enumerate(given.items()):
+                place = Path(folder) / str(number)
+                place.mkdir()
+                path = uploads.store(upload, filename, place, self.limits)
+                images[name or "image"] = layouts.single(path).images["image"]
             # The case is called "image" until the answer is there, so that no message can hold the file's name.
             # Nothing of what is dropped onto the page stays: neither what is decoded, nor what a preparation or an
             # explanation keeps of it.
             with copies.bypassed():
-                named = replace(layouts.single(path), id="image", patient="image", covariates=person)
+                named = Entry("image", "image", images, covariates=person)
                 case = data.read_case(named, moments=self.made.recipe.moments)
-                found = replace(diagnosis.diagnose(self.made, case), case=uploads.case_name(filename))
+                first = next(filename for _, filename in given.values())
+                found = replace(diagnosis.diagnose(self.made, case), case=uploads.case_name(first))
                 if not as_page:
                     return diagnoses.to_json(found, case, self.made)
                 written = diagnoses.write_diagnosis(found, case, self.made, Path(folder) / "answer")
@@ -110,8 +130,8 @@ def build(made: Model, limits: Limits | None = None) -> FastAPI:
     app = FastAPI(
         title="Osler",
         version=importlib.metadata.version("osler"),
-        description="Diagnosis of one image, or of one DICOM series as a zip. For research use only: not a medical "
-        "device.",
+        description="Diagnosis of one case: an image, or a DICOM series as a zip, or several of them. For research "
+        "use only: not a medical device.",
         # Their pages load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
@@ -144,18 +164,20 @@ def build(made: Model, limits: Limits | None = None) -> FastAPI:
         summary="One image, or one DICOM series as a zip, to its diagnosis",
         response_model=Diagnosis,
         responses=_responses(),
-        openapi_extra={"requestBody": _body(made.recipe.covariates)},
+        openapi_extra={"requestBody": _body(made.recipe.covariates, desk.names)},
     )
     async def diagnoses(request: Request) -> Response:
         as_page = wants_page(request.headers.get("accept", ""))
         async with _draining(request, desk.limits.upload) as receive:
             with desk.place():
                 most = len(made.recipe.covariates.columns)
-                async with _file(Request(request.scope, receive), most) as (file, known):
-                    name = file.filename or ""
-                    request.state.osler = {"case": pseudonym(uploads.case_name(name)), "bytes": file.size}
+                async with _files(Request(request.scope, receive), most, desk.names) as (files, known):
+                    given = {name: (file.file, file.filename or "") for name, file in files.items()}
+                    first = next(filename for _, filename in given.values())
+                    size = sum(file.size or 0 for file in files.values())
+                    request.state.osler = {"case": pseudonym(uploads.case_name(first)), "bytes": size}
                     async with desk.turn:
-                        text = await run_in_threadpool(_in_words, desk, (file.file, name, as_page, known))
+                        text = await run_in_threadpool(_in_words, desk, (given, as_page, known))
         if as_page:
             return HTMLResponse(text, headers={"Content-Security-Policy": _CSP_ANSWER})
         return Response(text, media_type="application/json")
@@ -165,7 +187,7 @@ def build(made: Model, limits: Limits | None = None) -> FastAPI:
     return app
 
 
-def _in_words(desk: Desk, asked: tuple[Seekable, str, bool, Sequence[str]]) -> str:
+def _in_words(desk: Desk, asked: tuple[Given, bool, Sequence[str]]) -> str:
     """:meth:`Desk.answer`, every problem of which becomes a refusal without the path of a temporary file."""
     try:
         return desk.answer(*asked)
@@ -178,24 +200,38 @@ def _in_words(desk: Desk, asked: tuple[Seekable, str, bool, Sequence[str]]) -> s
 
 
 @asynccontextmanager
-async def _file(request: Request, covariates: int = 0) -> AsyncIterator[tuple[UploadFile, list[str]]]:
-    """The one file of the form, on disk without a name until the block ends, and its covariates (``name=value``).
+async def _files(
+    request: Request, covariates: int, names: Sequence[str]
+) -> AsyncIterator[tuple[dict[str, UploadFile], list[str]]]:
+    """The files of the form, on disk without a name until the block ends, and its covariates (``name=value``).
 
-    A covariate is a field of the name ``covariate.NAME``; what is left empty is not known.
+    One is the field ``file``, under no name; of several images each is a field ``image.NAME``, and what is left empty
+    is missing. A covariate is a field of the name ``covariate.NAME``; what is left empty is not known.
     """
+    fields = {f"image.{name}": name for name in names} or {"file": ""}
+    what = f"one file for each of the fields {', '.join(fields)}" if names else "one file"
     try:
-        form = await request.form(max_files=1, max_fields=1 + covariates)
+        form = await request.form(max_files=len(fields), max_fields=len(fields) + covariates)
     except HTTPException as error:
         also = " and a field for each covariate" if covariates else ""
-        raise Refused(
-            f"the upload is not one file{also}", fix="send it as the form's field file", status=400
-        ) from error
+        fix = "send it as the form's field file" if not names else "leave out what is missing"
+        raise Refused(f"the upload is not {what}{also}", fix=fix, status=400) from error
     try:
-        file = form.get("file")
-        if not isinstance(file, UploadFile) or not (file.filename or file.size):
-            raise Refused("no file came with the request", fix="choose one, as the form's field file", status=400)
-        fields = [(key.partition(".")[2], value) for key, value in form.multi_items() if key.startswith("covariate.")]
-        yield file, [f"{key}={value}" for key, value in fields if isinstance(value, str) and value.strip()]
+        sent = [
+            (key, one)
+            for key, one in form.multi_items()
+            if isinstance(one, UploadFile) and (one.filename or one.size)
+        ]
+        found = {fields[key]: one for key, one in sent if key in fields}
+        if not found:
+            fix = "choose one, as the form's field file" if not names else f"choose one, as {' or '.join(fields)}"
+            raise Refused("no file came with the request", fix=fix, status=400)
+        if len(found) < len(sent):
+            strange = next((key for key, _ in sent if key not in fields), "")
+            why = f"{strange!r} is no image that the model looks at" if strange else "one image came twice"
+            raise Refused(why, fix=f"send {what}", status=400)
+        known = [(key.partition(".")[2], value) for key, value in form.multi_items() if key.startswith("covariate.")]
+        yield found, [f"{key}={value}" for key, value in known if isinstance(value, str) and value.strip()]
     finally:
         await form.close()
 
@@ -265,6 +301,7 @@ def page(
             problem=problem,
             questions=list(desk.made.recipe.tasks.values()),
             covariates=desk.made.recipe.covariates,
+            names=desk.names,
             model=desk.made.sha256,
             limit=desk.limits.upload,
             address=f"http://{host}" if status != 421 else "",
@@ -273,11 +310,11 @@ def page(
     return HTMLResponse(text, status, {"Content-Security-Policy": _CSP.format(nonce=nonce), **(more or {})})
 
 
-def _body(plan: CovariatePlan) -> dict[str, Any]:
+def _body(plan: CovariatePlan, names: Sequence[str]) -> dict[str, Any]:
     kinds = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MP4, MOV, AVI or .npy"
     what = f"{kinds}; or a zip with one of them or with the files of one DICOM series"
     file = {"type": "string", "format": "binary", "description": what}
-    fields: dict[str, Any] = {"file": file}
+    fields: dict[str, Any] = {f"image.{name}": file for name in names} or {"file": file}
     for name in plan.columns:
         if plan.kinds[name] == "category":
             fields[f"covariate.{name}"] = {"type": "string", "enum": list(plan.categories[name])}
@@ -285,7 +322,7 @@ def _body(plan: CovariatePlan) -> dict[str, Any]:
             low, high = plan.ranges[name]
             unit = plan.units.get(name, "")
             fields[f"covariate.{name}"] = {"type": "number", "minimum": low, "maximum": high, "description": unit}
-    form = {"type": "object", "required": ["file"], "properties": fields}
+    form = {"type": "object", "required": [] if names else ["file"], "properties": fields}
     return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
 
 

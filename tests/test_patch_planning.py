@@ -108,19 +108,6 @@ def test_slices_far_apart_are_looked_at_one_by_one(tmp_path: Path) -> None:
     assert plan.augmentation["spatial"].get("tilt", 0) == 0
 
 
-def test_slices_are_seen_with_their_neighbours_and_flat_images_and_volumes_have_none(tmp_path: Path) -> None:
-    thick = cohort.read(volumes(tmp_path / "thick", size=(10, 40, 40), spacing=(9.0, 1.5, 1.5)))
-    even, flat = cohort.read(volumes(tmp_path / "even")), cohort.read(pictures(tmp_path / "flat", 64, 8))
-    plan, why = patch_planning.derive(thick, {}, 10)
-    assert (plan.image.channels, plan.patches.neighbours, plan.inputs) == (1, 1, 3)
-    assert "above and below" in why["patches.neighbours"]
-    for found in (even, flat):
-        assert not patch_planning.derive(found, {}, 10)[0].patches.neighbours
-    assert patch_planning.derive(thick, {"patches": {"neighbours": 0}}, 10)[0].inputs == 1
-    with pytest.raises(Problem, match="each slice alone"):
-        patch_planning.derive(even, {"patches": {"neighbours": 1}}, 10)
-
-
 def test_somewhat_thick_slices_are_halved_later(tmp_path: Path) -> None:
     plan, _ = derived(volumes(tmp_path / "set", (16, 40, 40), (2.5, 1.0, 1.0)))
     assert plan.image.dims == 3

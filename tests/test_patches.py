@@ -9,13 +9,12 @@ import pytest
 import torch
 from PIL import Image as Picture
 
-from osler import draws, localisation, patches, volumes
+from osler import draws, patches, volumes
 from osler.case import Box, Case, Entry, Finding, Question, Source
 from osler.image import Image
-from osler.model import Network
 from osler.patches import Sample
 from osler.problem import Problem
-from osler.recipe import ImagePlan, NetworkPlan, PatchPlan, Recipe
+from osler.recipe import ImagePlan, PatchPlan, Recipe
 from osler.volumes import Volume
 
 MASK = Question("mask", "segmentation", ("a", "b"), values=((1,), (2,)))
@@ -180,29 +179,3 @@ def test_a_case_of_which_nothing_is_known_tells_nothing() -> None:
     assert not patches.tells(Sample([silent])) and not patches.tells(Sample([silent, silent], unknown))
     assert patches.tells(Sample([silent, volume()], unknown))
     assert patches.tells(Sample([silent], {"label": np.array([1], np.float32)}))
-
-
-def test_slices_beside_are_channels_in_their_order_and_dark_beyond_the_ends() -> None:
-    array = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 6)).astype(np.float32)
-    found, dark = volumes.beside(array, 2), np.full((2, 3, 5, 6), array.min())
-    for channel, shift in enumerate(range(-2, 3)):
-        for z in range(4):
-            truth = array[:, :, z + shift] if 0 <= z + shift < 4 else dark
-            np.testing.assert_array_equal(found[:, 3 * channel : 3 * channel + 3, z], truth)
-
-
-def test_an_answer_about_a_slice_depends_on_those_beside_it_and_on_no_other() -> None:
-    rng = np.random.default_rng(1)
-    array = rng.normal(size=(1, 1, 6, 32, 32)).astype(np.float32)
-    for neighbours in (0, 1):
-        plan = Recipe(ImagePlan((1, 32, 32)), {"mask": MASK}, patches=PatchPlan(neighbours=neighbours))
-        plan = replace(plan, network=NetworkPlan("unet", {"width": 8}))
-        network = Network(plan)
-        found = []
-        for changed in (array, array.copy()):
-            if found:
-                changed[:, :, 3] = changed[:, :, 3, ::-1]
-            _, moved = volumes.on_grid(Image(changed), plan)
-            found.append(next(localisation.ask([network], moved, plan)).probabilities["mask"])
-        differs = [bool((found[0][:, z] != found[1][:, z]).any()) for z in range(6)]
-        assert differs == [abs(z - 3) <= neighbours for z in range(6)]

@@ -87,7 +87,7 @@ def outputs(
     shares: list[NDArray[np.float32]] = []
     batch = max(1, min(batch, 256 // pixels.shape[1]))
     for start in range(0, len(pixels), batch):
-        x = network.normalise(network.glance(torch.from_numpy(pixels[start : start + batch]).to(device)))
+        x = network.normalise(torch.from_numpy(pixels[start : start + batch]).to(device))
         when = None if times is None else torch.from_numpy(times[start : start + batch])
         if when is not None and network.dense and network.normalise.modalities > 1:
             there = subsets.there(when.numpy(), network.normalise.modalities)

@@ -53,10 +53,10 @@ class Network(nn.Module):
         self.modalities = len(modalities)
         self.sources = (*modalities, *((subsets.PERSON,) if plan.covariates.columns else ()))
         self.subsets = subsets.of(self.sources)
-        self.dims, self.planes = image.dims, 2 * plan.patches.neighbours + 1
+        self.dims = image.dims
         self.tasks = {name: Classification(q) for name, q in plan.tasks.items() if not q.dense}
         self.dense = {name: _dense(q, plan) for name, q in plan.tasks.items() if q.dense}
-        self.normalise = Normalise(image.intensity, plan.channels, len(several))
+        self.normalise = Normalise(image.intensity, image.channels, len(several))
         backbone, pooling, sequence, features = _look(plan)
         self.backbone: Backbone = backbone
         self.pooling: nn.Module = pooling
@@ -100,10 +100,6 @@ class Network(nn.Module):
         # A window does not know the mean of its image; linked tasks see it whole.
         alone = self.normalise.intensity == "image" and self.links is None
         return (each if alone else self.normalise(each)).nan_to_num(0.0)
-
-    def glance(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b t p d h w"]:
-        """An image at the size of a patch, which has no slices beside it: they are as it is itself."""
-        return x.repeat(1, 1, self.planes, 1, 1, 1) if self.planes > 1 else x
 
     def _decoder(self, plan: Recipe) -> tuple[Decoder, int, list[tuple[int, ...]]]:
         """A decoder over the levels that tasks look at, the first of them, and pixels of a patch to one of each."""

@@ -48,7 +48,7 @@ def _same_gradients(plan: Recipe, channels_last: bool) -> bool:
     torch.manual_seed(0)
     network = Network(plan).to(device).eval()
     network.channels_last = channels_last
-    x = torch.randn(2 if plan.dense else 4, image.stacked, plan.channels, *image.size, device=device)
+    x = torch.randn(2 if plan.dense else 4, image.stacked, plan.image.channels, *image.size, device=device)
     gradients = []
     for precision in ("float32", "bfloat16", "bfloat16", "bfloat16"):
         junk = [torch.full((2**k,), math.nan, device=device) for k in range(8, 22)]
@@ -81,7 +81,7 @@ def _thin(plan: Recipe) -> bool:
     for layer in network.modules():
         layer.register_forward_pre_hook(look)
     with torch.no_grad():
-        _answers(network, torch.zeros(1, plan.image.stacked, plan.channels, *plan.image.size))
+        _answers(network, torch.zeros(1, plan.image.stacked, plan.image.channels, *plan.image.size))
     return any(found)
 
 
@@ -109,7 +109,7 @@ def _rate(plan: Recipe, precision: str, channels_last: bool) -> float:
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6, fused=True)
     batch = min(plan.training.batch, 32) if device == "cpu" else plan.training.batch
     image = plan.image
-    x = torch.randn(batch, image.stacked, plan.channels, *image.size, device=device)
+    x = torch.randn(batch, image.stacked, plan.image.channels, *image.size, device=device)
     best = math.inf
     began = time.perf_counter()
     for step in range(4):

@@ -65,9 +65,6 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     else:
         _plan_patch(base, why, seen, {**base["patches"], **given.get("patches", {})}, whole=boxes)
     image, patches = ({**base[key], **given.get(key, {})} for key in ("image", "patches"))
-    if not linked and image["dims"] == 2 and np.median(seen.sizes[:, 0]) > 1:
-        base["patches"]["neighbours"] = 1
-        why["patches.neighbours"] = "what lies above and below a slice tells where along the body it is"
     if linked:
         scale = (np.array(image["size"])[1:] / seen.sizes[:, 1:]).min(1)
     else:

@@ -167,7 +167,7 @@ def batch(
     each = [(v, start) for sample, start in zip(samples, first, strict=True) for v in sample.moments]
     windows = [cut(v.image, start, size, darkest(v.image)) for v, start in each]
     stacked = np.stack([np.asarray(w, np.float32) for w in windows])
-    x = torch.from_numpy(stacked.reshape(len(samples), -1, plan.channels, *stacked.shape[2:]))
+    x = torch.from_numpy(stacked.reshape(len(samples), -1, plan.image.channels, *stacked.shape[2:]))
     places: dict[str, Any] = {}
     for name, question in plan.tasks.items():
         if question.kind == "segmentation":

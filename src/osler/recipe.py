@@ -70,7 +70,6 @@ class PatchPlan:
             read.
         longest: with ``px``: pixels of the longer of height and width on that grid, instead of ``spacing``; 0 leaves
             them as they are.
-        neighbours: slices on either side that a network which looks at each slice sees beside it, as channels.
         per_case: patches of each case in an epoch.
         foreground: share of patches that are taken around something; of linked tasks also that of cases which say
             where anything is, at least.
@@ -83,7 +82,6 @@ class PatchPlan:
     unit: Literal["mm", "px"] = "px"
     spacing: tuple[float, float, float] = (0.0, 0.0, 0.0)
     longest: int = 0
-    neighbours: int = 0
     per_case: int = 1
     foreground: float = 0.33
     overlap: float = 0.5
@@ -267,12 +265,7 @@ class Recipe:
     @property
     def inputs(self) -> int:
         """Channels that the backbone sees: where places are asked, all modalities are channels of one image."""
-        return self.channels * (max(1, len(self.image.modalities)) if self.dense else 1)
-
-    @property
-    def channels(self) -> int:
-        """Those of one modality: of a slice and of its neighbours."""
-        return self.image.channels * (2 * self.patches.neighbours + 1)
+        return self.image.channels * (max(1, len(self.image.modalities)) if self.dense else 1)
 
     @property
     def moments(self) -> int | None:

@@ -19,11 +19,6 @@ def check(recipe: Recipe) -> None:
     _check_values(recipe)
     _check_questions(recipe)
     _check_covariates(recipe)
-    if recipe.patches.neighbours and (recipe.image.dims == 3 or recipe.linked or not recipe.dense):
-        raise Problem(
-            "in the recipe, patches.neighbours is for networks that say where something is in each slice alone",
-            fix="set patches.neighbours=0",
-        )
 
 
 def _check_values(recipe: Recipe) -> None:
@@ -54,7 +49,6 @@ def _check_values(recipe: Recipe) -> None:
         "covariates.hidden": (recipe.covariates.hidden, 0, 0.9),
         "links.consistency": (recipe.links.consistency, 0, 100),
         "patches.longest": (recipe.patches.longest, 0, 65_536),
-        "patches.neighbours": (recipe.patches.neighbours, 0, 16),
         "patches.per_case": (recipe.patches.per_case, 1, 100_000),
         "patches.foreground": (recipe.patches.foreground, 0, 1),
         "patches.overlap": (recipe.patches.overlap, 0, 0.9),

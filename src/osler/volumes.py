@@ -82,8 +82,7 @@ def read(case: Case, plan: Recipe, number: int = 0) -> list[Volume]:
 def on_grid(image: Image, plan: Recipe) -> tuple[Grid, NDArray[np.float32]]:
     """The working grid of an image, and the image on it ``(t, c, d, h, w)``, brought to one scale if asked for.
 
-    Channels are as many as the network takes: of one modality after the other, NaN where it is missing, those of each
-    slice and of its neighbours.
+    Channels are as many as the network takes: those of one modality after the other, NaN where it is missing.
 
     Raises:
         Problem: see :func:`read`.
@@ -104,25 +103,12 @@ def _moved(image: Image, where: Grid, plan: Recipe) -> NDArray[np.float32]:
         image = grid.standardised(image)
     array = where.to(image).array
     data.require_numbers(array)
-    return beside(np.asarray(array, np.float32), plan.patches.neighbours)
+    return np.asarray(array, np.float32)
 
 
 def darkest(image: NDArray[Any]) -> NDArray[Any]:
     """Of each channel of ``(c, d, h, w)`` the smallest value, ``(c, 1, 1, 1)``; NaN where it is missing."""
     return np.asarray(image.min((1, 2, 3), keepdims=True))
-
-
-def beside(array: NDArray[np.float32], neighbours: int) -> NDArray[np.float32]:
-    """Each slice with its neighbours as further channels: ``(t, c, d, h, w)`` to ``(t, c * (2 * n + 1), d, h, w)``.
-
-    They come in the order of the slices; beyond the first and the last, all is as dark as the image gets. What lies
-    above and below tells a network where along the body it is (2.5D; Roth et al., 2014).
-    """
-    if not neighbours:
-        return array
-    depth, ends = array.shape[2], [(0, 0), (0, 0), (neighbours, neighbours), (0, 0), (0, 0)]
-    longer = np.pad(array, ends, constant_values=float(array.min()))
-    return np.concatenate([longer[:, :, k : k + depth] for k in range(2 * neighbours + 1)], 1)
 
 
 def boxes_of(findings: Sequence[Finding], question: Question, frame: int) -> NDArray[np.float32] | None:

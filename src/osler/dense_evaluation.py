@@ -137,12 +137,16 @@ def against_run(
             fix="compare with a run of the same tasks",
         )  # fmt: skip
     shared = replace(found, questions=tuple(q for q in found.questions if q.task in theirs.recipe.tasks))
-    reviewed, _ = measure(other, theirs, shared, out_of_fold=out_of_fold, say=lambda line: None)
+    reviewed, _ = measure(other, theirs, shared, out_of_fold=out_of_fold, say=lambda line: None, alone=False)
     return {"model": theirs.sha256, "tasks": compare(ours, (theirs, reviewed), draws)}
 
 
-def measure(run: Path, made: Model, found: Cohort, *, out_of_fold: bool, say: Say) -> tuple[Reviewed, list[str]]:
+def measure(
+    run: Path, made: Model, found: Cohort, *, out_of_fold: bool, say: Say, alone: bool = True
+) -> tuple[Reviewed, list[str]]:
     """What is said of where things are in cases that a model has not seen, beside what is known, and notes on it.
+
+    ``alone``: see :func:`review`.
 
     Raises:
         Problem: nothing can be measured honestly.
@@ -153,14 +157,17 @@ def measure(run: Path, made: Model, found: Cohort, *, out_of_fold: bool, say: Sa
     if out_of_fold:
         part = Test(found.entries)
         of_case = folds(made, run)
-        reviewed = review(made, part, found.questions, say, lambda digest: _network_of(made, of_case, digest))
+        reviewed = review(
+            made, part, found.questions, say, lambda digests: _network_of(made, of_case, digests[0]), alone=alone
+        )
         notes.append("each case is answered by the network that was trained without its patient")
         notes.append("what makes findings sure (a few numbers) was fitted on the answers of all folds")
     else:
         seen = frozenset(made.calibration.get("seen", np.empty(0, np.int64)).tolist())
         reviewed = review(
-            made, part, found.questions, say, lambda digest: None if identity.short(digest) in seen else made.networks
-        )
+            made, part, found.questions, say,
+            lambda digests: made.networks if seen.isdisjoint(map(identity.short, digests)) else None, alone=alone,
+        )  # fmt: skip
     if reviewed.unread:
         notes.append(f"{reviewed.unread} cases could not be read and are not counted")
     if reviewed.seen:
@@ -187,8 +194,9 @@ def summaries(made: Model, reviewed: Reviewed, draws: int) -> dict[str, Any]:
 def compare(ours: tuple[Model, Reviewed], theirs: tuple[Model, Reviewed], draws: int) -> dict[str, Any]:
     """Paired differences of two models, ours minus theirs, by task, on the cases that both answered."""
     (made, mine), (other, yours) = ours, theirs
-    place = {digest: number for number, digest in enumerate(yours.digests)}
-    both = [(a, place[digest]) for a, digest in enumerate(mine.digests) if digest in place]
+    # By name: models that look at other images of a case know it by other digests.
+    place = {entry.id: number for number, entry in enumerate(yours.entries)}
+    both = [(a, place[entry.id]) for a, entry in enumerate(mine.entries) if entry.id in place]
     found: dict[str, Any] = {}
     for question in mine.questions:
         name = question.task
@@ -315,7 +323,9 @@ def review(
     part: Test,
     questions: Sequence[Question],
     say: Say,
-    networks: Callable[[str], Sequence[Network] | None],
+    networks: Callable[[Sequence[str]], Sequence[Network] | None],
+    *,
+    alone: bool = True,
 ) -> Reviewed:
     """Every case of a part, answered as ``diagnose`` does it, and compared with what is known.
 
@@ -324,34 +334,37 @@ def review(
         part: what is evaluated.
         questions: those of the model's dense tasks, in their order, as the part answers them.
         say: takes one line at a time.
-        networks: from the digest of a case to the networks that may answer it; ``None`` leaves it out.
+        networks: from the digests of a case and of each of its images to the networks that may answer it; ``None``
+            leaves it out.
+        alone: of several images each case is answered from every part of them, too.
     """
     if not isinstance(part, Test):
         raise TypeError("a model is evaluated on Test, nothing else")
     tasks = dict(zip(made.networks[0].dense, questions, strict=True))
-    parts = dense_parts.parts(made)
     result = Reviewed(rows={name: [] for name in tasks}, examples={name: [] for name in tasks})
-    began, progress = time.monotonic(), Progress(len(part.entries), say)
+    progress = Progress(len(part.entries), say)
     for number, entry in enumerate(part.entries, start=1):
+        began = time.monotonic()
         try:
             with origins.named(entry, made.recipe.image.modalities):
                 case = data.read_case(entry, questions, names=made.recipe.image.modalities)
                 image = data.the_image(case, made.recipe.image)
-                digest = identity.pixels(image)
-                asked = networks(digest)
+                digest, each = identity.of_each(data.the_image(case, replace(made.recipe.image, register="")))
+                asked = networks((digest, *each))
                 if asked is None:
                     result.seen += 1
                     continue
                 said = diagnosis.diagnose(made, case, asked)
                 answers = {name: (image, dense_parts.about(said.answers[name], q), q) for name, q in tasks.items()}
                 rows = {name: dense_rows.of_case(case, *answer) for name, answer in answers.items()}
-            some = {part: names for part, names in parts.items() if set(names) <= set(entry.images)}
-            alone = {part: dense_parts.answered(made, entry, names, questions, asked) for part, names in some.items()}
+            result.seconds += time.monotonic() - began
+            with origins.named(entry, made.recipe.image.modalities):
+                from_parts = dense_parts.answered(made, case, image, questions, asked) if alone else {}
         except Problem as problem:
             result.unread += 1
             say(f"left out: {problem}")
             continue
-        for name, found in alone.items():
+        for name, found in from_parts.items():
             result.alone.setdefault(name, {})[len(result.entries)] = found
         result.entries.append(entry)
         result.digests.append(digest)
@@ -365,7 +378,6 @@ def review(
                 drawn = overlays.example(shown, *answers[name], quality)
                 result.examples[name] = _thinned([*result.examples[name], drawn])
         progress(number)
-    result.seconds = time.monotonic() - began
     return result
 
 

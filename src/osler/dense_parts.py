@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from osler import data, dense_rows, dense_scoring, diagnosis, origins, subsets
-from osler.case import Answer, Entry, Question
+from osler import dense_rows, dense_scoring, diagnosis, registration, subsets
+from osler.case import Answer, Case, Question
 from osler.dense_rows import Row
+from osler.image import Image
 from osler.model import Model, Network
 
 # Figures of the whole, and of each class, that a part is compared by.
@@ -26,19 +27,30 @@ def parts(made: Model) -> dict[str, tuple[str, ...]]:
 
 
 def answered(
-    made: Model, entry: Entry, part: Sequence[str], questions: Sequence[Question], networks: Sequence[Network]
-) -> dict[str, list[Row]]:
-    """What is found from these images of a case alone, beside what is known, by task.
+    made: Model, case: Case, image: Image, questions: Sequence[Question], networks: Sequence[Network]
+) -> dict[str, dict[str, list[Row]]]:
+    """What is found from every part that a case has, beside what is known: by part, then by task.
 
-    Raises:
-        Problem: an image cannot be read.
+    The images stay on the one grid that they were brought to, on which the truth is known.
+
+    Args:
+        made: the model.
+        case: with what is known of it.
+        image: of :func:`osler.data.the_image`.
+        questions: what is asked.
+        networks: those that answer.
     """
-    some = replace(entry, images={name: entry.images[name] for name in part})
-    with origins.named(some, part):
-        case = data.read_case(some, questions, names=part)
-        image = data.the_image(case, made.recipe.image)
-        said = diagnosis.diagnose(made, case, networks)
-        return {q.task: dense_rows.of_case(case, image, about(said.answers[q.task], q), q) for q in questions}
+    names = made.recipe.image.modalities
+    there = {name: one for name, one in zip(names, image.together, strict=False) if one is not None}
+    found = {}
+    for part, members in parts(made).items():
+        if set(members) <= set(there):
+            laid = {name: registration.beside(there[name], image) for name in members}
+            said = diagnosis.diagnose(made, replace(case, images=laid), networks)
+            found[part] = {
+                q.task: dense_rows.of_case(case, image, about(said.answers[q.task], q), q) for q in questions
+            }
+    return found
 
 
 def about(answer: Answer, question: Question) -> Answer:

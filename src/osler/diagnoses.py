@@ -217,7 +217,7 @@ def to_json(diagnosis: Diagnosis, case: Case, made: Model) -> str:
 def _looked_at(case: Case, made: Model) -> Case:
     """The case with the images that the model looks at: places are on the grid of the first of them."""
     names = made.recipe.image.modalities
-    return replace(case, images={name: one for name, one in case.images.items() if name in names} or case.images)
+    return replace(case, images={name: case.images[name] for name in names if name in case.images} or case.images)
 
 
 def write_diagnosis(diagnosis: Diagnosis, case: Case, made: Model, out: Path, method: str = "auto") -> Path:

@@ -8,8 +8,8 @@ from osler.problem import Problem
 
 
 def looked_at(entry: Entry, names: Sequence[str] = ()) -> Mapping[str, Source]:
-    """Of several images those of these names, where the case has any of them; all by default."""
-    return {name: source for name, source in entry.images.items() if name in names} or entry.images
+    """Of several images those of these names, in this order, where the case has any of them; all by default."""
+    return {name: entry.images[name] for name in names if name in entry.images} or entry.images
 
 
 @contextmanager

@@ -19,6 +19,9 @@ def check(recipe: Recipe) -> None:
     _check_values(recipe)
     _check_questions(recipe)
     _check_covariates(recipe)
+    if recipe.dense and len(recipe.image.modalities) > 1 and recipe.image.frames > 1:
+        what = "in the recipe, image.frames goes with one image where places are asked of each moment alone"
+        raise Problem(what, fix="set image.frames=1")
 
 
 def _check_values(recipe: Recipe) -> None:

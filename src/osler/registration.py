@@ -124,13 +124,21 @@ def beside(image: Image, fixed: Image) -> Image:
     Images of one size of which that is not known are taken to lie on each other.
 
     Raises:
-        Problem: they differ in moments, or in size where nothing says how they lie to each other.
+        Problem: they differ in moments, in size where nothing says how they lie to each other, or in the space that
+            they lie in, or nothing of the one is where the other is.
     """
     if image.frames != fixed.frames:
         what = f"one image of this case has {image.frames} moments, another {fixed.frames}"
         raise Problem(what, fix="choose one of them: image.modalities=[NAME]")
-    if isinstance(image.geometry, Affine) and isinstance(fixed.geometry, Affine):
-        return image if _same_grid(image, fixed) else _onto(image, fixed, np.eye(4))
+    a, b = image.geometry, fixed.geometry
+    if isinstance(a, Affine) and isinstance(b, Affine):
+        if _same_grid(image, fixed):
+            return image
+        laid = resampling.onto(image, b, fixed.size, outside=np.nan)
+        if (a.frame and b.frame and a.frame != b.frame) or np.isnan(laid.array).all():
+            what = "images of this case lie in other spaces, or beside each other, by what their files say"
+            raise Problem(what, fix="set image.register=rigid, or choose one of them: image.modalities=[NAME]")
+        return replace(laid, array=np.nan_to_num(laid.array, nan=float(image.array.min())))
     if image.size != fixed.size:
         sizes = " and ".join(" x ".join(map(str, one.size)) for one in (image, fixed))
         what = f"images of this case are {sizes} pixels, and nothing says how they lie to each other"

@@ -91,17 +91,17 @@ def on_grid(image: Image, plan: Recipe) -> tuple[Grid, NDArray[np.float32]]:
         what = "the visits of this case differ in size, and what asks where something is needs one grid"
         raise Problem(what, fix="give each visit a case of its own")
     where = grid.find(image, plan)
-    each = [one and _moved(registration.beside(one, image), where, plan) for one in image.together or (image,)]
+    each = [one and _moved(one, image, where, plan) for one in image.together or (image,)]
     there = next(one for one in each if one is not None)
     return where, np.concatenate([np.full_like(there, np.nan) if one is None else one for one in each], 1)
 
 
-def _moved(image: Image, where: Grid, plan: Recipe) -> NDArray[np.float32]:
+def _moved(image: Image, first: Image, where: Grid, plan: Recipe) -> NDArray[np.float32]:
     image = data.made_ready(image, plan.image, image.frames).image
     image = replace(image, array=data.with_channels(image.array, plan.image.channels))
     if plan.image.intensity == "image" and not plan.linked:
         image = grid.standardised(image)
-    array = where.to(image).array
+    array = where.to(registration.beside(image, first)).array
     data.require_numbers(array)
     return np.asarray(array, np.float32)
 

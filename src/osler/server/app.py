@@ -104,11 +104,12 @@ class Desk:
         """
         with TemporaryDirectory(prefix="osler-") as folder:
             person = covariates.named(self.made.recipe.covariates, known)
-            images = {}
+            images, left = {}, self.limits.expanded
             for number, (name, (upload, filename)) in enumerate(given.items()):
                 place = Path(folder) / str(number)
                 place.mkdir()
-                path = uploads.store(upload, filename, place, self.limits)
+                path = uploads.store(upload, filename, place, replace(self.limits, expanded=left))
+                left -= sum(one.stat().st_size for one in place.rglob("*") if one.is_file())
                 images[name or "image"] = layouts.single(path).images["image"]
             # The case is called "image" until the answer is there, so that no message can hold the file's name.
             # Nothing of what is dropped onto the page stays: neither what is decoded, nor what a preparation or an
@@ -161,7 +162,7 @@ def build(made: Model, limits: Limits | None = None) -> FastAPI:
 
     @app.post(
         "/diagnoses",
-        summary="One image, or one DICOM series as a zip, to its diagnosis",
+        summary="The images of one case, each a file or a DICOM series as a zip, to its diagnosis",
         response_model=Diagnosis,
         responses=_responses(),
         openapi_extra={"requestBody": _body(made.recipe.covariates, desk.names)},
@@ -222,7 +223,8 @@ async def _files(
             for key, one in form.multi_items()
             if isinstance(one, UploadFile) and (one.filename or one.size)
         ]
-        found = {fields[key]: one for key, one in sent if key in fields}
+        # In the order of the model, so that the case has one name in whatever order they come.
+        found = {name: one for field, name in fields.items() for key, one in sent if key == field}
         if not found:
             fix = "choose one, as the form's field file" if not names else f"choose one, as {' or '.join(fields)}"
             raise Refused("no file came with the request", fix=fix, status=400)

@@ -13,7 +13,7 @@ demo: $(VENV)/osler-installed
 	$(VENV)/bin/osler demo $(DEMO)
 
 test: $(VENV)/osler-test-installed
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart=0
 
 check: $(VENV)/osler-test-installed
 	$(VENV)/bin/ruff check

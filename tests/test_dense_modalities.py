@@ -1,6 +1,7 @@
 """Places in cases of several images: all are channels of one, and any of them may be missing."""
 
 import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from osler import (
     patch_planning,
     patches,
     phantom_files,
+    recipe,
     sliding,
     training,
     volumes,
@@ -101,6 +103,20 @@ def test_each_image_is_a_channel_on_the_grid_of_the_first_and_what_is_missing_is
     np.testing.assert_allclose(moved.image[1, :, :, 2:], second.array[0, 0, :, :, :-2], rtol=1e-5)
 
 
+def test_the_order_of_the_recipe_holds_in_whatever_order_the_images_come() -> None:
+    coarse = series(2, (4, 20, 18))
+    images = {"t1": series(1), "t2": replace(coarse, geometry=Affine(np.diag([2.0, 2.0, 3.0, 1.0])))}
+    plan = plan_of()
+    (moment,) = volumes.read(Case("c", "p", images), plan)
+    (turned,) = volumes.read(Case("c", "p", dict(reversed(images.items()))), plan)
+    np.testing.assert_array_equal(moment.image, turned.image)
+    # The grid is that of the first in the recipe, not of the first in the table.
+    other = replace(plan, image=replace(plan.image, modalities=("t2", "t1")))
+    (first,) = volumes.read(Case("c", "p", images), other)
+    assert moment.size == (4, 40, 36) and first.size == (4, 20, 18)
+    np.testing.assert_array_equal(first.image[0], coarse.array[0, 0])
+
+
 def test_images_that_nothing_lays_on_each_other_are_said() -> None:
     odd = Image(np.zeros((1, 1, 4, 20, 20), np.float32))
     with pytest.raises(Problem, match="4 x 20 x 20 and 4 x 40 x 36 pixels, and nothing says how they lie"):
@@ -108,6 +124,14 @@ def test_images_that_nothing_lays_on_each_other_are_said() -> None:
     loop = Image(np.zeros((3, 1, 4, 40, 36), np.float32))
     with pytest.raises(Problem, match="one image of this case has 3 moments, another 1"):
         volumes.read(Case("c", "p", {"t1": series(1), "t2": loop}), plan_of())
+    with pytest.raises(Problem, match="lie in other spaces, or beside each other"):
+        volumes.read(Case("c", "p", {"t1": series(1), "t2": series(2, shift=500.0)}), plan_of())
+    here, there = (replace(one, geometry=Affine(np.diag([1.0, 1, 3, 1]), frame)) for one, frame in
+                   ((series(1), "1.2.3"), (series(2, (4, 40, 30)), "1.2.4")))  # fmt: skip
+    with pytest.raises(Problem, match="lie in other spaces"):
+        volumes.read(Case("c", "p", {"t1": here, "t2": there}), plan_of())
+    with pytest.raises(Problem, match=r"image\.frames goes with one image"):
+        recipe.build(recipe.to_dict(plan_of(frames=3)))
 
 
 @pytest.mark.parametrize("intensity", ["image", "cohort", "window"])
@@ -172,6 +196,34 @@ def test_the_line_from_a_cohort_to_an_answer_from_any_part(folder: Path, run: Pa
     if answer.answers["mask"].findings:
         explained = explanation.explain(made, whole, method="gradcam")
         assert explained.heatmap.shape == whole.images["nodule"].size
+
+
+def test_cases_of_the_training_are_known_again_by_each_of_their_images(folder: Path, run: Path, tmp_path: Path) -> None:
+    """Of every case one image only, and nothing that says what it was used for."""
+    with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    tested = sum(row["split"] == "test" for row in rows)
+    for number, row in enumerate(rows):
+        row.pop("split")
+        if row["image.cyst"]:
+            row["image.nodule" if number % 2 else "image.cyst"] = ""
+    shutil.copytree(folder, tmp_path / "c")
+    with (tmp_path / "c" / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    told = evaluation.evaluate(run, tmp_path / "c", tmp_path / "evaluation", draws=20, say=quiet)
+    assert told["cases"] == tested < len(rows)
+
+
+def test_models_of_other_images_are_compared_on_the_same_cases(folder: Path, run: Path, tmp_path: Path) -> None:
+    training.train(folder, tmp_path / "one", SMALL | {"image": SMALL["image"] | {"modalities": ["nodule"]}}, say=quiet)
+    told = evaluation.evaluate(run, folder, tmp_path / "e", draws=20, against=tmp_path / "one", say=quiet)
+    alone = evaluation.evaluate(tmp_path / "one", folder, tmp_path / "a", draws=20, say=quiet)
+    dice = (one["tasks"]["mask"]["metrics"]["dice"]["value"] for one in (told, alone))
+    assert told["comparison"]["tasks"]["mask"]["n"] == told["cases"] == alone["cases"]
+    difference = told["comparison"]["tasks"]["mask"]["differences"]["dice"]["value"]
+    np.testing.assert_allclose(difference, next(dice) - next(dice), atol=1e-9)
 
 
 def test_a_file_that_does_not_say_which_image_it_is_is_refused(folder: Path, run: Path) -> None:

@@ -342,6 +342,16 @@ def test_of_several_images_what_is_sent_is_known(of_two: Model, png: bytes) -> N
         assert says in response.json()["problem"]
 
 
+def test_what_several_files_decompress_to_has_one_limit(of_two: Model, zipped: Zipped, private: Path) -> None:
+    client = Client(app.build(of_two, Limits(upload=2**20, expanded=2**20, files=20)))
+    series = ("a.zip", zipped({"a.dcm": dicom(np.zeros((600, 600), np.uint8))}))
+    for name in ("image.t1", "image.t2 (fat)"):
+        assert client.post("/diagnoses", files={name: series}).status_code == 200
+    both = client.post("/diagnoses", files={"image.t1": series, "image.t2 (fat)": series})
+    assert (both.status_code, "decompresses" in both.json()["problem"]) == (413, True)
+    assert not list(private.iterdir())
+
+
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:3000", "https://localhost:8765"])
 def test_other_sites_are_refused(origin: str, client: Client, png: bytes) -> None:
     for headers in ({"Origin": origin}, {"Origin": origin} | PAGE):

@@ -198,7 +198,7 @@ def test_the_line_from_a_cohort_to_an_answer_from_any_part(folder: Path, run: Pa
         assert explained.heatmap.shape == whole.images["nodule"].size
 
 
-def test_cases_of_the_training_are_known_again_by_each_of_their_images(folder: Path, run: Path, tmp_path: Path) -> None:
+def test_cases_of_the_training_are_known_by_each_of_their_images(folder: Path, run: Path, tmp_path: Path) -> None:
     """Of every case one image only, and nothing that says what it was used for."""
     with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -217,7 +217,8 @@ def test_cases_of_the_training_are_known_again_by_each_of_their_images(folder: P
 
 
 def test_models_of_other_images_are_compared_on_the_same_cases(folder: Path, run: Path, tmp_path: Path) -> None:
-    training.train(folder, tmp_path / "one", SMALL | {"image": SMALL["image"] | {"modalities": ["nodule"]}}, say=quiet)
+    settings = SMALL | {"image": SMALL["image"] | {"modalities": ["nodule"]}}
+    training.train(folder, tmp_path / "one", settings, say=quiet)
     told = evaluation.evaluate(run, folder, tmp_path / "e", draws=20, against=tmp_path / "one", say=quiet)
     alone = evaluation.evaluate(tmp_path / "one", folder, tmp_path / "a", draws=20, say=quiet)
     dice = (one["tasks"]["mask"]["metrics"]["dice"]["value"] for one in (told, alone))

@@ -33,6 +33,7 @@ from osler import (
     recipe,
     subsets,
     training,
+    volumes,
 )
 from osler.case import Case, Entry, Source
 from osler.cohort import Test
@@ -557,7 +558,11 @@ def test_real_series_are_read_beside_each_other(real_data: Path) -> None:
     # Of the case without FLAIR, T1c alone is all.
     assert seen.answers["label"][0] == pytest.approx(seen.alone["t1c"]["label"][0])
     assert seen.answers["label"][1] != pytest.approx(seen.alone["t1c"]["label"][1])
-    # What is outlined there cannot be asked of several series yet.
-    dense = {"tumour": found.questions[0]}
-    with pytest.raises(Problem, match=r"take one image.*choose it: image\.modalities"):
-        recipe.build({"image": {**vars(plan)}, "tasks": dense})
+    # What is outlined there is asked of both, channels of one image on the grid that they share.
+    dense = recipe.build({
+        "image": {**vars(plan)}, "tasks": {"tumour": found.questions[0]}, "network": {"backbone": "unet"},
+    })  # fmt: skip
+    case = data.read_case(found.entries[0], found.questions, names=plan.modalities)
+    (volume,) = volumes.read(case, dense)
+    assert volume.image.shape[0] == 2 and volume.image.shape[1:] == volume.labels["tumour"].shape
+    assert np.isfinite(volume.image).all() and set(np.unique(volume.labels["tumour"])) <= {0, 1, 2, 3, 4}

@@ -154,6 +154,21 @@ def test_only_the_largest_part_is_kept_where_held_out_cases_say_so(
     assert int(organ.mask.array.sum()) == (112 if both else 100)
 
 
+@pytest.mark.parametrize("wide", [True, False])
+def test_outlines_take_in_what_is_unsure_where_held_out_cases_say_so(
+    monkeypatch: pytest.MonkeyPatch, wide: bool
+) -> None:
+    rim, core = (slice(8, 22), slice(8, 22)), (slice(10, 20), slice(10, 20))
+    says(monkeypatch, p=probabilities((*rim, 0.49), (*core, 0.95), (slice(26, 30), slice(30, 40), 0.49)))
+    recipe, model = plan(LESION), made(LESION)
+    readers = held(recipe, 12, lambda n: [rim if wide else core])
+    arrays, card, _ = places.calibrate(model.networks, [readers], recipe)
+    known = Model(recipe, model.networks, arrays, sha256="0" * 64)
+    (finding,) = places.answer(known, Image(np.zeros((1, 1, *SIZE), np.uint8)))["mask"].stated
+    assert finding.mask is not None and int(finding.mask.array.sum()) == (196 if wide else 100)
+    assert card["mask"]["ranked"] is wide and card["mask"]["dice"]["lesion"] == 1
+
+
 def test_folds_are_asked_one_by_one_and_members_together(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 

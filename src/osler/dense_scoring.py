@@ -227,7 +227,9 @@ def _of_boxes(rows: Sequence[Row], name: str, threshold: float) -> _Part:
     def values(weight: NDArray[Any]) -> NDArray[Any]:
         w = weight[of_row]
         ap = precision(w)
-        figures = [ap[0], ap[1], ap[1:].mean(), free.cpm(w), *free.sensitivity(RATES, w)]
+        # One curve for both.
+        taken = free.sensitivity((*CPM_RATES, *RATES), w)
+        figures = [ap[0], ap[1], ap[1:].mean(), taken[: len(CPM_RATES)].mean(), *taken[len(CPM_RATES) :]]
         if not masks:
             above, below = [w @ hits, w @ hits, w @ (drawn - hits)], [w @ found.count, w @ drawn, w.sum()]
             figures += _over(np.array(above), np.array(below)).tolist()

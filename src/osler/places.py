@@ -60,8 +60,8 @@ def answer(
             if isinstance(task, Segmentation):
                 p = where.back(said.probabilities[name])
                 maps.setdefault(name, []).append(task.uncertainty(p))
-                largest = [c for c, yes in zip(task.question.classes, learned.largest, strict=True) if yes]
-                found = _outlined(task, replace(said, probabilities={name: p}), image, (frame, by), largest)
+                found = _stated(task, _label_map(task, p, learned.way(task)), p, said.chance, frame, by)
+                found = [f if f.mask is None else replace(f, measurements=measure(f.mask, image)) for f in found]
             else:
                 found = _boxed(task, said, where, frame, by)
             findings[name] += [doubt.applied(learned.doubt, f) for f in found]
@@ -74,18 +74,33 @@ def answer(
     }
 
 
-def _outlined(
-    task: Segmentation, said: Located, image: Image, of: tuple[int, str], largest: Sequence[str]
-) -> list[Finding]:
-    found = _stated(task, task.largest(task.decode(said.probabilities[task.question.task]), largest), said, *of)
-    return [f if f.mask is None else replace(f, measurements=measure(f.mask, image)) for f in found]
+@dataclass(frozen=True)
+class _Way:
+    """How probabilities become a label map.
+
+    Attributes:
+        largest: of these classes only the largest connected part is kept.
+        ranked: everything that raises the Dice to be expected, instead of what is likelier than not.
+    """
+
+    largest: tuple[str, ...] = ()
+    ranked: bool = False
+
+
+def _label_map(task: Segmentation, p: NDArray[np.float32], way: _Way) -> NDArray[np.uint8]:
+    likeliest = task.decode(p)
+    return task.largest(task.ranked(p, likeliest) if way.ranked else likeliest, way.largest)
 
 
 def _stated(
-    task: Segmentation, labels: NDArray[np.uint8], said: Located, frame: int = 0, by: str = "model"
+    task: Segmentation,
+    labels: NDArray[np.uint8],
+    p: NDArray[np.float32],
+    chance: float,
+    frame: int = 0,
+    by: str = "model",
 ) -> list[Finding]:
-    found = task.findings(labels, said.probabilities[task.question.task], frame, by)
-    return [replace(f, probability=(f.probability or 0.0) * said.chance) for f in found]
+    return [replace(f, probability=(f.probability or 0.0) * chance) for f in task.findings(labels, p, frame, by)]
 
 
 def _boxed(task: Detection, said: Located, where: Grid, frame: int, by: str) -> list[Finding]:
@@ -124,10 +139,17 @@ class Learned:
     Attributes:
         doubt: how sure findings are.
         largest: ``(k,)`` of which classes only the largest connected part is kept.
+        ranked: whether outlines take in all that raises the Dice to be expected.
     """
 
     doubt: Doubt
     largest: NDArray[np.bool_]
+    ranked: bool = False
+
+    def way(self, task: Segmentation) -> _Way:
+        """How the task's probabilities become a label map."""
+        chosen = tuple(c for c, yes in zip(task.question.classes, self.largest, strict=True) if yes)
+        return _Way(chosen, self.ranked)
 
 
 def of(made: Model, number: int) -> Learned:
@@ -135,7 +157,8 @@ def of(made: Model, number: int) -> Learned:
     classes, prefix = list(made.networks[0].dense.values())[number].question.classes, f"dense.{number}."
     stored = {k[len(prefix) :]: v for k, v in made.calibration.items() if k.startswith(prefix)}
     largest = stored.pop("largest", np.array([name in made.recipe.patches.largest for name in classes]))
-    return Learned(doubt.of_arrays(stored), largest.astype(bool))
+    ranked = bool(stored.pop("ranked", np.zeros(1, np.uint8))[0])
+    return Learned(doubt.of_arrays(stored), largest.astype(bool), ranked)
 
 
 @dataclass(eq=False)
@@ -154,6 +177,17 @@ class _Seen:
         self.scores.append(score)
         self.hits.append(hit)
         self.patients.append(patient)
+
+    def include(self, other: "_Seen") -> None:
+        """What was seen elsewhere, too."""
+        self.scores += other.scores
+        self.hits += other.hits
+        self.patients += other.patients
+        self.missed += other.missed
+        self.cases |= other.cases
+        for mine, theirs in ((self.logs, other.logs), (self.dice, other.dice)):
+            for key, values in theirs.items():
+                mine.setdefault(key, []).extend(values)
 
 
 def calibrate(
@@ -175,18 +209,19 @@ def calibrate(
     alone = bool(plan.training.folds)
     groups = [([n], part) for n, part in zip(networks, held, strict=True)] if alone else [(list(networks), held[0])]
     dense = networks[0].dense
-    # Each way, until it is known which classes are better with their largest part alone.
+    # Each way, until it is known which is better.
     ways = {name: _ways(task.question, plan) for name, task in dense.items()}
     seen = {name: [_Seen() for _ in ways[name]] for name in dense}
     kept: dict[str, dict[str, list[list[Finding]]]] = {}
     for asked, part in groups:
         for case, patient, volume, said in _asked(asked, part, plan):
             for name, task in dense.items():
-                for way, into in zip(ways[name], seen[name], strict=True):
-                    if isinstance(task, Segmentation) and name in volume.labels:
-                        _compare_outlines(task, said, volume, (case, patient), into, way)
-                    elif isinstance(task, Detection) and name in volume.boxes:
-                        _compare_boxes(task, said, volume, (case, patient), into)
+                if isinstance(task, Segmentation) and name in volume.labels:
+                    _compare_outlines(
+                        task, said, volume, (case, patient), dict(zip(ways[name], seen[name], strict=True))
+                    )
+                elif isinstance(task, Detection) and name in volume.boxes:
+                    _compare_boxes(task, said, volume, (case, patient), seen[name][0])
                 if plan.linked:
                     findings = kept.setdefault(case, {}).setdefault(name, [[] for _ in ways[name]])
                     for way, some in zip(ways[name], findings, strict=True):
@@ -197,19 +232,21 @@ def calibrate(
     cases = len({case for _, part in groups for case, *_ in part})
     for number, (name, task) in enumerate(dense.items()):
         best = _best(seen[name])
-        chosen, largest = seen[name][best], np.array([c in ways[name][best] for c in task.question.classes])
+        chosen, way = seen[name][best], ways[name][best]
+        largest = np.array([c in way.largest for c in task.question.classes])
         limit = _threshold(chosen) if task.question.separate or isinstance(task, Detection) else 0.0
         learned = doubt.fit(chosen.scores, chosen.hits, chosen.patients, chosen.logs, limit)
         arrays |= {f"dense.{number}.{k}": v for k, v in learned.arrays().items()}
         arrays[f"dense.{number}.largest"] = largest.astype(np.uint8)
+        arrays[f"dense.{number}.ranked"] = np.array([way.ranked], np.uint8)
         card[name] = {"held_out_cases": cases, "read": len(chosen.cases)}
         card[name] |= {"held_out_findings": len(chosen.scores), "true": int(sum(chosen.hits)), "threshold": limit}
         if chosen.dice:
             means = {k: float(np.nanmean(values)) for k, values in chosen.dice.items()}
-            card[name] |= {"dice": means, "largest": bool(largest.all())}
+            card[name] |= {"dice": means, "largest": bool(largest.all()), "ranked": way.ranked}
         for case, of_task in kept.items():
             sure = [doubt.applied(learned, f) for f in of_task[name][best]]
-            answers[case][name] = _answer(task.question, sure, Learned(learned, largest), withheld=False)
+            answers[case][name] = _answer(task.question, sure, Learned(learned, largest, way.ranked), withheld=False)
     return arrays, card, answers
 
 
@@ -222,13 +259,20 @@ def notes(card: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def _ways(question: Question, plan: Recipe) -> list[tuple[str, ...]]:
-    """Of which classes the largest part alone might be kept: of all or of none (the doubt is fitted on one way)."""
+def _ways(question: Question, plan: Recipe) -> list[_Way]:
+    """Those that held-out cases choose from, the plainest first."""
     if question.kind != "segmentation":
-        return [()]
+        return [_Way()]
+    # Of all classes or of none: the doubt is fitted on one way.
+    largest = [(), question.classes]
     if plan.patches.largest:
-        return [tuple(name for name in question.classes if name in plan.patches.largest)]
-    return [()] if question.separate else [(), question.classes]
+        largest = [tuple(name for name in question.classes if name in plan.patches.largest)]
+    elif question.separate:
+        largest = [()]
+    values = [value for group in question.values for value in group]
+    # Of regions that lie in each other a pixel's value is decided for all at once.
+    ranked = (False, True) if len(set(values)) == len(values) else (False,)
+    return [_Way(some, yes) for yes in ranked for some in largest]
 
 
 def _asked(
@@ -244,32 +288,41 @@ def _asked(
             last = volume
 
 
-def _found(task: Dense, said: Located, volume: Volume, largest: Sequence[str]) -> list[Finding]:
+def _found(task: Dense, said: Located, volume: Volume, way: _Way) -> list[Finding]:
     """What is said of a moment, on the working grid, without masks or measurements: enough to compare, and small."""
     if isinstance(task, Detection):
         return _boxed(task, said, Grid(volume.size, volume.size), volume.frame, "model")
     assert isinstance(task, Segmentation)
     p = said.probabilities[task.question.task]
-    each = _stated(task, task.largest(task.decode(p), largest), said, volume.frame)
-    return [replace(f, mask=None) for f in each]
+    return [replace(f, mask=None) for f in _stated(task, _label_map(task, p, way), p, said.chance, volume.frame)]
 
 
 def _compare_outlines(
-    task: Segmentation,
-    said: Located,
-    volume: Volume,
-    of: tuple[str, str],
-    into: _Seen,
-    largest: Sequence[str],
+    task: Segmentation, said: Located, volume: Volume, of: tuple[str, str], ways: Mapping[_Way, _Seen]
 ) -> None:
-    """The parts of one moment of a case and patient against the reader's, on the working grid."""
+    """The parts of one moment of a case and patient against the reader's, on the working grid, in each way."""
+    truth, p = volume.labels[task.question.task], said.probabilities[task.question.task]
+    known = truth != task.question.unknown
+    seen: list[tuple[NDArray[np.uint8], _Seen]] = []
+    for way, into in ways.items():
+        labels = np.where(known, _label_map(task, p, way), task.background).astype(np.uint8)
+        # Most ways lead to the same.
+        same = next((one for other, one in seen if np.array_equal(other, labels)), None)
+        if same is None:
+            same = _against_reader(task, labels, said, volume, of)
+            seen.append((labels, same))
+        into.include(same)
+
+
+def _against_reader(
+    task: Segmentation, labels: NDArray[np.uint8], said: Located, volume: Volume, of: tuple[str, str]
+) -> _Seen:
     case, patient = of
-    into.cases.add(case)
+    into = _Seen(cases={case})
     image = Image(np.asarray(volume.image)[None], volume.geometry)
-    truth = volume.labels[task.question.task]
-    known, p = truth != task.question.unknown, said.probabilities[task.question.task]
-    labels = np.where(known, task.largest(task.decode(p), largest), task.background).astype(np.uint8)
-    found = [f for f in _stated(task, labels, said) if f.mask is not None]
+    truth, p = volume.labels[task.question.task], said.probabilities[task.question.task]
+    known = truth != task.question.unknown
+    found = [f for f in _stated(task, labels, p, said.chance) if f.mask is not None]
     readers = [f for f in task.findings(np.where(known, truth, task.background).astype(np.uint8), p) if f.mask]
     for name in task.question.classes:
         ours, theirs = task.of_class(labels, name), task.of_class(truth, name) & known
@@ -283,6 +336,7 @@ def _compare_outlines(
                 _note(into, name, measure(match, image), measure(one.mask, image))
                 left = [m for m in left if m is not match]
         into.missed += len(left)
+    return into
 
 
 def _partner(mask: Mask | None, others: Sequence[Mask], size: tuple[int, ...]) -> Mask | None:
@@ -318,11 +372,12 @@ def _compare_boxes(task: Detection, said: Located, volume: Volume, of: tuple[str
 
 
 def _best(ways: Sequence[_Seen]) -> int:
-    """Which way was better: the largest part alone only where it helped some class and harmed none."""
+    """Which way has the highest mean Dice, of those in which no class is worse than in the first; ties go to it."""
     if len(ways) < 2 or not ways[0].dice:
         return 0
-    gain = [np.nanmean(ways[1].dice[k]) - np.nanmean(ways[0].dice[k]) for k in ways[0].dice]
-    return int(min(gain) >= 0 and max(gain) > 0)
+    means = [[float(np.nanmean(way.dice[k])) for k in ways[0].dice] for way in ways]
+    able = [n for n, of_class in enumerate(means) if all(a >= b for a, b in zip(of_class, means[0], strict=True))]
+    return max(able, key=lambda n: sum(means[n]))
 
 
 def _threshold(seen: _Seen) -> float:

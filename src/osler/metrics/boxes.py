@@ -146,27 +146,40 @@ class FreeResponse:
         self._image, self._hit = matches.image[order], matches.hit[order, column]
         self._count = matches.count
         # equal scores are drawn together: a threshold cannot part them
-        self._last = np.flatnonzero(np.append(np.diff(score) != 0, True)) if len(score) else np.empty(0, np.intp)
-        self.score = score[self._last]
+        last = np.flatnonzero(np.append(np.diff(score) != 0, True)) if len(score) else np.empty(0, np.intp)
+        self.score = score[last]
+        # Points of the curve: nothing drawn, then after each score.
+        self._points = slice(None) if len(last) == len(score) else np.append(0, last + 1)
 
     def curve(
         self, weight: Float[np.ndarray, " images"] | None = None
     ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
         """False positives an image and sensitivity, from drawing nothing to drawing every box."""
         w = weigh(weight, len(self._count))
-        total, each = float(w @ self._count), w[self._image]
-        hits, wrong = np.cumsum(each * self._hit)[self._last], np.cumsum(each * ~self._hit)[self._last]
+        wrong, hits = self._counted(w)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.append(0, wrong) / w.sum(), np.append(0, hits) / total
+            return wrong / w.sum(), hits / float(w @ self._count)
+
+    def _counted(
+        self, w: Float[np.ndarray, " images"]
+    ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+        """False positives and hits at each point."""
+        each = w[self._image]
+        drawn, hits = np.zeros((2, len(each) + 1))
+        np.cumsum(each, out=drawn[1:])
+        np.cumsum(each * self._hit, out=hits[1:])
+        return (drawn - hits)[self._points], hits[self._points]
 
     def sensitivity(
         self, rates: Sequence[float], weight: Float[np.ndarray, " images"] | None = None
     ) -> Float[np.ndarray, " rates"]:
         """At so many false positives an image; nan where there is no box of the reference."""
-        wrong, found = self.curve(weight)
-        if not np.isfinite(found).all():
+        w = weigh(weight, len(self._count))
+        total = float(w @ self._count)
+        if total == 0:
             return np.full(len(rates), np.nan)
-        return np.asarray(np.interp(rates, wrong, found))
+        # Only where it is asked for is the curve divided.
+        return np.asarray(np.interp(np.asarray(rates) * w.sum(), *self._counted(w)) / total)
 
     def cpm(self, weight: Float[np.ndarray, " images"] | None = None) -> float:
         """The competition performance metric: mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives."""

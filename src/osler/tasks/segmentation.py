@@ -17,6 +17,8 @@ from osler.tasks import Dense
 
 # Pixels that are added to both sides of the Dice coefficient: a class that is nowhere in a batch has a gradient, too.
 _SMOOTH = 1.0
+# Of the probabilities that expected Dice is looked at.
+_STEPS = 1000
 # Pixels that touch by a corner belong together.
 _TOUCHING = ndimage.generate_binary_structure(3, 3)
 
@@ -173,6 +175,34 @@ class Segmentation(Dense):
         score = np.stack([sum(yes[k] if row[k] else no[k] for k in range(len(row))) for row in inside])
         return np.asarray(values[score.argmax(0)])
 
+    def ranked(
+        self, probabilities: Float[NDArray[np.float32], "o d h w"], likeliest: UInt8[NDArray[np.uint8], "d h w"]
+    ) -> UInt8[NDArray[np.uint8], "d h w"]:
+        """The label map of which the highest Dice can be expected, wherever the likeliest one shows anything.
+
+        Were pixels independent, the expected Dice of the surest ones of a class would be highest when every pixel is
+        taken that is surer than half of it (Dai and Li, 2023): what is unsure is outlined further than where it is
+        likelier than not. A connected part that holds no pixel of the likeliest map is left out, so that nothing is
+        found that was not, and what was found is only outlined otherwise. Not for regions.
+
+        Args:
+            probabilities: background first.
+            likeliest: from :meth:`decode`.
+        """
+        best = np.zeros(likeliest.shape, np.float32)
+        labels = np.full_like(likeliest, self.background)
+        for values, p in zip(self.question.values, probabilities[1:], strict=True):
+            there = (p >= surest(p)) & (p > best)
+            labels[there] = values[0]
+            best[there] = p[there]
+        for name in self.question.classes:
+            there = self.of_class(labels, name)
+            numbers, count = ndimage.label(there, _TOUCHING)
+            kept = np.zeros(count + 1, bool)
+            kept[numbers[self.of_class(likeliest, name)]] = True
+            labels[there & ~kept[numbers]] = self.background
+        return labels
+
     def of_class(self, labels: UInt8[NDArray[np.uint8], "d h w"], name: str) -> Bool[NDArray[np.bool_], "d h w"]:
         """The pixels of one class."""
         return np.isin(labels, self.question.values[self.question.classes.index(name)])
@@ -239,6 +269,21 @@ class Segmentation(Dense):
                 total += _surprise(1 - p)
         total /= np.log(2) * len(probabilities) if self.regions else np.log(len(probabilities))
         return np.clip(total, 0, 1, out=total)
+
+
+def surest(p: Float[NDArray[np.float32], "d h w"]) -> float:
+    """The probability from which pixels are to be taken for the highest expected Dice, in steps of a thousandth.
+
+    Of the ``n`` surest pixels it is ``2 * (their sum) / (n + sum of all)``, as good as exact for more than a few.
+    """
+    count, total = np.zeros(_STEPS), np.zeros(_STEPS)
+    for plane in p:  # one by one: numbers of steps take eight bytes a pixel
+        step = np.minimum((plane.ravel() * _STEPS).astype(np.intp), _STEPS - 1)
+        count += np.bincount(step, minlength=_STEPS)
+        total += np.bincount(step, plane.ravel(), minlength=_STEPS)
+    taken, sums = np.cumsum(count[::-1]), np.cumsum(total[::-1])
+    expected = 2 * sums / np.maximum(taken + sums[-1], 1e-6)
+    return float((_STEPS - 1 - int(expected.argmax())) / _STEPS)
 
 
 def _surprise(p: Float[NDArray[np.float32], "d h w"]) -> Float[NDArray[np.float32], "d h w"]:

@@ -3,6 +3,7 @@
     python benchmarks/linking.py COHORT --out FOLDER [--cohort-file FILE] [--label NAME --mask NAME]
                                  [--scenario full|masks|boxes] [--as-it-is] [--arms linked label mask boxes ...]
                                  [--epochs N] [--size PIXELS] [--backbone NAME] [--width N] [--against FOLDER]
+                                 [--draws N] [--print]
 
 The cohort needs a class for each case and outlines of lesions. Arms:
 
@@ -163,8 +164,9 @@ def report(full: Path, args: argparse.Namespace, say: Callable[[str], None]) -> 
 
     def measured(run: Path, place: Path, against: Path | None = None) -> dict[str, Any]:
         return osler.evaluate(
-            run, full, place, cohort_file=file, against=against, out_of_fold=folded, say=lambda line: None
-        )
+            run, full, place, cohort_file=file, against=against, out_of_fold=folded, draws=args.draws,
+            say=lambda line: None,
+        )  # fmt: skip
 
     folded = model.load(args.out / "linked").recipe.training.folds > 0
     done = [arm for arm in args.arms if (args.out / arm / "model.safetensors").exists()]
@@ -226,6 +228,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--against", type=Path, help="the --out of another scenario")
+    parser.add_argument("--draws", type=int, default=2000, help="of patients, for intervals")
     parser.add_argument("--print", action="store_true", dest="only_print")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,28 @@ def test_the_chance_is_that_of_the_truth() -> None:
         assert low <= p <= high
 
 
+def test_what_is_stated_balances_what_is_missed_and_what_is_false() -> None:
+    """Learned from 80 findings, seen on very many: nearer to the best F1 than where it was best on the 80."""
+    scores, hits, _ = _told(100_000, seed=1)
+    missed = 20_000
+
+    def f1(limit: float) -> float:
+        stated = scores >= limit
+        return 2 * (hits & stated).sum() / (stated.sum() + hits.sum() + missed)
+
+    best = max(f1(limit) for limit in np.linspace(0, 1, 200))
+    ours, theirs = [], []
+    for seed in range(2, 42):
+        some, true, patients = _told(80, seed)
+        made = doubt.fit(some.tolist(), true.tolist(), patients, {}, 0.0)
+        ours.append(best - f1(doubt.limit(made, some.tolist(), 16)))
+        order = np.argsort(-some)
+        here = 2 * np.cumsum(true[order]) / (np.arange(1, 81) + true.sum() + 16)
+        theirs.append(best - f1(some[order][here.argmax()]))
+    assert np.mean(ours) < 0.005 and np.mean(ours) < np.mean(theirs) / 2
+    assert doubt.limit(doubt.of_arrays({}), [], 3) == 0.5
+
+
 def test_a_higher_score_is_never_less_likely_and_nothing_known_changes_nothing() -> None:
     made = doubt.fit([0.9, 0.1], [False, True], ["a", "b"], {}, 0.5)
     assert doubt.chance(made, 0.9)[0] >= doubt.chance(made, 0.1)[0]

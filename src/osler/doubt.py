@@ -99,6 +99,26 @@ def chance(doubt: Doubt, score: float) -> tuple[float, tuple[float, float]]:
     return float(p[0]), (float(min(low, p[0])), float(max(high, p[0])))
 
 
+def limit(doubt: Doubt, scores: Sequence[float], missed: int) -> float:
+    """The score from which findings are stated, so that the F1 to be expected is highest: chance is half of it there.
+
+    For any chances the best F1 is reached where what is stated is as likely as half of that F1 (Lipton et al., 2014).
+    The one that was best on a hundred held-out findings lies elsewhere by chance, the fitted one hardly.
+
+    Args:
+        doubt: fitted on these findings.
+        scores: of every held-out finding.
+        missed: how many of the reader's were not found.
+    """
+    if not len(scores):
+        return 0.5
+    sure = np.array([chance(doubt, score)[0] for score in sorted(scores, reverse=True)])
+    best = (2 * np.cumsum(sure) / (np.arange(1, len(sure) + 1) + sure.sum() + missed)).max()
+    intercept, slope = doubt.chance[0]
+    z = (np.log(best / 2) - np.log1p(-best / 2) - intercept) / slope
+    return float(1 / (1 + np.exp(-z)))
+
+
 def interval(doubt: Doubt, name: str, value: float) -> tuple[float, float] | None:
     """Where the reader's own number lies in 95 % of such cases (split conformal; Lei 2018), ``None`` if unknown."""
     logs = doubt.logs.get(name)

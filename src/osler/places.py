@@ -234,8 +234,12 @@ def calibrate(
         best = _best(seen[name])
         chosen, way = seen[name][best], ways[name][best]
         largest = np.array([c in way.largest for c in task.question.classes])
-        limit = _threshold(chosen) if task.question.separate or isinstance(task, Detection) else 0.0
-        learned = doubt.fit(chosen.scores, chosen.hits, chosen.patients, chosen.logs, limit)
+        learned = doubt.fit(chosen.scores, chosen.hits, chosen.patients, chosen.logs, 0.0)
+        if isinstance(task, Detection):
+            learned = replace(learned, threshold=np.array([_threshold(chosen)]))
+        elif task.question.separate:
+            learned = replace(learned, threshold=np.array([doubt.limit(learned, chosen.scores, chosen.missed)]))
+        limit = float(learned.threshold[0])
         arrays |= {f"dense.{number}.{k}": v for k, v in learned.arrays().items()}
         arrays[f"dense.{number}.largest"] = largest.astype(np.uint8)
         arrays[f"dense.{number}.ranked"] = np.array([way.ranked], np.uint8)
@@ -381,8 +385,9 @@ def _best(ways: Sequence[_Seen]) -> int:
 
 
 def _threshold(seen: _Seen) -> float:
-    """The score from which the harmonic mean of precision and sensitivity (F1) is highest.
+    """The score from which the harmonic mean of precision and sensitivity (F1) of boxes is highest.
 
+    (Of boxes there are thousands, nearly all unsure, and a fitted chance is theirs, not that of the few sure ones.)
     It lies in the middle between the last finding above it and the first below: at the last one itself, every new
     finding that is a little less sure would be left out, though nothing speaks against it.
     """

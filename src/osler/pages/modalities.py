@@ -19,4 +19,4 @@ def sets(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
         beside = None if less is None else row(first, less)
         lines.append({"name": name.replace("+", " + "), "n": one["n"], "cells": cells, "less": beside})
     return {"heads": [row(key, whole[key])["label"] for key in whole], "first": row(first, whole[first])["label"],
-            "rows": lines}  # fmt: skip
+            "calibrated": "classes" not in found["subsets"]["all"], "rows": lines}  # fmt: skip

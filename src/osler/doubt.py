@@ -107,14 +107,12 @@ def limit(doubt: Doubt, scores: Sequence[float], missed: int) -> float:
 
     Args:
         doubt: fitted on these findings.
-        scores: of every held-out finding.
+        scores: of every held-out finding, one or more.
         missed: how many of the reader's were not found.
     """
-    if not len(scores):
-        return 0.5
-    sure = np.array([chance(doubt, score)[0] for score in sorted(scores, reverse=True)])
-    best = (2 * np.cumsum(sure) / (np.arange(1, len(sure) + 1) + sure.sum() + missed)).max()
     intercept, slope = doubt.chance[0]
+    sure = 1 / (1 + np.exp(-intercept - slope * _logit(np.sort(np.asarray(scores, float))[::-1])))
+    best = (2 * np.cumsum(sure) / (np.arange(1, len(sure) + 1) + sure.sum() + missed)).max()
     z = (np.log(best / 2) - np.log1p(-best / 2) - intercept) / slope
     return float(1 / (1 + np.exp(-z)))
 

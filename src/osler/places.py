@@ -60,7 +60,8 @@ def answer(
             if isinstance(task, Segmentation):
                 p = where.back(said.probabilities[name])
                 maps.setdefault(name, []).append(task.uncertainty(p))
-                found = _stated(task, _label_map(task, p, learned.way(task)), p, said.chance, frame, by)
+                (labels,) = _label_maps(task, p, [learned.way(task)])
+                found = _stated(task, labels, p, said.chance, frame, by)
                 found = [f if f.mask is None else replace(f, measurements=measure(f.mask, image)) for f in found]
             else:
                 found = _boxed(task, said, where, frame, by)
@@ -87,9 +88,11 @@ class _Way:
     ranked: bool = False
 
 
-def _label_map(task: Segmentation, p: NDArray[np.float32], way: _Way) -> NDArray[np.uint8]:
+def _label_maps(task: Segmentation, p: NDArray[np.float32], ways: Sequence[_Way]) -> list[NDArray[np.uint8]]:
+    """The label map in each way."""
     likeliest = task.decode(p)
-    return task.largest(task.ranked(p, likeliest) if way.ranked else likeliest, way.largest)
+    ranked = task.ranked(p, likeliest) if any(way.ranked for way in ways) else likeliest
+    return [task.largest(ranked if way.ranked else likeliest, way.largest) for way in ways]
 
 
 def _stated(
@@ -210,22 +213,23 @@ def calibrate(
     groups = [([n], part) for n, part in zip(networks, held, strict=True)] if alone else [(list(networks), held[0])]
     dense = networks[0].dense
     # Each way, until it is known which is better.
-    ways = {name: _ways(task.question, plan) for name, task in dense.items()}
+    ways = {name: _ways(task, plan) for name, task in dense.items()}
     seen = {name: [_Seen() for _ in ways[name]] for name in dense}
     kept: dict[str, dict[str, list[list[Finding]]]] = {}
     for asked, part in groups:
         for case, patient, volume, said in _asked(asked, part, plan):
             for name, task in dense.items():
+                labels: list[NDArray[np.uint8]] = []
+                if isinstance(task, Segmentation) and (plan.linked or name in volume.labels):
+                    labels = _label_maps(task, said.probabilities[name], ways[name])
                 if isinstance(task, Segmentation) and name in volume.labels:
-                    _compare_outlines(
-                        task, said, volume, (case, patient), dict(zip(ways[name], seen[name], strict=True))
-                    )
+                    _compare_outlines(task, said, volume, (case, patient), labels, seen[name])
                 elif isinstance(task, Detection) and name in volume.boxes:
                     _compare_boxes(task, said, volume, (case, patient), seen[name][0])
                 if plan.linked:
                     findings = kept.setdefault(case, {}).setdefault(name, [[] for _ in ways[name]])
-                    for way, some in zip(ways[name], findings, strict=True):
-                        some += _found(task, said, volume, way)
+                    for some, one in zip(findings, _found(task, said, volume, labels), strict=True):
+                        some += one
     arrays: Arrays = {}
     card: dict[str, Any] = {}
     answers: dict[str, dict[str, Answer]] = {case: {} for case in kept}
@@ -235,11 +239,8 @@ def calibrate(
         chosen, way = seen[name][best], ways[name][best]
         largest = np.array([c in way.largest for c in task.question.classes])
         learned = doubt.fit(chosen.scores, chosen.hits, chosen.patients, chosen.logs, 0.0)
-        if isinstance(task, Detection):
-            learned = replace(learned, threshold=np.array([_threshold(chosen)]))
-        elif task.question.separate:
-            learned = replace(learned, threshold=np.array([doubt.limit(learned, chosen.scores, chosen.missed)]))
-        limit = float(learned.threshold[0])
+        limit = _limit(task, chosen, learned)
+        learned = replace(learned, threshold=np.array([limit]))
         arrays |= {f"dense.{number}.{k}": v for k, v in learned.arrays().items()}
         arrays[f"dense.{number}.largest"] = largest.astype(np.uint8)
         arrays[f"dense.{number}.ranked"] = np.array([way.ranked], np.uint8)
@@ -263,20 +264,17 @@ def notes(card: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def _ways(question: Question, plan: Recipe) -> list[_Way]:
+def _ways(task: Dense, plan: Recipe) -> list[_Way]:
     """Those that held-out cases choose from, the plainest first."""
-    if question.kind != "segmentation":
+    if not isinstance(task, Segmentation):
         return [_Way()]
     # Of all classes or of none: the doubt is fitted on one way.
-    largest = [(), question.classes]
+    classes = task.question.classes
+    largest = [()] if task.question.separate else [(), classes]
     if plan.patches.largest:
-        largest = [tuple(name for name in question.classes if name in plan.patches.largest)]
-    elif question.separate:
-        largest = [()]
-    values = [value for group in question.values for value in group]
+        largest = [tuple(name for name in classes if name in plan.patches.largest)]
     # Of regions that lie in each other a pixel's value is decided for all at once.
-    ranked = (False, True) if len(set(values)) == len(values) else (False,)
-    return [_Way(some, yes) for yes in ranked for some in largest]
+    return [_Way(some, yes) for yes in ((False,) if task.regions else (False, True)) for some in largest]
 
 
 def _asked(
@@ -292,30 +290,38 @@ def _asked(
             last = volume
 
 
-def _found(task: Dense, said: Located, volume: Volume, way: _Way) -> list[Finding]:
-    """What is said of a moment, on the working grid, without masks or measurements: enough to compare, and small."""
+def _found(task: Dense, said: Located, volume: Volume, labels: Sequence[NDArray[np.uint8]]) -> list[list[Finding]]:
+    """What is said of a moment, on the working grid, without masks or measurements: enough to compare, and small.
+
+    Of outlines in each way.
+    """
     if isinstance(task, Detection):
-        return _boxed(task, said, Grid(volume.size, volume.size), volume.frame, "model")
+        return [_boxed(task, said, Grid(volume.size, volume.size), volume.frame, "model")]
     assert isinstance(task, Segmentation)
     p = said.probabilities[task.question.task]
-    return [replace(f, mask=None) for f in _stated(task, _label_map(task, p, way), p, said.chance, volume.frame)]
+    each = [_stated(task, one, p, said.chance, volume.frame) for one in labels]
+    return [[replace(f, mask=None) for f in found] for found in each]
 
 
 def _compare_outlines(
-    task: Segmentation, said: Located, volume: Volume, of: tuple[str, str], ways: Mapping[_Way, _Seen]
+    task: Segmentation,
+    said: Located,
+    volume: Volume,
+    of: tuple[str, str],
+    labels: Sequence[NDArray[np.uint8]],
+    ways: Sequence[_Seen],
 ) -> None:
     """The parts of one moment of a case and patient against the reader's, on the working grid, in each way."""
-    truth, p = volume.labels[task.question.task], said.probabilities[task.question.task]
-    known = truth != task.question.unknown
-    seen: list[tuple[NDArray[np.uint8], _Seen]] = []
-    for way, into in ways.items():
-        labels = np.where(known, _label_map(task, p, way), task.background).astype(np.uint8)
+    known = volume.labels[task.question.task] != task.question.unknown
+    compared: list[tuple[NDArray[np.uint8], _Seen]] = []
+    for one, into in zip(labels, ways, strict=True):
+        ours = np.where(known, one, task.background).astype(np.uint8)
         # Most ways lead to the same.
-        same = next((one for other, one in seen if np.array_equal(other, labels)), None)
-        if same is None:
-            same = _against_reader(task, labels, said, volume, of)
-            seen.append((labels, same))
-        into.include(same)
+        seen = next((seen for other, seen in compared if np.array_equal(other, ours)), None)
+        if seen is None:
+            seen = _against_reader(task, ours, said, volume, of)
+            compared.append((ours, seen))
+        into.include(seen)
 
 
 def _against_reader(
@@ -382,6 +388,15 @@ def _best(ways: Sequence[_Seen]) -> int:
     means = [[float(np.nanmean(way.dice[k])) for k in ways[0].dice] for way in ways]
     able = [n for n, of_class in enumerate(means) if all(a >= b for a, b in zip(of_class, means[0], strict=True))]
     return max(able, key=lambda n: sum(means[n]))
+
+
+def _limit(task: Dense, seen: _Seen, learned: Doubt) -> float:
+    """The score from which a finding is stated; an organ always is."""
+    if not isinstance(task, Segmentation):
+        return _threshold(seen)
+    if not task.question.separate:
+        return 0.0
+    return doubt.limit(learned, seen.scores, seen.missed) if any(seen.hits) else 0.5
 
 
 def _threshold(seen: _Seen) -> float:

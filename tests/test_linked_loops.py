@@ -56,9 +56,9 @@ def test_long_and_short_loops_are_heard_as_in_training(length: int, monkeypatch:
     heard: list[int] = []
     say = Network.say
 
-    def noted(self: Network, x: torch.Tensor, *more: Any) -> Said:
+    def noted(self: Network, x: torch.Tensor, *more: Any, **known: Any) -> Said:
         heard.append(x.shape[1])
-        return say(self, x, *more)
+        return say(self, x, *more, **known)
 
     monkeypatch.setattr(Network, "say", noted)
     moments = loop(length)

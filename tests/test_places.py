@@ -15,6 +15,7 @@ from osler.case import Box, Case, Finding, Question
 from osler.image import Image, Spacing
 from osler.localisation import Located
 from osler.model import Model, Network
+from osler.patches import Sample
 from osler.recipe import ImagePlan, NetworkPlan, Recipe, TrainingPlan
 
 SIZE = (1, 32, 48)
@@ -37,7 +38,7 @@ def made(question: Question) -> Model:
 def says(monkeypatch: pytest.MonkeyPatch, *, p: Any = None, boxes: Boxes | None = None) -> None:
     """Networks that say just this of every image."""
 
-    def ask(networks: Sequence[Network], moments: Any, recipe: Recipe) -> Iterator[Located]:
+    def ask(networks: Sequence[Network], moments: Any, recipe: Recipe, person: Any = None) -> Iterator[Located]:
         name = next(name for name, question in recipe.tasks.items() if question.dense)
         for _ in moments:
             yield Located({} if p is None else {name: p}, {} if boxes is None else {name: boxes})
@@ -106,7 +107,7 @@ def held(recipe: Recipe, count: int, draw: Any) -> list[places.Held]:
         for y, x in draw(n):
             labels[0, 0, y, x] = 1
         case = Case(str(n), f"p{n}", {"image": Image(np.zeros((1, 1, *SIZE), np.uint8))}, maps={"mask": labels})
-        moments.append((str(n), f"p{n}", volumes.read(case, recipe)))
+        moments.append((str(n), f"p{n}", Sample(tuple(volumes.read(case, recipe)))))
     return moments
 
 
@@ -172,7 +173,7 @@ def test_outlines_take_in_what_is_unsure_where_held_out_cases_say_so(
 def test_folds_are_asked_one_by_one_and_members_together(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def ask(networks: Sequence[Network], moments: Any, recipe: Recipe) -> Iterator[Located]:
+    def ask(networks: Sequence[Network], moments: Any, recipe: Recipe, person: Any = None) -> Iterator[Located]:
         for _ in moments:
             asked.append(len(networks))
             yield Located({"mask": probabilities()}, {})
@@ -215,7 +216,7 @@ def test_of_held_out_cases_no_more_is_kept_than_what_was_found(monkeypatch: pyte
     alive: list[weakref.ref[Any]] = []
     most = 0
 
-    def ask(networks: Sequence[Network], moments: Any, recipe: Recipe) -> Iterator[Located]:
+    def ask(networks: Sequence[Network], moments: Any, recipe: Recipe, person: Any = None) -> Iterator[Located]:
         nonlocal most
         for _ in moments:
             p = probabilities((slice(2, 12), slice(3, 23), 0.9), (slice(20, 24), slice(40, 44), 0.7))
@@ -239,10 +240,10 @@ def test_of_held_out_cases_no_more_is_kept_than_what_was_found(monkeypatch: pyte
 def test_a_moment_that_stands_for_several_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     says(monkeypatch, p=probabilities((slice(10, 20), slice(10, 20), 0.9)))
     recipe = linked(4)
-    ((case, patient, moments),) = held(recipe, 1, lambda n: [(slice(10, 20), slice(10, 20))])
-    (sample,) = localisation.samples(moments, {}, recipe)
+    ((case, patient, only),) = held(recipe, 1, lambda n: [(slice(10, 20), slice(10, 20))])
+    (sample,) = localisation.samples(only.moments, {}, recipe)
     assert len(sample.moments) == 4
-    _, card, _ = places.calibrate([Network(recipe).eval()], [[(case, patient, sample.moments)]], recipe)
+    _, card, _ = places.calibrate([Network(recipe).eval()], [[(case, patient, sample)]], recipe)
     assert card["mask"]["held_out_findings"] == 1
 
 
@@ -250,7 +251,9 @@ def test_what_no_reader_said_does_not_count_and_is_told(monkeypatch: pytest.Monk
     says(monkeypatch, p=probabilities((slice(10, 20), slice(10, 20), 0.9)))
     recipe = plan(LESION)
     moments = held(recipe, 6, lambda n: [(slice(10, 20), slice(10, 20))])
-    unread = [(case, patient, [replace(v, labels={}) for v in some]) for case, patient, some in moments[:4]]
+    unread = [
+        (case, patient, Sample([replace(v, labels={}) for v in one.moments])) for case, patient, one in moments[:4]
+    ]
     _, card, _ = places.calibrate(made(LESION).networks, [[*unread, *moments[4:]]], recipe)
     assert card["mask"]["read"] == 2 and card["mask"]["held_out_cases"] == 6
     assert card["mask"]["held_out_findings"] == 2

@@ -185,6 +185,12 @@ def encode(plan: CovariatePlan, given: Mapping[str, object], *, refuse: bool = T
     return Encoded(row, tuple(notes), tuple(checked), tuple(refused))
 
 
+def possible(plan: CovariatePlan, given: Mapping[str, Cell]) -> dict[str, Cell]:
+    """What is given, less what :func:`encode` would refuse."""
+    refused = encode(plan, given, refuse=False).refused
+    return {name: value for name, value in given.items() if name not in refused}
+
+
 def _encoded(plan: CovariatePlan, name: str, value: object) -> tuple[float, list[str]]:
     if isinstance(value, Real):
         try:

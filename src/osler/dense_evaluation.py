@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from osler import (
     cohort,
+    covariates,
     data,
     dense_parts,
     dense_rows,
@@ -349,12 +350,14 @@ def review(
             with origins.named(entry, made.recipe.image.modalities):
                 case = data.read_case(entry, questions, names=made.recipe.image.modalities)
                 image = data.the_image(case, made.recipe.image)
+                # As in training, which sees many cases too: one value that cannot be does not cost the case.
+                known = covariates.possible(made.recipe.covariates, case.covariates)
                 digest, each = identity.of_each(data.the_image(case, replace(made.recipe.image, register="")))
                 asked = networks((digest, *each))
                 if asked is None:
                     result.seen += 1
                     continue
-                said = diagnosis.diagnose(made, case, asked)
+                said = diagnosis.diagnose(made, replace(case, covariates=known), asked)
                 answers = {name: (image, dense_parts.about(said.answers[name], q), q) for name, q in tasks.items()}
                 rows = {name: dense_rows.of_case(case, *answer) for name, answer in answers.items()}
             result.seconds += time.monotonic() - began

@@ -5,6 +5,7 @@ Every case is made alone from the seed and its number. Its expected image is a t
 is a contrast-to-noise ratio, and how well a lesion can be found has a closed form (:func:`detectability`).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,9 +16,9 @@ from scipy.stats import norm
 
 from osler import anatomy
 from osler.case import Case, Finding, Mask, Question, Role
-from osler.draws import keys, uniform, white
+from osler.draws import keys, normal, uniform, white
 from osler.image import Affine, Image
-from osler.phantom import ROLES
+from osler.phantom import AGE, AGE_SPREAD, ROLES
 from osler.problem import Problem
 
 Array = NDArray[np.float64]
@@ -25,6 +26,8 @@ Key = NDArray[np.uint64]
 Triple = tuple[float, float, float]
 
 TASK = "mask"
+# Of a whole case, see :func:`label_of`.
+LABELS = ("normal", "benign", "malignant")
 _PSF = 0.6  # pixels
 # What a class looks like: by which factor it takes the contrast, and how spiculated it is.
 _LOOKS = {"nodule": (1.0, 0.0), "cyst": (-1.0, 0.0), "spiculated": (1.0, 1.0)}
@@ -58,6 +61,8 @@ class DensePhantom:
         texture: deviation of the tissue, in deviations of the noise.
         label_spacing: of ``organ``: its label map has a grid of its own with this spacing (z, y, x; mm), whose
             columns run the other way; ``None`` is the grid of the image.
+        age_effect: of ``lesions``, by how many deviations (11 years) those with a benign lesion are older than normal
+            patients (55 years), and those with a malignant one than these; 0: no age is known.
         cases_per_patient: mean, between 1 and 2; a second case is the same body with other noise.
         splits: shares of the patients in train, validation, calibration and test.
         seed: of everything.
@@ -75,6 +80,7 @@ class DensePhantom:
     vessels: int = 5
     texture: float = 0.7
     label_spacing: Triple | None = None
+    age_effect: float = 0.0
     cases_per_patient: float = 1.0
     splits: tuple[float, float, float, float] = (0.6, 0.1, 0.1, 0.2)
     seed: int = 0
@@ -96,6 +102,7 @@ class DensePhantom:
             (self.vessels >= 0 and self.texture >= 0, "vessels and texture must not be negative"),
             (self.label_spacing is None or self.kind == "organ", "label_spacing is for an organ only"),
             (self.label_spacing is None or self.size[0] > 1, "label_spacing is for volumes only"),
+            (self.age_effect == 0 or self.kind == "lesions", "age_effect is for lesions only"),
             (1 <= self.cases_per_patient <= 2, "cases_per_patient must lie between 1 and 2"),
             (all(s >= 0 for s in self.splits) and abs(sum(self.splits) - 1) < 1e-6, "splits must be shares, sum 1"),
         ):
@@ -174,8 +181,18 @@ def dense_case(number: int, spec: DensePhantom) -> DenseCase:
     if spec.label_spacing is not None:
         outline = _relabelled(person, spec, spec.label_spacing)
     split = ROLES[int(np.searchsorted(np.cumsum(spec.splits)[:-1], uniform(person, "split")[0], side="right"))]
-    case = Case(f"case{number:05d}", f"patient{patient:05d}", {"image": image}, made.findings)
+    known: dict[str, float | str | None] = {}
+    if spec.age_effect:
+        years = float(normal(person, "age")[0]) + spec.age_effect * LABELS.index(label_of(made.findings))
+        known["age"] = round(AGE + AGE_SPREAD * years, 1)
+    case = Case(f"case{number:05d}", f"patient{patient:05d}", {"image": image}, made.findings, known)
     return DenseCase(case, split, made.labels, outline)
+
+
+def label_of(findings: Iterable[Finding]) -> str:
+    """``normal``, ``malignant`` where a lesion is spiculated, else ``benign``."""
+    names = {finding.name for finding in findings if finding.box is not None}
+    return "malignant" if "spiculated" in names else "benign" if names else "normal"
 
 
 def detectability(spec: DensePhantom) -> float:

@@ -210,7 +210,11 @@ def diagnose(made: Model, case: Case, networks: Sequence[Network] | None = None)
         found = replace(found, shares=shares.of_answers(made, told, found.answers, fitted, networks))
     if made.recipe.dense:
         found = replace(
-            found, answers={**found.answers, **places.answer(made, image, networks, withheld=found.abstained)}
+            found,
+            answers={
+                **found.answers,
+                **places.answer(made, image, networks, person=person.row, withheld=found.abstained),
+            },
         )
     if made.recipe.linked:
         torn = {name: float(values[0]) for name, values in answered.torn.items()}

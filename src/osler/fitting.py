@@ -249,21 +249,32 @@ def loss_of(
     arXiv:1905.12681). Of more than two, some of them, drawn with ``key``, are asked as well, so that every part of
     them is answered from (modality dropout; Neverova 2016, arXiv:1501.00102).
     """
-    told: list[tuple[Mapping[str, Tensor], Tensor | None]] = [(said.answers, None)]
-    if network.fusion is not None and said.whole is not None:
-        every = torch.ones(len(said.whole), len(network.sources), dtype=torch.bool, device=said.whole.device)
-        there = every if said.there is None else said.there
-        for one in torch.eye(len(network.sources), dtype=torch.bool, device=every.device):
-            told.append((network.from_some(said, covariates, one[None]), (there & one).any(1)))
-        if len(network.sources) > 2:
-            some = torch.from_numpy(subsets.some(there.cpu().numpy(), key))
-            told.append((network.from_some(said, covariates, some), None))
+    told = each_source(network, said, covariates, key)
     loss = next(network.parameters()).new_zeros(())
     for answers, rows in told:
         for name, task in network.tasks.items():
             target = targets[name] if rows is None else torch.where(rows[:, None], targets[name], torch.nan)
             loss = loss + task.loss(answers[name], target, network.scale(name), plan.training.smoothing)
     return loss / len(told)
+
+
+def each_source(
+    network: Network, said: Said, covariates: Float[Tensor, "b k"] | None, key: NDArray[np.uint64] | None = None
+) -> list[tuple[Mapping[str, Tensor], Tensor | None]]:
+    """What is said from all sources, and where there are several, from each alone; of more than two from some, too.
+
+    Each beside the cases that have the source; ``None`` stands for all cases. ``key`` draws the some.
+    """
+    told: list[tuple[Mapping[str, Tensor], Tensor | None]] = [(said.answers, None)]
+    if network.fusion is not None and said.whole is not None:
+        every = torch.ones(len(said.whole), len(network.sources), dtype=torch.bool, device=said.whole.device)
+        there = every if said.there is None else said.there
+        for one in torch.eye(len(network.sources), dtype=torch.bool, device=every.device):
+            told.append((network.from_some(said, covariates, one[None]), (there & one).any(1)))
+        if key is not None and len(network.sources) > 2:
+            some = torch.from_numpy(subsets.some(there.cpu().numpy(), key))
+            told.append((network.from_some(said, covariates, some), None))
+    return told
 
 
 @contextmanager
@@ -323,9 +334,13 @@ def persons(
     """
     if training.covariates is None:
         return None
-    values = training.covariates[rows]
-    hidden = draws.uniform(key, "each", (values.shape[1],)) < plan.covariates.hidden
-    return torch.from_numpy(np.where(hidden, np.float32(np.nan), values)).to(device)
+    return hidden(torch.from_numpy(training.covariates[rows]), key, plan).to(device)
+
+
+def hidden(values: Float[Tensor, "b k"], key: NDArray[np.uint64], plan: Recipe) -> Float[Tensor, "b k"]:
+    """Covariates with NaN in place of ``covariates.hidden`` of them."""
+    left_out = draws.uniform(key, "each", (values.shape[1],)) < plan.covariates.hidden
+    return values.masked_fill(torch.from_numpy(left_out), torch.nan)
 
 
 def _clip(network: Network, limit: float) -> Tensor:

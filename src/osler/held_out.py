@@ -88,7 +88,7 @@ def calibrate(
             if len(images) > 1:
                 card.setdefault("subsets", {}).setdefault(source or "all", {})[name] = measured
             if not source:
-                outputs, target = _weighed((number, name), source, said, network, arrays), said.targets[name]
+                outputs, target = _weighed((number, name), source, said.outputs, network, arrays), said.targets[name]
                 people = [entry.patient for entry in said.entries]
                 card["isotonic"][name] = calibration.against_isotonic(task, outputs, target, people)
     return arrays, card, {name: torch.from_numpy(values) for name, values in stored.items()}
@@ -161,7 +161,7 @@ def _fit(
     if len(beside) > 1:
         every = [said.outputs[key(one, f"outputs.{name}")][rows] for one in beside]
         fitted[key(source, f"mixing.{number}")] = calibration.mixing(task, every, target[rows])
-    outputs = _weighed((number, name), source, said, network, fitted)
+    outputs = _weighed((number, name), source, said.outputs, network, fitted)
     found = calibration.fit(
         task, outputs[rows], target[rows], people[rows].tolist(),
         coverage=plan.inference.coverage, rule=plan.inference.threshold,
@@ -175,19 +175,23 @@ def _fit(
 
 
 def _weighed(
-    asked: tuple[int, str], source: str, said: _Said, network: Network, fitted: Mapping[str, NDArray[Any]]
+    asked: tuple[int, str],
+    source: str,
+    outputs: Mapping[str, NDArray[np.float64]],
+    network: Network,
+    fitted: Mapping[str, NDArray[Any]],
 ) -> NDArray[np.float64]:
     """Outputs by a part of the sources, mixed with those by parts of it as was fitted (``calibration.mixing``)."""
     number, name = asked
     beside = subsets.beside(network.sources, network.subsets[source])
-    every = [said.outputs[key(one, f"outputs.{name}")] for one in beside]
+    every = [outputs[key(one, f"outputs.{name}")] for one in beside]
     if len(beside) < 2:
         return every[0]
     return np.asarray(np.tensordot(fitted[key(source, f"mixing.{number}")], np.stack(every), 1))
 
 
 def concordance(
-    tasks: Mapping[str, Classification],
+    network: Network,
     fitted: Mapping[str, NDArray[Any]],
     held: Mapping[str, Tensor],
     said: tuple[Sequence[str], Mapping[str, Mapping[str, Answer]]],
@@ -196,21 +200,20 @@ def concordance(
     """How many held-out cases had a wrong class, and how many there were: where answers agreed, and where not.
 
     Args:
-        tasks: those that ask of the whole image.
-        fitted: their calibration.
+        network: any of the model.
+        fitted: the calibration of its tasks that ask of the whole image.
         held: their outputs, as :func:`calibrate` gives them.
         said: ids of the held-out cases in the order of ``held``, and the other answers to each.
         plan: the recipe.
     """
     counts = np.zeros((2, 2), np.int64)
     order, others = said
-    exclusive = {name: task for name, task in tasks.items() if task.question.kind in ("multiclass", "ordinal")}
-    found: dict[str, NDArray[Any]] = {}
-    for number, (name, task) in enumerate(tasks.items()):
-        if name in exclusive and held:
-            prefix = f"task.{number}."
-            own = calibration.Calibrated(**{k[len(prefix) :]: v for k, v in fitted.items() if k.startswith(prefix)})
-            found[name] = calibration.apply(task, own, held[f"outputs.{name}"].numpy()[None])
+    tasks = network.tasks
+    found = {
+        name: _answered((number, name), held, network, fitted)
+        for number, (name, task) in enumerate(tasks.items())
+        if held and task.question.kind in ("multiclass", "ordinal")
+    }
     for row, case in enumerate(order if held else ()):
         if case not in others:
             continue
@@ -227,3 +230,21 @@ def concordance(
         if wrong:
             counts[int(bool(linking.disagreements(answers, torn, plan)))] += (any(wrong), 1)
     return counts
+
+
+def _answered(
+    asked: tuple[int, str], held: Mapping[str, Tensor], network: Network, fitted: Mapping[str, NDArray[Any]]
+) -> NDArray[np.floating[Any]]:
+    """Probabilities of held-out cases for one task, of each from exactly the sources that it has, as diagnosed."""
+    number, name = asked
+    there = held["there"].numpy()
+    outputs = {title: values.numpy() for title, values in held.items() if "outputs." in title}
+    found: NDArray[np.floating[Any]] | None = None
+    for source, mask in network.subsets.items():
+        prefix = key(source, f"task.{number}.")
+        own = calibration.Calibrated(**{k[len(prefix) :]: v for k, v in fitted.items() if k.startswith(prefix)})
+        raw = _weighed(asked, source, outputs, network, fitted)
+        p = calibration.apply(network.tasks[name], own, raw[None])
+        found = p if found is None else np.where((there == mask).all(1)[:, None], p, found)
+    assert found is not None
+    return found

@@ -44,12 +44,13 @@ class Said:
         places: outputs of each task that asks where something is, ``b f`` each.
         answers: outputs ``(b, o)`` of each task that asks of the whole image.
         vector: features ``(b, v)`` of the whole images, the mean of those of their moments.
-        opinions: of linked tasks, the answers by the whole image alone and by what lies at its places alone, of which
-            ``answers`` is the mean.
+        opinions: of linked tasks, the answers by the whole image (and what is known of the person) and those by what
+            lies at its places alone, of which ``answers`` is the mean.
         presence: of linked tasks, where each class is: ``(b f, k, ...)``, 0 to 1.
         shares: of a sequence that the network attends to, what share each moment has in ``answers``; 0 where there is
             none. Not while training.
-        whole: ``(b, w)``: what was made of the moments, and answered from; of several modalities side by side.
+        whole: ``(b, w)``: what was made of the moments, and answered from; of several modalities side by side. None
+            where only places are asked for.
         there: of several modalities, which each case has, and ``True`` for covariates: ``Network.sources``.
     """
 
@@ -127,7 +128,7 @@ class Links(nn.Module):
         Args:
             maps: of the decoder, finest first.
             deepest: the backbone's last map.
-            alone: features of the whole images, and the answers by them alone.
+            alone: features of the whole images, and the answers by them and what is known of the persons.
             heads: of the tasks that ask where something is.
         """
         vector, first = alone
@@ -361,7 +362,8 @@ def disagreements(answers: Mapping[str, Answer], torn: Mapping[str, float], plan
             if lead in plan.links.something.get(name, ()) and not there:
                 found.append(f"{name} says {lead}, yet nothing is {verb} ({task})")
         if torn.get(name, 0.0) > 0.5:
-            found.append(f"{name}: the whole image and what was found in it point to different classes")
+            also = " with what is known of the person" if plan.covariates.columns else ""
+            found.append(f"{name}: the whole image{also} and what was found in it point to different classes")
     for outlined, boxed in pairs({name: plan.tasks[name] for name in answers}):
         masks, boxes = placed(answers[outlined.task]), placed(answers[boxed.task])
         for some, others, what in ((boxes, masks, "boxed, not outlined"), (masks, boxes, "outlined, not boxed")):

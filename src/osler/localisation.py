@@ -1,7 +1,7 @@
 """Where it is: dense networks are fitted on windows of images, and asked about whole ones."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,18 @@ from osler import boxes, draws, linking, patches, sliding, subsets
 from osler.boxes import Boxes
 from osler.checkpoints import State
 from osler.cohort import Training, Validation
-from osler.fitting import Course, Examples, Say, descend, loop, seed_of, start, statistics_of_taken_steps
+from osler.fitting import (
+    Course,
+    Examples,
+    Say,
+    descend,
+    each_source,
+    hidden,
+    loop,
+    seed_of,
+    start,
+    statistics_of_taken_steps,
+)
 from osler.image import evenly
 from osler.linking import Said
 from osler.model import Network
@@ -67,7 +78,9 @@ def fit(
     # A class weighs by how often it comes, which is not how many cases have it: see ``patches.turns``.
     met = [sample.answers for epoch in range(WEIGHED) for sample in turns(epoch)] if samples[0].answers else []
     targets = {name: np.stack([answers[name] for answers in met]) for name in samples[0].answers}
-    state = start(Examples(training[0], windows.numpy(), targets), plan, course.member)
+    about = [sample.person for sample in samples if sample.person is not None]
+    persons = np.stack(about) if about else None
+    state = start(Examples(training[0], windows.numpy(), targets, covariates=persons), plan, course.member)
     loop(
         state,
         plan,
@@ -91,9 +104,12 @@ def _step(state: State, turns: Turns, rows: NDArray[np.intp], plan: Recipe, memb
     seen = parts(x, keys).to(device) if network.normalise.modalities > 1 else 1.0
     x, truth = patches.augmented(network.normalise_patches(x.to(device)), truth, keys, plan)
     x = x * seen
+    if truth.persons is not None:
+        told = draws.keys(chosen.seed, member, 8, state.epoch, rows)
+        truth = replace(truth, persons=hidden(truth.persons, told, plan).to(device))
     with statistics_of_taken_steps(state):
         with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
-            said = network.say(x)
+            said = network.say(x, covariates=truth.persons)
         return descend(
             state, sum(_losses(network, said, truth, plan).values(), said.vector.new_zeros(())), plan, steps
         )
@@ -115,11 +131,15 @@ def _losses(network: Network, said: Said, truth: Truth, plan: Recipe) -> dict[st
     """The loss of each task, and what their answers contradict."""
     found = {name: task.loss(said.places[name], truth.places[name]) for name, task in network.dense.items()}
     targets = {name: target.to(said.vector.device) for name, target in truth.answers.items()}
+    by_sources = [answers for answers, _ in each_source(network, said, truth.persons)]
     for name, task in network.tasks.items() if targets else ():
         scale, smoothing = network.scale(name), plan.training.smoothing
-        # Each opinion has to be able to answer alone; together they weigh as much as the answer.
-        alone = [task.loss(one[name], targets[name], scale, smoothing) for one in said.opinions]
-        found[name] = (task.loss(said.answers[name], targets[name], scale, smoothing) + torch.stack(alone).mean()) / 2
+        # Each opinion has to be able to answer alone; together they weigh as much as the answer. So has each source.
+        alone, by_source = (
+            torch.stack([task.loss(one[name], targets[name], scale, smoothing) for one in answers]).mean()
+            for answers in (said.opinions, by_sources)
+        )
+        found[name] = (by_source + alone) / 2
     if network.links is not None and plan.links.consistency:
         known = {
             name: _known(truth.places[name], plan.tasks[name].unknown, len(said.vector)) for name in said.presence
@@ -151,7 +171,8 @@ def _watch(state: State, samples: Sequence[Sample], plan: Recipe) -> dict[str, f
     for part in np.array_split(many, max(1, len(many) // max(1, plan.training.batch))):
         keys = draws.keys(plan.training.seed, 9, part)
         x, truth = patches.batch([samples[i] for i in part], keys, plan)
-        said = network.say(network.normalise_patches(x.to(device)))
+        truth = truth if truth.persons is None else replace(truth, persons=truth.persons.to(device))
+        said = network.say(network.normalise_patches(x.to(device)), covariates=truth.persons)
         for name, loss in _losses(network, said, truth, plan).items():
             value = float(loss) * len(part) / len(many)
             row[f"{name}.loss"] = row.get(f"{name}.loss", 0.0) + value
@@ -186,17 +207,23 @@ def fit_all(
     return networks
 
 
-def samples(moments: Sequence[Volume], answers: Mapping[str, NDArray[np.float32]], plan: Recipe) -> list[Sample]:
+def samples(
+    moments: Sequence[Volume],
+    answers: Mapping[str, NDArray[np.float32]],
+    plan: Recipe,
+    person: NDArray[np.float32] | None = None,
+) -> list[Sample]:
     """What windows of one case are cut from.
 
     Args:
         moments: of the case.
         answers: targets of the tasks that ask of the whole image.
         plan: the recipe.
+        person: its covariates ``(k,)``.
     """
     if not plan.linked:
         return [Sample([moment]) for moment in moments]
-    return [Sample([moments[i] for i in evenly(len(moments), plan.image.frames)], answers)]
+    return [Sample([moments[i] for i in evenly(len(moments), plan.image.frames)], answers, person)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,11 +241,17 @@ class Located:
     chance: float = 1.0
 
 
-def ask(networks: Sequence[Network], moments: NDArray[np.float32], plan: Recipe) -> Iterator[Located]:
+def ask(
+    networks: Sequence[Network],
+    moments: NDArray[np.float32],
+    plan: Recipe,
+    person: NDArray[np.float32] | None = None,
+) -> Iterator[Located]:
     """What networks say together of each moment of an image ``(t, c, d, h, w)`` on its working grid.
 
     Probabilities are averaged over networks and mirrored views; boxes are fused. Linked networks hear as many moments
-    as they were trained on before they say anything of one (see :func:`companies`).
+    as they were trained on before they say anything of one (see :func:`companies`), and know the covariates ``(k,)``
+    of the person.
     """
     if not plan.linked:
         for moment in moments[:, None]:
@@ -226,7 +259,7 @@ def ask(networks: Sequence[Network], moments: NDArray[np.float32], plan: Recipe)
         return
     found: dict[int, Located] = {}
     for company in companies(len(moments), plan.image.frames):
-        for moment, said in zip(company.tolist(), _together(networks, moments[company], plan), strict=True):
+        for moment, said in zip(company.tolist(), _together(networks, moments[company], plan, person), strict=True):
             found.setdefault(moment, said)
     yield from (found[moment] for moment in range(len(moments)))
 
@@ -242,7 +275,12 @@ def companies(length: int, frames: int) -> list[NDArray[np.int64]]:
     return [first, *(some[evenly(len(some), frames)] for some in (others[start::count] for start in range(count)))]
 
 
-def _together(networks: Sequence[Network], moments: NDArray[np.float32], plan: Recipe) -> list[Located]:
+def _together(
+    networks: Sequence[Network],
+    moments: NDArray[np.float32],
+    plan: Recipe,
+    person: NDArray[np.float32] | None = None,
+) -> list[Located]:
     """What is said of moments that are heard together; of tasks that are not linked of one."""
     views = [(network, axes) for network in networks for axes in _views(plan)]
     dims = networks[0].dims
@@ -250,7 +288,10 @@ def _together(networks: Sequence[Network], moments: NDArray[np.float32], plan: R
     chances = [0.0 for _ in moments]
     found: list[dict[str, list[Boxes]]] = [{} for _ in moments]
     for network, axes in views:
-        seen = _whole(network, moments, plan, axes) if plan.linked else [_view(network, moments[0], plan, axes)]
+        if plan.linked:
+            seen = _whole(network, moments, person, plan, axes)
+        else:
+            seen = [_view(network, moments[0], plan, axes)]
         for number, said in enumerate(seen):
             total = probabilities[number]
             chances[number] += said.chance
@@ -320,12 +361,19 @@ def _view(network: Network, image: NDArray[np.float32], plan: Recipe, axes: tupl
 
 
 @torch.inference_mode()
-def _whole(network: Network, moments: NDArray[np.float32], plan: Recipe, axes: tuple[int, ...]) -> list[Located]:
+def _whole(
+    network: Network,
+    moments: NDArray[np.float32],
+    person: NDArray[np.float32] | None,
+    plan: Recipe,
+    axes: tuple[int, ...],
+) -> list[Located]:
     """What one linked network says of each moment of one mirrored view, mirrored back."""
     network.eval()
     seen = np.ascontiguousarray(np.flip(moments, tuple(axis + 2 for axis in axes)) if axes else moments)
     x = torch.from_numpy(seen)[None].to(next(network.parameters()).device)
-    everything = network.say(network.normalise_patches(x))
+    known = None if person is None else torch.from_numpy(person[None]).to(x.device)
+    everything = network.say(network.normalise_patches(x), covariates=known)
     said, size, count = everything.places, plan.image.size, len(moments)
     chance = linking.chance(network.tasks, everything.answers, plan)
     probabilities: dict[str, NDArray[np.float32]] = {}

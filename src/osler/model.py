@@ -191,7 +191,7 @@ class Network(nn.Module):
         heads = dict(zip(self.dense, self.places, strict=True))
         if self.links is not None:
             said: Said = self.links(maps, levels[-1], (vector, answers), heads)
-            return replace(said, shares=whole.shares)
+            return replace(said, shares=whole.shares, whole=whole.whole)
         return Said({name: head(maps) for name, head in heads.items()}, answers, vector)
 
     def scale(self, task: str) -> Tensor:
@@ -320,10 +320,16 @@ class Network(nn.Module):
     def from_some(
         self, said: Said, covariates: Float[Tensor, "_ k"] | None, wanted: Bool[Tensor, "b s"]
     ) -> dict[str, Tensor]:
-        """What :meth:`answer` says from some of the sources, as far as a case has them."""
+        """What is said from some of the sources, as far as a case has them.
+
+        What lies at the places of an image is said of the image: without it, only what is known of the person counts.
+        """
         assert said.whole is not None
         wanted = wanted.to(said.whole.device).expand(len(said.whole), -1)
-        return self.answer(said.whole, covariates, wanted if said.there is None else wanted & said.there)
+        answers = self.answer(said.whole, covariates, wanted if said.there is None else wanted & said.there)
+        for placed in said.opinions[1:]:
+            answers = {n: torch.where(wanted[:, :1], (a + placed[n]) / 2, a) for n, a in answers.items()}
+        return answers
 
     def from_parts(self, said: Said, covariates: Float[Tensor, "_ k"] | None) -> dict[str, Mapping[str, Tensor]]:
         """What is said from every one of ``subsets``, by its name; what is said from all is ``said.answers``."""

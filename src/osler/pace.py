@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from osler.model import Network
-from osler.recipe import Recipe
+from osler.recipe import CovariatePlan, Recipe
 
 Precision = Literal["float32", "bfloat16"]
 
 
 def measure(plan: Recipe, chosen: Mapping[str, Any]) -> tuple[Recipe, float, dict[str, str]]:
     """The fastest precision and layout for this network here, in cases a second."""
+    # Covariates take no time, and what a network needs to know of them is learned when cases are divided.
+    about, plan = plan.covariates, replace(plan, covariates=CovariatePlan())
     rates: dict[tuple[Precision, bool], float] = {}
     thin = plan.image.dims == 3 and not torch.cuda.is_available() and _thin(plan)
     precisions: tuple[Precision, ...] = ("float32",) if thin else ("float32", "bfloat16")
@@ -34,7 +36,7 @@ def measure(plan: Recipe, chosen: Mapping[str, Any]) -> tuple[Recipe, float, dic
     text = ", ".join(f"{p} {'channels last' if c else 'channels first'} {r:.3g}/s" for (p, c), r in rates.items())
     training = replace(plan.training, precision=precision, channels_last=layout)
     measured = {"training.precision": f"{wrong}measured: {text}", "training.channels_last": "measured"}
-    return replace(plan, training=training), rate, measured
+    return replace(plan, training=training, covariates=about), rate, measured
 
 
 def _same_gradients(plan: Recipe, channels_last: bool) -> bool:

@@ -14,7 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from osler import link_planning, modality, modality_planning, pace, planning, recipe, structures, subsets
+from osler import (
+    covariate_planning,
+    link_planning,
+    modality,
+    modality_planning,
+    pace,
+    planning,
+    recipe,
+    structures,
+    subsets,
+)
 from osler.case import Question
 from osler.cohort import Cohort
 from osler.problem import Problem
@@ -77,12 +87,14 @@ def derive(cohort: Cohort, given: Mapping[str, Any], minutes: float) -> tuple[Re
     if linked:
         link_planning.plan_links(base, why, cohort, asked)
         planning.plan_classes(base["training"], why, found, next(iter(whole.values())))
+        covariate_planning.plan(base, why, cohort)
         base["inference"]["views"], why["inference.views"] = 3, "classes of slightly moved copies are averaged"
         base["network"]["dropout"], why["network.dropout"] = 0.2, "of classes, against overfitting"
     # A table may say of a question only what is to be changed.
     questioned = tables | {name: asdict(question) for name, question in asked.items()}
     plan = recipe.build(recipe.merge({**base, "tasks": {}}, {**given, "tasks": questioned}))
     planning.check_tasks(cohort, plan)
+    covariate_planning.check(cohort, plan)
     for key in planning.leaves(given):
         why[key] = "given"
     chosen = given.get("training", {})

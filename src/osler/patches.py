@@ -24,10 +24,12 @@ class Sample:
     Attributes:
         moments: on the working grid, of one size.
         answers: of linked tasks that ask of the whole image, the target ``(t,)``; NaN where it is unknown.
+        person: of linked tasks, covariates ``(k,)`` (``osler.covariates.encode``); None where there are none.
     """
 
     moments: Sequence[Volume]
     answers: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    person: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +40,12 @@ class Truth:
         places: label maps ``(n, d, h, w)`` uint8 of segmentations, ``n`` moments in the order of the windows; of
             detections a list of ``(n, 7)`` arrays, ``None`` where nothing is known.
         answers: targets ``(b, t)`` of tasks that ask of the whole image.
+        persons: covariates ``(b, k)``; None where there are none.
     """
 
     places: Mapping[str, Any]
     answers: Mapping[str, Float[Tensor, "b t"]] = field(default_factory=dict)
+    persons: Float[Tensor, "b k"] | None = None
 
 
 def completed(sample: Sample, plan: Recipe) -> Sample:
@@ -179,7 +183,8 @@ def batch(
     answers = {
         name: torch.from_numpy(np.stack([sample.answers[name] for sample in samples])) for name in samples[0].answers
     }
-    return x, Truth(places, answers)
+    about = [sample.person for sample in samples if sample.person is not None]
+    return x, Truth(places, answers, torch.from_numpy(np.stack(about)) if about else None)
 
 
 def augmented(

@@ -30,7 +30,7 @@ Modality = Literal["xray", "ct", "ultrasound"]
 
 ROLES: tuple[Role, ...] = ("train", "validation", "calibration", "test")
 _FIELD = 340.0  # mm, field of view of the CT
-_AGE, _AGE_SPREAD = 55.0, 11.0  # years
+AGE, AGE_SPREAD = 55.0, 11.0  # years
 _QUANTA = 3000.0  # per pixel without a patient, at noise 1
 _CHORD, _SOLID, _ECHO = 1.0, 50.0, -14.0  # a solid lesion: line integral, HU, dB
 _BLUR = 0.6  # pixels, of focal spot and detector
@@ -272,7 +272,7 @@ def _patient(number: int, spec: Phantom) -> int:
 
 
 def _covariates(person: Key, rank: int, spec: Phantom) -> tuple[float, str]:
-    age = _AGE + _AGE_SPREAD * (float(normal(person, "age")[0]) + spec.age_effect * rank)
+    age = AGE + AGE_SPREAD * (float(normal(person, "age")[0]) + spec.age_effect * rank)
     male = uniform(person, "sex")[0] < 1 / (1 + np.exp(-spec.sex_effect * rank))
     return round(age, 1), "M" if male else "F"
 
@@ -280,7 +280,7 @@ def _covariates(person: Key, rank: int, spec: Phantom) -> tuple[float, str]:
 def _covariate_log_likelihoods(age: float, sex: str, spec: Phantom) -> Array:
     """Of age and sex for each class, up to a constant."""
     ranks = np.arange(len(spec.classes))
-    distance = (age - _AGE) / _AGE_SPREAD - spec.age_effect * ranks
+    distance = (age - AGE) / AGE_SPREAD - spec.age_effect * ranks
     return np.asarray(-0.5 * distance**2 - np.logaddexp(0, spec.sex_effect * ranks * (-1 if sex == "M" else 1)))
 
 

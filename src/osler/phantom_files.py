@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osler.case import Finding, Role
-from osler.dense_phantom import DenseCase, DensePhantom, apart, dense_case
+from osler.dense_phantom import DenseCase, DensePhantom, apart, dense_case, label_of
 from osler.image import Image
 from osler.phantom import write_array
 from osler.problem import Problem
@@ -35,7 +35,8 @@ def write_dense_phantom(folder: Path, spec: DensePhantom, cases: int, layout: La
     - ``boxes``: ``manifest.csv`` with a column ``boxes``: x, y, z, width, height, depth (flat: without z and depth)
       in pixels and the class of each, separated by semicolons, or ``none``;
     - ``linked``: ``manifest.csv`` with a column ``label`` (``normal``, ``malignant`` where a lesion is spiculated,
-      else ``benign``), a column ``mask.lesion`` and a column ``boxes``, which tell no classes apart;
+      else ``benign``), a column ``mask.lesion`` and a column ``boxes``, which tell no classes apart, and, of phantoms
+      with an ``age_effect``, a column ``covariate.age``;
     - ``modalities``: as ``masks``, with an image ``image.<class>`` for each class, which shows lesions of this class
       and no others: see :func:`osler.dense_phantom.apart`;
     - ``nnunet``: nnU-Net raw, the test part in ``imagesTs`` and ``labelsTs``;
@@ -94,7 +95,10 @@ def _manifest(folder: Path, made: Iterator[tuple[DenseCase, dict[str, str]]], en
             column, called = ("image", "") if name == "image" else (f"image.{name}", f"_{name}")
             images[column] = f"images/{case.case.id}{called}{ending}"
             _save(folder / images[column], image)
-        rows.append({"case": case.case.id, "patient": case.case.patient, **images, "split": case.split} | columns)
+        about = {f"covariate.{name}": str(value) for name, value in case.case.covariates.items()}
+        rows.append(
+            {"case": case.case.id, "patient": case.case.patient, **images, "split": case.split, **columns, **about}
+        )
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, fieldnames=list(rows[0]))
         table.writeheader()
@@ -232,10 +236,9 @@ def _boxes(folder: Path, spec: DensePhantom, made: Iterator[DenseCase]) -> None:
 def _linked(folder: Path, spec: DensePhantom, made: Iterator[DenseCase]) -> None:
     def rows() -> Iterator[tuple[DenseCase, dict[str, str]]]:
         for case in made:
-            names = {finding.name for finding in _there(case)}
-            label = "malignant" if "spiculated" in names else "benign" if names else "normal"
-            mask = f"masks/{case.case.id}{_ending(spec)}" if names else "none"
-            if names:
+            label = label_of(case.case.findings)
+            mask = f"masks/{case.case.id}{_ending(spec)}" if _there(case) else "none"
+            if _there(case):
                 there = (case.outline.array != 0).astype(np.uint8) * (255 if spec.flat else 1)
                 _save(folder / mask, replace(case.outline, array=there))
             yield case, {"label": label, "mask.lesion": mask, "boxes": _cell(case, spec, "lesion")}

@@ -18,6 +18,7 @@ from osler.measurement import measure
 from osler.metrics import boxes as box_metrics
 from osler.metrics.overlap import dice, iou
 from osler.model import Model, Network
+from osler.patches import Sample
 from osler.recipe import Recipe
 from osler.tasks import Dense
 from osler.tasks.detection import Detection
@@ -25,8 +26,8 @@ from osler.tasks.segmentation import Segmentation
 from osler.volumes import Volume
 
 Arrays = dict[str, NDArray[Any]]
-# Id of a case, its patient, and its moments (of dense tasks alone each moment is one of its own).
-Held = tuple[str, str, Sequence[Volume]]
+# Id of a case, its patient, and what it is (of dense tasks alone each moment is a sample of its own).
+Held = tuple[str, str, Sample]
 # From this intersection over union on, a part that was outlined, and a box, is one of the reader's.
 _SAME_PART = 0.1
 # In flat images and in volumes: of things a few voxels wide, a box that is half a voxel off shares less than half.
@@ -36,7 +37,12 @@ _LISTED = box_metrics.MOST
 
 
 def answer(
-    made: Model, image: Image, networks: Sequence[Network] | None = None, *, withheld: bool = False
+    made: Model,
+    image: Image,
+    networks: Sequence[Network] | None = None,
+    *,
+    person: NDArray[np.float32] | None = None,
+    withheld: bool = False,
 ) -> dict[str, Answer]:
     """Where things are in an image, on its own grid, by task.
 
@@ -44,6 +50,7 @@ def answer(
         made: the model.
         image: as it was read.
         networks: those of its networks that answer; all by default.
+        person: of linked tasks, what is known of it, ``(k,)`` (``osler.covariates.encode``).
         withheld: nothing is stated, whatever is found.
 
     Raises:
@@ -54,7 +61,7 @@ def answer(
     findings: dict[str, list[Finding]] = {name: [] for name in made.networks[0].dense}
     maps: dict[str, list[NDArray[np.float32]]] = {}
     by = f"model:{made.sha256[:12]}"
-    for frame, said in enumerate(localisation.ask(networks or made.networks, moved, plan)):
+    for frame, said in enumerate(localisation.ask(networks or made.networks, moved, plan, person)):
         for number, (name, task) in enumerate(made.networks[0].dense.items()):
             learned = of(made, number)
             if isinstance(task, Segmentation):
@@ -281,10 +288,11 @@ def _asked(
     networks: Sequence[Network], held: Sequence[Held], plan: Recipe
 ) -> Iterator[tuple[str, str, Volume, Located]]:
     """Case, patient, and each moment with what is said of it; one that stands for several counts once."""
-    for case, patient, moments in held:
-        image = np.stack([np.asarray(volume.image, np.float32) for volume in moments])
+    for case, patient, sample in held:
+        image = np.stack([np.asarray(volume.image, np.float32) for volume in sample.moments])
         last = None
-        for volume, said in zip(moments, localisation.ask(networks, image, plan), strict=True):
+        said_of = localisation.ask(networks, image, plan, sample.person)
+        for volume, said in zip(sample.moments, said_of, strict=True):
             if volume is not last:
                 yield case, patient, volume, said
             last = volume

@@ -17,7 +17,7 @@ from osler.case import DENSE, Question
 from osler.cohort import Cohort, is_known, label_of
 from osler.image import Image
 from osler.problem import Problem
-from osler.recipe import CovariatePlan, Recipe
+from osler.recipe import Recipe
 
 SAMPLE = 48
 # Of a sequence so many moments are looked at; its length is known from all of them.
@@ -220,9 +220,7 @@ def derive(
     if plan.training.freeze:
         # Features are computed once, in float32 whatever is chosen; comparing layouts takes longer than it saves.
         chosen = {"precision": "float32", "channels_last": True, **chosen}
-    # Covariates take no time, and what a network needs to know of them is learned when cases are divided.
-    measured, rate, why = pace.measure(replace(plan, covariates=CovariatePlan()), chosen)
-    plan = replace(measured, covariates=plan.covariates)
+    plan, rate, why = pace.measure(plan, chosen)
     reasons |= {key: text for key, text in why.items() if key not in reasons or reasons[key] != "given"}
     if not chosen.keys() & {"members", "folds", "epochs"} and not plan.training.folds:
         plan, reasons["training.members"] = _ensemble(plan, found, rate, minutes)

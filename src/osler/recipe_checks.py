@@ -77,10 +77,10 @@ def _check_values(recipe: Recipe) -> None:
 def _check_covariates(recipe: Recipe) -> None:
     """Each is named once, what is said is said of one of them, and the tasks can use them."""
     plan = recipe.covariates
-    if plan.columns and recipe.dense:
+    if plan.columns and recipe.dense and not recipe.linked:
         raise Problem(
-            "in the recipe, covariates stand beside a task that asks where something is, which cannot use them",
-            fix="set covariates.columns=[]",
+            "in the recipe, covariates stand beside tasks that ask where something is, which cannot use them alone",
+            fix="set covariates.columns=[], or ask a class, too",
         )
     if len(set(plan.columns)) < len(plan.columns):
         raise Problem("in the recipe, covariates.columns names a column twice", fix="name it once")

@@ -46,6 +46,21 @@ class Known:
     row: NDArray[np.float32]
 
 
+@dataclass(frozen=True, eq=False)
+class _Looked:
+    """What one network makes of the image and of its moved copies.
+
+    Attributes:
+        network: itself.
+        views: feature vectors.
+        placed: of linked tasks, the outputs by what lies at places alone, by task.
+    """
+
+    network: Network
+    views: Float[Tensor, "views v"]
+    placed: Mapping[str, Float[Tensor, "views o"]]
+
+
 def of_answers(
     made: Model,
     known: Known,
@@ -55,11 +70,11 @@ def of_answers(
 ) -> tuple[Shares, ...]:
     """The shares of the likeliest class of each task; see :func:`of_answer`."""
     found = []
-    vectors = _vectors(made, known, networks)
+    looked = _looked(made, known, networks)
     for name, task in made.tasks.items():
         findings = answers[name].findings
         number = max(range(len(findings)), key=lambda k: findings[k].probability or 0.0)
-        found.append(_shared(made, vectors, known, (name, number), fitted[name]))
+        found.append(_shared(made, looked, known, (name, number), fitted[name]))
         assert task.question.classes[number] == findings[number].name
     return tuple(found)
 
@@ -74,14 +89,12 @@ def of_answer(made: Model, known: Known, target: tuple[str, int], fitted: Fitted
         fitted: calibration of the task, and how much each answer counts (``calibration.mixing``).
         method: ``auto``: Shapley's values where they are few enough.
     """
-    return _shared(made, _vectors(made, known, None), known, target, fitted, method)
+    return _shared(made, _looked(made, known, None), known, target, fitted, method)
 
 
 @torch.no_grad()
-def _vectors(
-    made: Model, known: Known, networks: Sequence[Network] | None
-) -> list[tuple[Network, Float[Tensor, "views v"]]]:
-    """Each network with its feature vectors of the image and of its moved copies."""
+def _looked(made: Model, known: Known, networks: Sequence[Network] | None) -> list[_Looked]:
+    """What each network sees in the image."""
     views = asking.moved_copies(made.recipe.inference.views)
     found = []
     for network in made.networks:
@@ -90,14 +103,15 @@ def _vectors(
         network.eval()
         x = network.normalise(torch.from_numpy(known.pixels[None]).to(next(network.parameters()).device))
         times = torch.from_numpy(known.times[None])
-        seen = [network.say(view(x), times).whole for view in views]
-        found.append((network, torch.cat([one for one in seen if one is not None])))
+        seen = [network.say(view(x), times) for view in views]
+        placed = {n: torch.cat([s.opinions[1][n] for s in seen]) for n in network.tasks if seen[0].opinions[1:]}
+        found.append(_Looked(network, torch.cat([s.whole for s in seen if s.whole is not None]), placed))
     return found
 
 
 def _shared(
     made: Model,
-    vectors: Sequence[tuple[Network, Float[Tensor, "views v"]]],
+    looked: Sequence[_Looked],
     known: Known,
     target: tuple[str, int],
     fitted: Fitted,
@@ -107,7 +121,7 @@ def _shared(
     columns = plan.columns
     players = [-1, *(i for i in range(len(columns)) if np.isfinite(row[i]))]
     exact = len(players) <= MOST_PLAYERS if method == "auto" else method == "shapley"
-    told = _Told(vectors, row, made.tasks[target[0]].question, target, fitted)
+    told = _Told(looked, row, made.tasks[target[0]].question, target, fitted)
     if exact:
         there = (np.arange(2 ** len(players))[:, None] >> np.arange(len(players))) & 1 == 1
         values = told.of(_sources(there, players, len(columns)))
@@ -161,7 +175,7 @@ class _Told:
 
     def __init__(
         self,
-        vectors: Sequence[tuple[Network, Tensor]],
+        looked: Sequence[_Looked],
         row: NDArray[np.float32],
         question: Any,
         target: tuple[str, int],
@@ -169,8 +183,9 @@ class _Told:
     ) -> None:
         self.question, self.task, self.number = question, *target
         self.fitted, self.weights = fitted
-        self.parts: list[tuple[Any, Tensor, Tensor, Tensor, Tensor]] = []
-        for network, views in vectors:
+        self.parts: list[tuple[Any, tuple[Tensor, Tensor | None], Tensor, Tensor, Tensor]] = []
+        for one in looked:
+            network, views, placed = one.network, one.views.double(), one.placed.get(self.task)
             # In double precision, so that shares sum to what they share.
             assert network.persons is not None and network.fusion is not None
             persons: Any = copy.deepcopy(network.persons).double()
@@ -180,7 +195,8 @@ class _Told:
             given = persons.each(torch.from_numpy(row[None]).double().to(views.device))[0].detach()
             absent = fusion.absent[0].detach()
             nothing = persons.missing.detach()
-            self.parts.append(((fusion, head, scale), views.double(), absent, given, nothing))
+            seen = views, None if placed is None else placed.double()
+            self.parts.append(((fusion, head, scale), seen, absent, given, nothing))
 
     def of(self, there: Bool[NDArray[np.bool_], "n s"]) -> Float[NDArray[np.float64], " n"]:
         """When these sources are known: the image, and each column."""
@@ -200,7 +216,7 @@ class _Told:
 
     def _values(self, reached: Float[Tensor, "n s"]) -> Float[Tensor, " n"]:
         outputs = []
-        for (fusion, head, scale), views, absent, given, nothing in self.parts:
+        for (fusion, head, scale), (views, placed), absent, given, nothing in self.parts:
             every = torch.ones(len(reached), 2, dtype=torch.bool, device=views.device)
             mean = torch.zeros((), dtype=torch.float64, device=views.device)
             for weight, sees in zip(self.weights, ((True, True), (True, False), (False, True)), strict=True):
@@ -209,8 +225,11 @@ class _Told:
                 share = (reached * seen).to(views.device)
                 person = (nothing + share[:, 1:, None] * (given - nothing)).flatten(1)
                 images = [absent + share[:, :1] * (view - absent) for view in views]
-                said = [head(fusion({"image": image, "covariates": person}, every)) for image in images]
-                mean = mean + float(weight) * torch.stack(said).mean(0)
+                said = torch.stack([head(fusion({"image": i, "covariates": person}, every)) for i in images]).mean(0)
+                if placed is not None:
+                    # As far as the image is known, half of the answer is by what lies at its places.
+                    said = said + share[:, :1] / 2 * (placed.mean(0) - said)
+                mean = mean + float(weight) * said
             if self.question.kind == "regression":
                 # The weights sum to 1.
                 mean = mean * scale[1] + scale[0]

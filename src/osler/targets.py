@@ -137,6 +137,7 @@ class OfPlace:
     network: Network
     finding: Finding
     patch: Size
+    covariates: Tensor | None = None
 
     @property
     def dims(self) -> int:
@@ -152,7 +153,7 @@ class OfPlace:
 
     def score(self, levels: Sequence[Tensor], cases: int) -> Float[Tensor, " b"]:
         """``log_odds`` of the task."""
-        outputs = self.network.conclude(levels, cases).places[self.finding.task]
+        outputs = self.network.conclude(levels, cases, covariates=self.covariates).places[self.finding.task]
         return self.network.dense[self.finding.task].log_odds(outputs, self.finding, self.patch)
 
     def raw(self, x: Float[Tensor, "b t c d h w"]) -> Float[Tensor, "b o"]:
@@ -227,9 +228,11 @@ def ask(made: Model, case: Case, finding: Finding | None = None) -> Asked:
         if finding.name not in classes:
             raise Problem(f"the task {finding.task} knows no {finding.name!r}", fix=f"it has {', '.join(classes)}")
     if not made.tasks or (finding is not None and questions[finding.task].dense):
+        person = covariates.encode(made.recipe.covariates, case.covariates).row
+        image = data.the_image(case, made.recipe.image)
         if finding is None or (finding.box is None and finding.mask is None):
-            finding = _surest(made, case, finding)
-        return _of_place(made, data.the_image(case, made.recipe.image), finding)
+            finding = _surest(made, image, person, finding)
+        return _of_place(made, image, person, finding)
     return _of_class(made, case, finding)
 
 
@@ -334,11 +337,11 @@ def to_image(heat: Heat, where: Grid) -> Heat:
     return np.asarray(where.back(heat[None].astype(np.float32))[0].clip(0, 1), np.float32)
 
 
-def _surest(made: Model, case: Case, wanted: Finding | None) -> Finding:
+def _surest(made: Model, image: Image, person: NDArray[np.float32], wanted: Finding | None) -> Finding:
     """The surest place that the model itself finds, of this class if one is wanted."""
     found = [
         finding
-        for answer in places.answer(made, data.the_image(case, made.recipe.image)).values()
+        for answer in places.answer(made, image, person=person).values()
         for finding in answer.findings
         if (finding.box or finding.mask)
         and (wanted is None or (finding.task, finding.name) == (wanted.task, wanted.name))
@@ -349,7 +352,7 @@ def _surest(made: Model, case: Case, wanted: Finding | None) -> Finding:
     return max(found, key=lambda finding: finding.probability or 0)
 
 
-def _of_place(made: Model, image: Image, finding: Finding) -> Asked:
+def _of_place(made: Model, image: Image, person: NDArray[np.float32], finding: Finding) -> Asked:
     """The window of the networks around the finding, and the finding in it."""
     where, moved = volumes.on_grid(image, made.recipe)
     patch = made.recipe.image.size
@@ -366,7 +369,8 @@ def _of_place(made: Model, image: Image, finding: Finding) -> Asked:
         inside = full[tuple(slice(a, a + n) for a, n in zip(shift, where.whole or where.size, strict=True))]
         return np.asarray(where.back(inside[None])[0].clip(0, 1), np.float32)
 
-    targets = [OfPlace(network.eval(), local, patch) for network in made.networks]
+    known = torch.from_numpy(person[None]) if made.recipe.covariates.columns else None
+    targets = [OfPlace(network.eval(), local, patch, known) for network in made.networks]
     return Asked(made, finding.task, finding.name, targets, inputs, to_image, _in_words(finding))
 
 

@@ -166,7 +166,7 @@ def _train(found: Cohort, plan: Recipe, out: Path, say: Say) -> Model:
         note(where.notes(card["places"]))
         if plan.linked:
             order = cases.held() if plan.training.folds else [entry.id for entry in pairs[0][2].entries]
-            fitted["concordance"] = held_out.concordance(tasks, fitted, held, (order, answers_of), plan)
+            fitted["concordance"] = held_out.concordance(networks[0], fitted, held, (order, answers_of), plan)
     seen = {cases.row_of[e.id] for parts in pairs for part in parts for e in part.entries}
     fitted["seen"] = np.array(sorted({identity.short(one) for row in seen for one in loaded.images[row]}), np.int64)
     card |= {"notes": [*found.notes, *notes], "grouping": found.grouping or "each case its own patient"}
@@ -200,7 +200,10 @@ def _samples(cases: _Cases, plan: Recipe, out: Path, say: Say) -> dict[str, list
     say_problems(left, say)
     return {
         entries[row].id: localisation.samples(
-            some, {name: values[row] for name, values in cases.targets.items()}, plan
+            some,
+            {name: values[row] for name, values in cases.targets.items()},
+            plan,
+            None if cases.persons is None else cases.persons[row],
         )
         for row, some in moments.items()
     }
@@ -224,7 +227,7 @@ def _calibrate_places(
     cases: _Cases, networks: Sequence[Network], samples: Mapping[str, list[Sample]], plan: Recipe
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any], dict[str, dict[str, Answer]]]:
     parts = [
-        [(entry.id, entry.patient, sample.moments) for entry in held.entries for sample in samples.get(entry.id, [])]
+        [(entry.id, entry.patient, sample) for entry in held.entries for sample in samples.get(entry.id, [])]
         for *_, held in cases.pairs
     ]
     return where.calibrate(networks, parts, plan)
